@@ -1,0 +1,143 @@
+// A web worker's end of the embedded queue: a Unix socket to the consumer of the same `npm start`.
+import { connect, type Socket } from 'node:net'
+import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
+import { parseStored, ProducerQueue, QueueUnavailableError, type Stored } from './queue.ts'
+
+const reconnectMs = 50
+
+/** An answer other than a commit is due at once; a consumer that owes one for this long is as good as gone. */
+const answerTimeoutMs = 2000
+
+interface Answer {
+  readonly length: number
+  readonly stored: Stored | undefined
+}
+
+export class EmbeddedProducerQueue extends ProducerQueue {
+  /** The channel keeps nothing: a push resolves when the batch is committed. */
+  readonly pushIsStored = true
+  readonly durable = true
+  readonly #path: string
+  #socket: Socket | undefined
+  #incarnation: string | undefined
+  #unreachable: string | undefined = 'not connected yet'
+  #closed = false
+  #id = 0
+  readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()
+  readonly #asked = new Map<number, { resolve: (answer: Answer) => void, reject: (error: Error) => void }>()
+
+  constructor (path: string) {
+    super()
+    this.#path = path
+  }
+
+  get incarnation (): string | undefined {
+    return this.#incarnation
+  }
+
+  get unreachable (): string | undefined {
+    return this.#unreachable
+  }
+
+  async start (): Promise<void> {
+    this.#connect()
+  }
+
+  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
+    const socket = this.#requireSocket()
+    if (this.#incarnation !== incarnation) return 'moved'
+    const id = this.#nextId()
+    // No timeout: a consumer whose disk is full answers when it can, and one that dies closes the socket.
+    await new Promise<void>((resolve, reject) => {
+      this.#pushes.set(id, { resolve, reject })
+      writeFrame(socket, frame.push, uint32(id), ...packElements(elements))
+    })
+    return 'pushed'
+  }
+
+  async stored (producer: string): Promise<Stored | undefined> {
+    return (await this.#ask(producer)).stored
+  }
+
+  async check (): Promise<void> {
+    await this.#ask('')
+  }
+
+  async length (): Promise<number> {
+    return (await this.#ask('')).length
+  }
+
+  async close (): Promise<void> {
+    this.#closed = true
+    this.#socket?.destroy()
+  }
+
+  #connect (): void {
+    const socket = connect(this.#path)
+    this.#socket = socket
+    readFrames(socket, (type, payload) => this.#received(type, payload))
+    socket.on('error', (error) => { this.#unreachable = error.message })
+    socket.on('close', () => this.#lost())
+  }
+
+  #requireSocket (): Socket {
+    if (this.#socket === undefined || this.#incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not connected')
+    return this.#socket
+  }
+
+  async #ask (producer: string): Promise<Answer> {
+    const socket = this.#requireSocket()
+    const id = this.#nextId()
+    let timer: NodeJS.Timeout | undefined
+    try {
+      return await new Promise<Answer>((resolve, reject) => {
+        this.#asked.set(id, { resolve, reject })
+        timer = setTimeout(() => {
+          this.#unreachable ??= 'the consumer does not answer'
+          reject(new QueueUnavailableError('the consumer does not answer'))
+        }, answerTimeoutMs)
+        writeFrame(socket, frame.ask, uint32(id), Buffer.from(producer))
+      })
+    } finally {
+      clearTimeout(timer)
+      this.#asked.delete(id)
+    }
+  }
+
+  #received (type: number, payload: Buffer): void {
+    if (type === frame.hello) {
+      this.#incarnation = payload.toString()
+      this.#unreachable = undefined
+      this.emit('incarnation')
+    } else if (type === frame.pushed) {
+      const id = payload.readUInt32BE()
+      this.#pushes.get(id)?.resolve()
+      this.#pushes.delete(id)
+    } else if (type === frame.told) {
+      const told: Record<string, unknown> = JSON.parse(payload.toString())
+      for (const [producer, text] of Object.entries(told)) {
+        const stored = parseStored(String(text))
+        if (stored !== undefined) this.emit('stored', producer, stored)
+      }
+    } else if (type === frame.answer) {
+      this.#unreachable = undefined
+      const stored = payload.length > 8 ? parseStored(payload.toString('utf8', 8)) : undefined
+      this.#asked.get(payload.readUInt32BE())?.resolve({ length: payload.readUInt32BE(4), stored })
+    }
+  }
+
+  #lost (): void {
+    this.#incarnation = undefined
+    this.#unreachable ??= 'the consumer closed the connection'
+    const error = new QueueUnavailableError(this.#unreachable)
+    for (const { reject } of [...this.#pushes.values(), ...this.#asked.values()]) reject(error)
+    this.#pushes.clear()
+    this.#asked.clear()
+    if (!this.#closed) setTimeout(() => { if (!this.#closed) this.#connect() }, reconnectMs)
+  }
+
+  #nextId (): number {
+    this.#id = (this.#id + 1) >>> 0
+    return this.#id
+  }
+}

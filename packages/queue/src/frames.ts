@@ -1,0 +1,88 @@
+// Frames on the embedded queue's socket: four bytes of length, one of type, then the payload.
+import type { Socket } from 'node:net'
+
+export const frame = {
+  /** consumer → worker: the consumer's incarnation */
+  hello: 1,
+  /** worker → consumer: id, then each element with its length before it */
+  push: 2,
+  /** consumer → worker: id; what was pushed under it is committed */
+  pushed: 3,
+  /** consumer → worker: JSON, producer → what is stored of it */
+  told: 4,
+  /** worker → consumer: id, then the producer, or nothing to ask for the length only */
+  ask: 5,
+  /** consumer → worker: id, queue length, then what is stored of the producer as JSON, or nothing */
+  answer: 6,
+} as const
+
+const headBytes = 5
+
+/** Largest frame that is read: a replay's group of batches, or one largest batch, with room to spare. */
+const frameBytesMax = 64 * 1024 * 1024
+
+export function writeFrame (socket: Socket, type: number, ...parts: readonly Buffer[]): void {
+  const head = Buffer.allocUnsafe(headBytes)
+  head.writeUInt32BE(parts.reduce((bytes, part) => bytes + part.length, 0))
+  head.writeUInt8(type, 4)
+  socket.cork()
+  socket.write(head)
+  for (const part of parts) socket.write(part)
+  socket.uncork()
+}
+
+export function uint32 (value: number): Buffer {
+  const bytes = Buffer.allocUnsafe(4)
+  bytes.writeUInt32BE(value)
+  return bytes
+}
+
+/** Calls `read` for each whole frame that arrives. Something that is no frame ends the connection. */
+export function readFrames (socket: Socket, read: (type: number, payload: Buffer) => void): void {
+  let chunks: Buffer[] = []
+  let bytes = 0
+  let needed = headBytes
+  socket.on('data', (chunk: Buffer) => {
+    chunks.push(chunk)
+    bytes += chunk.length
+    while (bytes >= needed) {
+      const all = chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, bytes)
+      const length = all.readUInt32BE()
+      if (length > frameBytesMax) {
+        socket.destroy(new Error(`a frame of ${length} bytes`))
+        return
+      }
+      const end = headBytes + length
+      if (bytes < end) {
+        chunks = [all]
+        needed = end
+        return
+      }
+      try {
+        read(all.readUInt8(4), all.subarray(headBytes, end))
+      } catch (error) {
+        socket.destroy(error instanceof Error ? error : new Error(String(error)))
+        return
+      }
+      chunks = [all.subarray(end)]
+      bytes -= end
+      needed = headBytes
+    }
+  })
+}
+
+export function packElements (elements: readonly Buffer[]): Buffer[] {
+  return elements.flatMap((element) => [uint32(element.length), element])
+}
+
+/** The reverse of packElements. The elements share the payload's memory. */
+export function unpackElements (payload: Buffer): Buffer[] {
+  const elements: Buffer[] = []
+  for (let at = 0; at < payload.length;) {
+    const end = at + 4 + payload.readUInt32BE(at)
+    if (end > payload.length) throw new RangeError(`an element of ${end - at - 4} bytes in a frame of ${payload.length}`)
+    elements.push(payload.subarray(at + 4, end))
+    at = end
+  }
+  return elements
+}

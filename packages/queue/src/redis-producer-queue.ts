@@ -1,0 +1,136 @@
+// A web worker's end of the queue in Redis.
+import { randomUUID } from 'node:crypto'
+import type { Redis } from 'ioredis'
+import type { Logger } from 'pino'
+import { parseStored, ProducerQueue, QueueUnavailableError, type Stored } from './queue.ts'
+import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './redis-connection.ts'
+
+export interface RedisQueueOptions {
+  readonly url: string
+  readonly queueName: string
+  readonly logger: Logger
+  /** Whether to warn of settings under which `queued` keeps less than it promises: one process of several does. */
+  readonly warnOfSettings: boolean
+}
+
+export class RedisProducerQueue extends ProducerQueue {
+  readonly pushIsStored = false
+  readonly #keys: RedisKeys
+  readonly #logger: Logger
+  readonly #name: string
+  readonly #warnOfSettings: boolean
+  readonly #redis: Redis
+  /** Hears what is stored. Losing it delays replies; it cannot lose counts. */
+  readonly #subscription: Subscription
+  #runId: string | undefined
+  #generation: string | undefined
+  #unreachable: string | undefined = 'not connected yet'
+  #durable = false
+  #settingsProblem: string | undefined
+
+  constructor ({ url, queueName, logger, warnOfSettings }: RedisQueueOptions) {
+    super()
+    this.#keys = redisKeys(queueName)
+    this.#logger = logger
+    this.#name = shownUrl(url)
+    this.#warnOfSettings = warnOfSettings
+    this.#redis = createConnection(url, logger)
+    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#heard(message))
+    this.#redis.on('ready', () => {
+      this.#identify().catch((error: unknown) => {
+        this.#lost(error instanceof Error ? error.message : String(error))
+        this.#redis.disconnect(true)
+      })
+    })
+    this.#redis.on('error', (error) => this.#lost(error.message))
+    this.#redis.on('close', () => this.#lost('the connection was closed'))
+  }
+
+  get incarnation (): string | undefined {
+    return this.#runId === undefined || this.#generation === undefined ? undefined : `${this.#runId}/${this.#generation}`
+  }
+
+  get unreachable (): string | undefined {
+    return this.#unreachable
+  }
+
+  get durable (): boolean {
+    return this.#durable
+  }
+
+  async start (): Promise<void> {
+    this.#redis.connect().catch(() => {})
+    this.#subscription.start()
+  }
+
+  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
+    if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
+    if (this.incarnation !== incarnation || this.#generation === undefined) return 'moved'
+    const pushed = await ask(this.#redis.gearboxPush(this.#keys.generation, this.#keys.batches, this.#generation, this.#keys.wake, ...elements))
+    if (pushed === 1) return 'pushed'
+    await this.#adoptGeneration()
+    return 'moved'
+  }
+
+  async stored (producer: string): Promise<Stored | undefined> {
+    const [generation, text] = await askAll(this.#redis.pipeline().get(this.#keys.generation).hget(this.#keys.stored, producer))
+    if (this.#runId !== undefined && generation !== this.#generation) await this.#adoptGeneration()
+    return typeof text === 'string' ? parseStored(text) : undefined
+  }
+
+  async check (): Promise<void> {
+    if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
+    await ask(this.#redis.ping())
+  }
+
+  async length (): Promise<number> {
+    return await ask(this.#redis.llen(this.#keys.batches))
+  }
+
+  async close (): Promise<void> {
+    this.#redis.disconnect()
+    this.#subscription.close()
+  }
+
+  /** What every new connection does before its first push: find out whether this is the Redis that we knew, with all it knew. */
+  async #identify (): Promise<void> {
+    const { runId, durable, problem } = await readServer(this.#redis)
+    this.#durable = durable
+    if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.#name, problem, this.#settingsProblem)
+    await this.#adoptGeneration(runId)
+    this.#unreachable = undefined
+  }
+
+  /** Takes on the generation that Redis has, or gives it one. An existing one is never overwritten. */
+  async #adoptGeneration (runId = this.#runId): Promise<void> {
+    let generation = await ask(this.#redis.get(this.#keys.generation))
+    if (generation === null) {
+      await ask(this.#redis.set(this.#keys.generation, randomUUID(), 'NX'))
+      generation = await ask(this.#redis.get(this.#keys.generation))
+    }
+    if (generation === null) throw new QueueUnavailableError('the generation is gone again')
+    this.#generation = generation
+    this.#runId = runId
+    this.emit('incarnation')
+  }
+
+  #lost (reason: string): void {
+    // 'close' follows 'error' and knows less.
+    this.#unreachable = reason === 'the connection was closed' ? this.#unreachable ?? reason : reason
+    this.#runId = undefined
+  }
+
+  #heard (message: string): void {
+    let told: unknown
+    try {
+      told = JSON.parse(message)
+    } catch {
+      return
+    }
+    if (typeof told !== 'object' || told === null) return
+    for (const [producer, value] of Object.entries(told)) {
+      const stored = typeof value === 'string' ? parseStored(value) : undefined
+      if (stored !== undefined) this.emit('stored', producer, stored)
+    }
+  }
+}

@@ -1,0 +1,23 @@
+// Batches for tests, encoded as a worker encodes them.
+import { encodeBatch, type Sum } from '../src/batch.ts'
+
+export interface Content {
+  readonly producer?: string
+  readonly seq?: number
+  readonly at?: number
+  readonly requests?: number
+  readonly increments?: number
+  readonly sums?: { readonly [key: string]: Sum }
+  readonly once?: ReadonlyArray<{ readonly id: string, readonly at?: number, readonly sums: { readonly [key: string]: Sum } }>
+}
+
+export const producerA = 'aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa'
+export const producerB = 'bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb'
+
+/** The bytes of a batch. What is not given is something ordinary. */
+export function element ({ producer = producerA, seq = 1, at = 1_700_000_000_000, requests, increments, sums = {}, once = [] }: Content): Buffer {
+  const pairs = Object.entries(sums)
+  const requested = once.map(({ id, at: onceAt = at, sums }) => ({ id, at: onceAt, sums: new Map(Object.entries(sums)) }))
+  const counts = { requests: requests ?? 1, increments: increments ?? pairs.length }
+  return encodeBatch({ producer, seq, at, ...counts }, { nextSum: () => pairs.shift(), nextOnce: () => requested.shift() }).element
+}

@@ -1,0 +1,126 @@
+// Figures by prom-client. What is counted on the way of an increment is counted in plain fields
+// and read only when somebody asks, so that a scrape pays for it and not a request.
+import promClient from 'prom-client'
+import type { Logger } from './logger.ts'
+
+export type { Registry } from 'prom-client'
+
+/** How one figure is made of several processes' figures. */
+export type Aggregation = 'sum' | 'max' | 'min'
+
+export type Labelled = ReadonlyMap<string, number>
+
+/** A registry with the usual process metrics. */
+export function createRegistry (): promClient.Registry {
+  const registry = new promClient.Registry()
+  promClient.collectDefaultMetrics({ register: registry })
+  return registry
+}
+
+/** A counter whose value, or whose value for each value of one label, is read at every scrape. */
+export function counter (registry: promClient.Registry, name: string, help: string, read: () => number, label?: undefined): void
+export function counter (registry: promClient.Registry, name: string, help: string, read: () => Labelled, label: string): void
+export function counter (registry: promClient.Registry, name: string, help: string, read: () => number | Labelled, label?: string): void {
+  registry.registerMetric(new promClient.Counter({
+    name,
+    help,
+    registers: [],
+    labelNames: label === undefined ? [] : [label],
+    collect () {
+      this.reset()
+      const value = read()
+      if (typeof value === 'number') this.inc(value)
+      else if (label !== undefined) for (const [of, count] of value) this.inc({ [label]: of }, count)
+    },
+  }))
+}
+
+/** A gauge whose value is read at every scrape. */
+export function gauge (registry: promClient.Registry, name: string, help: string, aggregator: Aggregation, read: () => number | Promise<number>): void {
+  registry.registerMetric(new promClient.Gauge({
+    name, help, registers: [], aggregator, async collect () { this.set(await read()) },
+  }))
+}
+
+/** A gauge with a value for each value of one label, read at every scrape; several processes' values are added. */
+export function labelledGauge (registry: promClient.Registry, name: string, help: string, label: string, read: () => Labelled): void {
+  registry.registerMetric(new promClient.Gauge({
+    name,
+    help,
+    registers: [],
+    labelNames: [label],
+    collect () {
+      this.reset()
+      for (const [of, value] of read()) this.set({ [label]: of }, value)
+    },
+  }))
+}
+
+/** A histogram of durations in seconds, from half a millisecond to ten seconds. */
+export function durations (registry: promClient.Registry, name: string, help: string): (seconds: number) => void {
+  const buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+  const histogram = new promClient.Histogram({ name, help, registers: [registry], buckets })
+  return (seconds) => histogram.observe(seconds)
+}
+
+/** One process's figures as data that can travel to its parent. */
+export async function snapshot (registry: promClient.Registry): Promise<object[]> {
+  return await registry.getMetricsAsJSON()
+}
+
+/** The figures of several processes as one registry. */
+export function aggregate (snapshots: readonly object[][]): promClient.Registry {
+  return promClient.AggregatorRegistry.aggregate(snapshots as object[])
+}
+
+/** What of a dead process's figures must go on counting: its counters and histograms, not its gauges. */
+export function countsOf (metrics: readonly object[]): object[] {
+  return metrics.filter((metric) => 'type' in metric && (metric.type === 'counter' || metric.type === 'histogram'))
+}
+
+interface Sample { readonly metricName?: string, readonly labels: Readonly<Record<string, unknown>>, readonly value: number }
+
+function total (metrics: readonly object[], name: string, sampleName = name, accept: (sample: Sample) => boolean = () => true): number {
+  const metric = metrics.find((candidate) => 'name' in candidate && candidate.name === name)
+  if (metric === undefined || !('values' in metric) || !Array.isArray(metric.values)) return 0
+  const samples = metric.values as Sample[]
+  return samples.filter((sample) => (sample.metricName ?? name) === sampleName && accept(sample)).reduce((sum, sample) => sum + sample.value, 0)
+}
+
+/**
+ * Logs one line an interval while there was traffic: what came in, and both gear ratios.
+ * @param collect the figures of all processes that the line is to speak of
+ * @returns a function that ends it
+ */
+export function logStats (logger: Logger, intervalMs: number, collect: () => Promise<readonly object[]>): () => void {
+  let before = { requests: 0, increments: 0, pushed: 0, applied: 0, commits: 0 }
+  const log = async (): Promise<void> => {
+    const metrics = await collect()
+    const now = {
+      requests: total(metrics, 'gearbox_requests_total', undefined, ({ labels }) => labels.status === 202 || labels.status === 204 || labels.status === '202' || labels.status === '204'),
+      increments: total(metrics, 'gearbox_increments_total'),
+      pushed: total(metrics, 'gearbox_batches_pushed_total'),
+      applied: total(metrics, 'gearbox_batches_applied_total'),
+      commits: total(metrics, 'gearbox_commit_duration_seconds', 'gearbox_commit_duration_seconds_count'),
+    }
+    const since = (name: keyof typeof now): number => now[name] - before[name]
+    const ratio = (many: number, few: number): number | null => few === 0 ? null : Math.round(many / few * 10) / 10
+    if (since('requests') > 0 || since('applied') > 0) {
+      const figures = {
+        requests: since('requests'),
+        increments: since('increments'),
+        requestsPerBatch: ratio(since('requests'), since('pushed')),
+        batchesPerCommit: ratio(since('applied'), since('commits')),
+        pendingKeys: total(metrics, 'gearbox_pending_keys'),
+        queueLength: total(metrics, 'gearbox_queue_length'),
+        lagMs: Math.round(total(metrics, 'gearbox_lag_seconds') * 1000),
+      }
+      logger.info(figures, `${figures.requests} requests, ${figures.increments} increments; gears: ${figures.requestsPerBatch ?? '–'} requests a batch, ` +
+        `${figures.batchesPerCommit ?? '–'} batches a commit; ${figures.pendingKeys} keys pending, ${figures.queueLength} batches queued, lag ${figures.lagMs} ms`)
+    }
+    before = now
+  }
+  const timer = setInterval(() => { log().catch((error: unknown) => logger.warn({ err: error }, 'the figures could not be collected')) }, intervalMs)
+  timer.unref()
+  return () => clearInterval(timer)
+}

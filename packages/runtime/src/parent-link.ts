@@ -1,0 +1,75 @@
+// A part's line to the `npm start` that runs it: ready, stop, figures. A part that runs alone has none.
+
+/** What the parent tells a part. */
+export type ToPart =
+  | { readonly type: 'stop' }
+  | { readonly type: 'collect', readonly id: number }
+  | { readonly type: 'scraped', readonly id: number, readonly text: string }
+
+/** What a part tells its parent. */
+export type ToParent =
+  | { readonly type: 'ready' }
+  | { readonly type: 'collected', readonly id: number, readonly metrics: object[] }
+  | { readonly type: 'scrape', readonly id: number }
+
+export class ParentLink {
+  #collect: (() => Promise<object[]>) | undefined
+  #scrapes = new Map<number, (text: string) => void>()
+  #scrapeId = 0
+  #onStop: (() => void) | undefined
+  #onOrphaned: (() => void) | undefined
+
+  /** The line of this process, or undefined where nobody forked it. */
+  static ofThisProcess (): ParentLink | undefined {
+    return process.connected ? new ParentLink() : undefined
+  }
+
+  private constructor () {
+    process.on('message', (message: ToPart) => this.#received(message))
+    process.on('disconnect', () => {
+      this.#onOrphaned?.()
+      for (const resolve of this.#scrapes.values()) resolve('')
+    })
+  }
+
+  /** Sets what to do when the parent asks for a stop, and when it is gone. Each is called at most once. */
+  onStop (stop: () => void, orphaned: () => void): void {
+    this.#onStop = stop
+    this.#onOrphaned = orphaned
+  }
+
+  /** Sets where this part's figures come from. */
+  onCollect (collect: () => Promise<object[]>): void {
+    this.#collect = collect
+  }
+
+  ready (): void {
+    this.#send({ type: 'ready' })
+  }
+
+  /** The figures of the parent and all of its parts as Prometheus text; empty if the parent dies meanwhile. */
+  scrape (): Promise<string> {
+    if (!process.connected) return Promise.resolve('')
+    const id = ++this.#scrapeId
+    return new Promise((resolve) => {
+      this.#scrapes.set(id, (text) => {
+        this.#scrapes.delete(id)
+        resolve(text)
+      })
+      this.#send({ type: 'scrape', id })
+    })
+  }
+
+  #received (message: ToPart): void {
+    if (message.type === 'stop') this.#onStop?.()
+    else if (message.type === 'scraped') this.#scrapes.get(message.id)?.(message.text)
+    else {
+      this.#collect?.().then((metrics) => this.#send({ type: 'collected', id: message.id, metrics }), () => {})
+    }
+  }
+
+  #send (message: ToParent): void {
+    // A parent that has just died closes the channel under the message: 'disconnect' tells of it.
+    if (process.connected) process.send?.(message, undefined, undefined, () => {})
+  }
+}

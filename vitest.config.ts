@@ -1,0 +1,15 @@
+import { defineConfig } from 'vitest/config'
+
+export default defineConfig({
+  test: {
+    include: ['test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'vegeta/test/**/*.test.ts'],
+    globalSetup: ['test/fixtures/requirements.ts'],
+    // Every file has processes and sockets of its own; more at once than this only slows each other down.
+    maxWorkers: 2,
+    testTimeout: 30_000,
+    // A machine that others load can starve a process for longer than a test waits; one that fails twice there is broken.
+    retry: process.env.CI === undefined ? 0 : 1,
+    hookTimeout: 30_000,
+    reporters: ['dot', ['json', { outputFile: '.tmp/test-results.json' }]],
+  },
+})
