@@ -1,0 +1,144 @@
+// The consumer as a process: opens queue and database, checks that they belong together, works, and stops when it is told to.
+// Under `npm start` it serves the embedded queue or, with REDIS_URL, takes from Redis; alone it always takes from Redis.
+import { once } from 'node:events'
+import { rmSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { parseArgs } from 'node:util'
+import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded-consumer-queue.ts'
+import { QueueUnavailableError, SupersededError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
+import { RedisConsumerQueue } from '@gearbox/queue/redis-consumer-queue.ts'
+import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
+import { createRegistry, counter, durations, gauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
+import { ParentLink } from '@gearbox/runtime/parent-link.ts'
+import { stopDeadlineMs, stopRequested, stopSignals } from '@gearbox/runtime/stopping.ts'
+import { checkBinding, takeOver } from './binding.ts'
+import { Consumer } from './consumer.ts'
+import { serveMetrics } from './metrics-server.ts'
+import { isBusy, Store } from './store.ts'
+
+// The queue may come up after us, and the database be locked for a while.
+const connectRetryMs = 500
+
+async function main (): Promise<number> {
+  const { values, positionals } = parseArgs({
+    options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' } },
+    allowPositionals: true,
+  })
+  if (values.help === true) {
+    process.stdout.write(`Takes batches from Redis and stores their sums in SQLite.\n\nusage: npm run consumer [-- DATABASE_PATH]\n\nEnvironment:\n${describeConfig()}\n`)
+    return 0
+  }
+  const env = positionals[0] === undefined ? process.env : { ...process.env, DATABASE_PATH: positionals[0] }
+  const config = loadConfig(env, values.embedded === undefined ? { REDIS_URL: 'a consumer of its own takes from Redis (npm start needs none)' } : {})
+  const link = ParentLink.ofThisProcess()
+  const logger = createLogger('consumer', config.logLevel)
+  const stopping = stopRequested(link, link === undefined)
+  const stop = new AbortController()
+  const abandon = new AbortController()
+
+  const embedded = values.embedded === undefined ? undefined : new EmbeddedConsumerQueue(values.embedded)
+  const queue = embedded ?? redisQueue(config, logger)
+  let orphaned = false
+  const reason = stopping.then(async (reason) => {
+    // The workers flush once more when the parent dies; what they push is answered before this process leaves.
+    if (reason === 'orphaned') await Promise.race([embedded?.lastWorkerGone(), signalled()])
+    orphaned = reason === 'orphaned'
+    setTimeout(() => abandon.abort(), stopDeadlineMs).unref()
+    stop.abort()
+    return reason
+  })
+
+  const store = await open(queue, config, logger, stop.signal)
+  if (store === undefined) return 0
+  try {
+    const registry = createRegistry()
+    const consumer = new Consumer({
+      queue,
+      store,
+      logger,
+      commitIntervalMs: config.commitIntervalMs,
+      observeCommit: durations(registry, 'gearbox_commit_duration_seconds', 'Time one transaction took'),
+    })
+    register(registry, consumer, queue)
+    link?.onCollect(() => snapshot(registry))
+    const endStats = link === undefined ? logStats(logger, config.statsIntervalMs, () => snapshot(registry)) : () => {}
+    const metricsServer = config.metricsPort === undefined || link !== undefined ? undefined : await serveMetrics(config, config.metricsPort, registry, logger)
+    link?.ready()
+    if (link === undefined) logger.info(`takes from ${queue.name} into ${config.databasePath}`)
+    await consumer.run(stop.signal, abandon.signal)
+    endStats()
+    await metricsServer?.close()
+    logger.debug(`stops (${await reason})`)
+    return 0
+  } catch (error) {
+    if (error instanceof SupersededError) throw new FatalError(`the consumer leaves, another one has taken over: ${error.message}`, exitCode.refused)
+    throw error
+  } finally {
+    await queue.close()
+    store.close()
+    // Its parent made the socket's directory and can't remove it any more.
+    if (orphaned && values.embedded !== undefined) rmSync(dirname(values.embedded), { recursive: true, force: true })
+  }
+}
+
+/** Resolves at the next signal: nobody else is left to tell an orphan to stop. */
+async function signalled (): Promise<void> {
+  await Promise.race(stopSignals.map(async (signal) => await once(process, signal)))
+}
+
+function redisQueue (config: Config, logger: Logger): ConsumerQueue {
+  if (config.redisUrl === undefined) throw new Error('no REDIS_URL')
+  return new RedisConsumerQueue({ url: config.redisUrl, queueName: config.queueName, logger, warnOfSettings: true })
+}
+
+/** Opens queue and database once both can be had; undefined if a stop comes first. @throws FatalError */
+async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop: AbortSignal): Promise<Store | undefined> {
+  let said: string | undefined
+  let started = false
+  for (;;) {
+    let store: Store | undefined
+    try {
+      if (!started) await queue.start().finally(() => { started = true })
+      const found = await checkBinding(queue, config.databasePath)
+      store = new Store({ path: config.databasePath, idempotencyHours: config.idempotencyHours, idempotencyRowsMax: config.idempotencyRowsMax })
+      await takeOver(queue, store, found)
+      if (store.copiedTo !== undefined) logger.info(`took over the database of the original; it is kept as it was in ${store.copiedTo}`)
+      if (said !== undefined) logger.info('works now')
+      return store
+    } catch (error) {
+      store?.close()
+      if (!(error instanceof QueueUnavailableError) && !isBusy(error)) {
+        await queue.close()
+        throw error
+      }
+      if (said === undefined) {
+        logger.warn(isBusy(error)
+          ? `${config.databasePath} is locked (${reasonOf(error)}): trying until it is not. Who else has it open?`
+          : `${queue.name} can't be reached (${reasonOf(error)}): trying until it can. Is Redis running, and is REDIS_URL right?`)
+      }
+      said = reasonOf(error)
+    }
+    if (stop.aborted) break
+    await new Promise((resolve) => {
+      setTimeout(resolve, connectRetryMs)
+      stop.addEventListener('abort', resolve, { once: true })
+    })
+    if (stop.aborted) break
+  }
+  await queue.close()
+  return undefined
+}
+
+function register (registry: Registry, consumer: Consumer, queue: ConsumerQueue): void {
+  counter(registry, 'gearbox_batches_applied_total', 'Batches committed', () => consumer.counts.applied)
+  counter(registry, 'gearbox_batches_duplicate_total', 'Batches skipped because they had been applied before', () => consumer.counts.duplicates)
+  counter(registry, 'gearbox_sequence_gaps_total', 'Batches that were found missing: the queue lost them', () => consumer.counts.gaps)
+  counter(registry, 'gearbox_rejected_total', 'Entries that could not be applied', () => consumer.counts.rejected, 'reason')
+  gauge(registry, 'gearbox_queue_length', 'Batches waiting in the queue', 'max', () => queue.length)
+  gauge(registry, 'gearbox_queue_durable', '1 if the queue keeps what was pushed through its own death', 'min', () => Number(queue.durable))
+  gauge(registry, 'gearbox_lag_seconds', 'Age of the oldest increment that is not stored', 'max', () => consumer.lagSeconds)
+}
+
+await runMain(main)

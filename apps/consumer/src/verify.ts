@@ -1,0 +1,205 @@
+// `npm run verify`: for every worker that lives, what it accepted is stored, queued, in its window or pending; for those that are
+// gone, queue and database must have no hole. Whatever is missing or too much is named with the place where it should be.
+import { parseArgs } from 'node:util'
+import Database from 'better-sqlite3'
+import { readHeader, type Header } from '@gearbox/queue/batch.ts'
+import { createConnection, redisKeys } from '@gearbox/queue/redis-connection.ts'
+import { has, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
+import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { createLogger } from '@gearbox/runtime/logger.ts'
+
+const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker.
+Exit code 0: all of it adds up; 1: it does not, and the output says where.
+
+usage: npm run verify [-- --url http://HOST:PORT …]
+
+  --url    where living workers answer /metrics (default: http://HOST:PORT). Under npm start one of them answers for all. Of
+           workers that were started one by one each is asked; those that share a port are found by asking it many times
+
+Reads DATABASE_PATH, REDIS_URL, API_KEYS. Environment:
+`
+
+/** What is under way while it is read can be seen twice or not at all: a difference counts only if it stays. */
+const attempts = 20
+const attemptPauseMs = 250
+
+/** The kernel spreads connections over the workers that share a port: so many reach each of up to a dozen. */
+const asksPerUrl = 100
+
+/** Elements of the queue that are read at once. */
+const pageElements = 100
+
+interface Stored {
+  readonly sequences: Sequences
+  readonly increments: number
+}
+
+interface Living {
+  readonly accepted: number
+  readonly pending: number
+  readonly window: number
+}
+
+interface Finding {
+  readonly text: string
+  readonly right: boolean
+}
+
+async function main (): Promise<number> {
+  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, url: { type: 'string', multiple: true } } })
+  if (values.help === true) {
+    process.stdout.write(`${usage}${describeConfig()}\n`)
+    return 0
+  }
+  const config = loadConfig(process.env)
+  const urls = values.url ?? [`http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${config.port}`]
+  let findings: Finding[] = []
+  for (let attempt = 1; attempt <= attempts; attempt++) {
+    findings = await reconcile(config, urls)
+    if (findings.every(({ right }) => right)) break
+    if (attempt < attempts) await new Promise((resolve) => setTimeout(resolve, attemptPauseMs))
+  }
+  const right = findings.every((finding) => finding.right)
+  const lines = [...findings.map(({ text }) => text), right ? 'all of it adds up' : 'it does not add up: see the lines that say so']
+  process.stdout.write(`${lines.join('\n')}\n`)
+  return right ? 0 : 1
+}
+
+async function reconcile (config: Config, urls: readonly string[]): Promise<Finding[]> {
+  // In the order in which increments move on, so that what moves meanwhile is seen twice rather than never.
+  const living = await readLiving(urls, config.apiKeys[0])
+  const queued = await readQueue(config)
+  const { stored, rejected } = readDatabase(config.databasePath)
+  const producers = new Set([...living.keys(), ...queued.keys(), ...stored.keys()])
+  const findings: Finding[] = []
+  let [goneProducers, goneStored, goneQueued] = [0, 0, 0]
+  for (const producer of producers) {
+    const { sequences, increments } = stored.get(producer) ?? { sequences: none, increments: 0 }
+    // What is in the queue and applied already has not been acknowledged yet.
+    const waiting = (queued.get(producer) ?? []).filter(({ seq }) => !has(sequences, seq))
+    const inQueue = sum(new Map(waiting.map((header) => [header.seq, header.increments])).values())
+    const worker = living.get(producer)
+    if (worker === undefined) {
+      goneProducers++
+      goneStored += increments
+      goneQueued += inQueue
+      findings.push(...holes(producer, sequences, waiting))
+    } else {
+      findings.push(balance(producer, worker, increments, inQueue))
+    }
+  }
+  if (goneProducers > 0) findings.push({ text: `workers that are gone: ${goneProducers}; stored ${goneStored}, queued ${goneQueued}`, right: true })
+  findings.push({ text: `rejected: ${rejected}${rejected === 0 ? '' : ' entries of what stands as stored, which npm run rejected lists'}`, right: true })
+  return findings
+}
+
+function balance (producer: string, { accepted, pending, window }: Living, stored: number, queued: number): Finding {
+  const found = stored + queued + window + pending
+  const parts = `worker ${producer}: accepted ${accepted}; stored ${stored}, queued ${queued}, in its window ${window}, pending ${pending}`
+  if (found === accepted) return { text: parts, right: true }
+  const where = found > accepted
+    ? `${found - accepted} too many`
+    : `${accepted - found} missing: they were pushed, and neither the queue nor the database has them${window + pending === 0 ? '' : ' yet'}`
+  return { text: `${parts}: DOES NOT ADD UP, ${where}`, right: false }
+}
+
+/** Batches of a worker that is gone which neither the database nor the queue has, though later ones were there. */
+function holes (producer: string, { high, gaps }: Sequences, waiting: readonly Header[]): Finding[] {
+  const queued = new Set(waiting.map(({ seq }) => seq))
+  const last = Math.max(high, ...queued)
+  const missing = gaps.filter(([from, to]) => range(from, to).some((seq) => !queued.has(seq)))
+  const behind = range(high + 1, last).filter((seq) => !queued.has(seq))
+  return [...missing, ...behind.map((seq) => [seq, seq] as const)].map(([from, to]) => ({
+    text: `worker ${producer}, gone: batches ${from} to ${to} are MISSING, the queue lost them`, right: false,
+  }))
+}
+
+function range (from: number, to: number): number[] {
+  return Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => from + i)
+}
+
+async function readLiving (urls: readonly string[], apiKey: string | undefined): Promise<Map<string, Living>> {
+  const living = new Map<string, Living>()
+  for (const url of urls) {
+    for (let ask = 1; ask <= asksPerUrl; ask++) {
+      const text = await scrape(url, apiKey)
+      const before = living.size
+      for (const [producer, accepted] of read(text, 'gearbox_producer_increments')) {
+        living.set(producer, {
+          accepted,
+          pending: read(text, 'gearbox_producer_pending_increments').get(producer) ?? 0,
+          window: read(text, 'gearbox_producer_window_increments').get(producer) ?? 0,
+        })
+      }
+      // A parent answers for all of its workers at once, and its consumer's figures show that it does.
+      if (text.includes('gearbox_batches_applied_total') || (living.size === before && ask >= asksPerUrl)) break
+    }
+  }
+  return living
+}
+
+async function scrape (url: string, apiKey: string | undefined): Promise<string> {
+  let response: Response
+  try {
+    // A new connection each time, so that any of the workers on the port may get it.
+    response = await fetch(`${url}/metrics`, { headers: { connection: 'close', ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) } })
+  } catch (error) {
+    throw new FatalError(`no worker answers at ${url} (${reasonOf(error instanceof Error ? error.cause ?? error : error)}); name where they listen with --url`)
+  }
+  if (!response.ok) throw new FatalError(`${url}/metrics answers ${response.status}; API_KEYS must have one of its keys`)
+  return await response.text()
+}
+
+/** A labelled figure in Prometheus's text format: producer → value. */
+function read (text: string, name: string): Map<string, number> {
+  return new Map(Array.from(text.matchAll(new RegExp(`^${name}\\{producer="([^"]+)"\\} (\\d+)$`, 'gm')), ([, producer, value]) => [producer!, Number(value)]))
+}
+
+async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<Map<string, Header[]>> {
+  const queued = new Map<string, Header[]>()
+  if (redisUrl === undefined) return queued
+  const redis = createConnection(redisUrl, createLogger('verify', logLevel))
+  try {
+    await redis.connect()
+    for (let first = 0; ; first += pageElements) {
+      const elements = await redis.lrangeBuffer(redisKeys(queueName).batches, first, first + pageElements - 1)
+      for (const element of elements) {
+        const header = readHeader(element)
+        if (typeof header === 'string') continue
+        const headers = queued.get(header.producer) ?? []
+        headers.push(header)
+        queued.set(header.producer, headers)
+      }
+      if (elements.length < pageElements) return queued
+    }
+  } catch (error) {
+    throw new FatalError(`the queue can't be read: ${reasonOf(error)}`)
+  } finally {
+    redis.disconnect()
+  }
+}
+
+function readDatabase (path: string): { stored: Map<string, Stored>, rejected: number } {
+  try {
+    const db = new Database(path, { readonly: true, fileMustExist: true })
+    try {
+      const rows = db.prepare<[], { producer: string, high: number, gaps: string, increments: number }>('SELECT producer, high, gaps, increments FROM producers').all()
+      const stored = new Map(rows.map(({ producer, high, gaps, increments }): [string, Stored] =>
+        [producer, { sequences: parseSequences({ high, gaps: JSON.parse(gaps) }) ?? none, increments }]))
+      return { stored, rejected: Number(db.prepare('SELECT count(*) FROM rejected').pluck().get()) }
+    } finally {
+      db.close()
+    }
+  } catch (error) {
+    throw new FatalError(`the database ${path} can't be read (${reasonOf(error)}); DATABASE_PATH names it`)
+  }
+}
+
+function sum (values: Iterable<number>): number {
+  let total = 0
+  for (const value of values) total += value
+  return total
+}
+
+await runMain(main)

@@ -1,0 +1,305 @@
+// The second gear with parts that fail: nothing that was taken is lost, and what could not be told is told again.
+import { once } from 'node:events'
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { temporaryDir } from '../../../test/fixtures/temporary.ts'
+import { until } from '../../../test/fixtures/until.ts'
+import { int64Max } from '../../../packages/queue/src/batch.ts'
+import { EmbeddedConsumerQueue } from '../../../packages/queue/src/embedded-consumer-queue.ts'
+import { EmbeddedProducerQueue } from '../../../packages/queue/src/embedded-producer-queue.ts'
+import { QueueUnavailableError, SupersededError, type Stored } from '../../../packages/queue/src/queue.ts'
+import { element, producerA, type Content } from '../../../packages/queue/test/batches.ts'
+import { captureLog, type CapturedLog } from '../../../packages/queue/test/captured-log.ts'
+import { Consumer } from '../src/consumer.ts'
+import { Store, type Applied } from '../src/store.ts'
+import { freshPath, totals } from './open-store.ts'
+
+/** A store on a disk that fails now and then. */
+class FailingStore extends Store {
+  failures = 0
+  reopened = 0
+  error: Error = new Error('disk I/O error')
+  /** Fails after the commit instead of before it. */
+  late = false
+
+  override apply (elements: readonly Buffer[]): Applied {
+    if (this.failures === 0) return super.apply(elements)
+    this.failures--
+    if (this.late) super.apply(elements)
+    throw this.error
+  }
+
+  override reopen (): void {
+    this.reopened++
+    super.reopen()
+  }
+}
+
+/** A queue that fails now and then. */
+class FailingQueue extends EmbeddedConsumerQueue {
+  failures: { [method in 'take' | 'acknowledge' | 'tell' | 'forget']?: number } = {}
+  readonly told: Array<ReadonlyMap<string, Stored>> = []
+  supersedes = false
+
+  override async take (): Promise<Buffer[]> {
+    this.#fail('take')
+    if (this.supersedes) throw new SupersededError('another one')
+    return await super.take()
+  }
+
+  override async acknowledge (elements: readonly Buffer[]): Promise<void> {
+    this.#fail('acknowledge')
+    await super.acknowledge(elements)
+  }
+
+  override async tell (stored: ReadonlyMap<string, Stored>): Promise<void> {
+    this.#fail('tell')
+    this.told.push(stored)
+    await super.tell(stored)
+  }
+
+  override async forget (producers: readonly string[]): Promise<void> {
+    this.#fail('forget')
+    await super.forget(producers)
+  }
+
+  #fail (method: keyof FailingQueue['failures']): void {
+    const left = this.failures[method] ?? 0
+    if (left === 0) return
+    this.failures[method] = left - 1
+    throw new QueueUnavailableError(`${method} failed`)
+  }
+}
+
+interface Setup {
+  readonly consumer: Consumer
+  readonly queue: FailingQueue
+  readonly store: FailingStore
+  readonly path: string
+  readonly log: CapturedLog
+  /** Ends with the batch's commit. */
+  push: (...contents: readonly Content[]) => Promise<void>
+  start: () => { stop: () => Promise<void>, running: Promise<void> }
+}
+
+async function setUp (): Promise<Setup> {
+  const socket = join(temporaryDir(), 'queue')
+  const path = freshPath()
+  const log = captureLog()
+  const queue = new FailingQueue(socket)
+  const producer = new EmbeddedProducerQueue(socket)
+  const store = new FailingStore({ path, idempotencyHours: 24, idempotencyRowsMax: 1000 })
+  const consumer = new Consumer({ queue, store, logger: log.logger, commitIntervalMs: 0, observeCommit: () => {} })
+  const abandon = new AbortController()
+  let running = Promise.resolve()
+  onTestFinished(async () => {
+    abandon.abort()
+    await running.catch(() => {})
+    await producer.close()
+    await queue.close()
+    store.close()
+  })
+  await queue.start()
+  const identified = once(producer, 'incarnation')
+  await producer.start()
+  await identified
+  return {
+    consumer,
+    queue,
+    store,
+    path,
+    log,
+    push: async (...contents) => { await producer.push(contents.map((content) => element(content)), producer.incarnation ?? '') },
+    start: () => {
+      const stop = new AbortController()
+      running = consumer.run(AbortSignal.any([stop.signal, abandon.signal]), abandon.signal)
+      return { running, stop: async () => { stop.abort(); await running } }
+    },
+  }
+}
+
+test('batches are stored, acknowledged and told', async () => {
+  const { consumer, queue, path, push, start } = await setUp()
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } }, { seq: 2, sums: { a: 1 } })
+  expect(totals(path)).toEqual({ a: 2n })
+  await until('the word', () => queue.told.at(-1)?.get(producerA)?.high === 2)
+  await stop()
+  expect(queue.length).toBe(0)
+  expect(consumer.counts).toMatchObject({ applied: 2, duplicates: 0, gaps: 0 })
+  expect(consumer.lagSeconds).toBe(0)
+})
+
+test('a disk that fails loses nothing, and is spoken of once', async () => {
+  const { queue, store, path, log, push, start } = await setUp()
+  store.failures = 4
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  await push({ seq: 2, sums: { a: 1 } })
+  expect(totals(path)).toEqual({ a: 2n })
+  await stop()
+  expect(queue.length).toBe(0)
+  expect(store.reopened).toBe(4)
+  expect(log.messages(50)).toEqual([expect.stringContaining('disk I/O error')])
+  expect(log.messages(30)).toContain('works again')
+})
+
+test('what failed after its commit is not counted again', async () => {
+  const { consumer, store, path, push, start } = await setUp()
+  store.failures = 2
+  store.late = true
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  await stop()
+  expect(totals(path)).toEqual({ a: 1n })
+  expect(consumer.counts.duplicates).toBe(1)
+})
+
+test('a busy database is waited for on the same connection', async () => {
+  const { store, path, push, start } = await setUp()
+  store.failures = 2
+  store.error = Object.assign(new Error('database is locked'), { code: 'SQLITE_BUSY' })
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  await stop()
+  expect(totals(path)).toEqual({ a: 1n })
+  expect(store.reopened).toBe(0)
+})
+
+test('a lost acknowledgement makes a duplicate that is skipped and acknowledged', async () => {
+  const { consumer, queue, path, push, start } = await setUp()
+  queue.failures.acknowledge = 2
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  await stop()
+  expect(totals(path)).toEqual({ a: 1n })
+  expect(queue.length).toBe(0)
+  expect(consumer.counts).toMatchObject({ applied: 1, duplicates: 2 })
+})
+
+test('what could not be told is told again without another batch, with the rejections in it', async () => {
+  const { queue, push, start } = await setUp()
+  queue.failures.tell = 3
+  const { stop } = start()
+  await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
+  await until('the word', () => queue.told.length > 0)
+  expect(queue.told[0]?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], untold: [] })
+  await stop()
+})
+
+test('a rejection stays told with the batches that follow', async () => {
+  const { consumer, queue, log, push, start } = await setUp()
+  const { stop } = start()
+  await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
+  for (const seq of [3, 4, 5]) await push({ seq, sums: { a: 1 } })
+  await until('the last word', () => queue.told.at(-1)?.get(producerA)?.high === 5)
+  expect(queue.told.at(-1)?.get(producerA)?.rejected).toEqual([{ seq: 2, key: 'full', reason: 'overflow' }])
+  await stop()
+  expect(consumer.counts.rejected).toEqual(new Map([['overflow', 1]]))
+  expect(log.messages(40)).toEqual([expect.stringContaining('npm run rejected')])
+})
+
+test('of very many rejections the newest thousand are told, and of the rest which batches they were in', async () => {
+  const { queue, push, start } = await setUp()
+  const { stop } = start()
+  const full = Object.fromEntries(Array.from({ length: 700 }, (_, i) => [`key ${i}`, int64Max]))
+  await push({ seq: 1, sums: full })
+  await push({ seq: 2, sums: full })
+  await push({ seq: 3, sums: full })
+  await until('the last word', () => queue.told.at(-1)?.get(producerA)?.high === 3)
+  const stored = queue.told.at(-1)?.get(producerA)
+  expect(stored?.rejected).toHaveLength(1000)
+  expect(stored?.rejected.filter(({ seq }) => seq === 3)).toHaveLength(700)
+  expect(stored?.untold).toEqual([2])
+  await stop()
+})
+
+test('what a consumer committed and never told is told by the next one, with the rejections in it', async () => {
+  const { queue, store, log, push, start } = await setUp()
+  queue.failures.tell = Number.POSITIVE_INFINITY
+  const { stop } = start()
+  await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
+  await stop()
+  expect(queue.told).toEqual([])
+  queue.failures.tell = 0
+  const end = new AbortController()
+  const next = new Consumer({ queue, store, logger: log.logger, commitIntervalMs: 0, observeCommit: () => {} })
+  end.abort()
+  await next.run(end.signal, new AbortController().signal)
+  expect(queue.told.at(-1)?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], untold: [] })
+})
+
+test('a batch that comes again is told with its rejections again', async () => {
+  const { consumer, queue, store, push, start } = await setUp()
+  const batch = { seq: 2, sums: { full: 1 } }
+  store.apply([element({ seq: 1, sums: { full: int64Max } }), element(batch)])
+  const { stop } = start()
+  await push(batch)
+  await until('the word', () => queue.told.length > 0)
+  expect(queue.told.at(-1)?.get(producerA)?.rejected).toContainEqual({ seq: 2, key: 'full', reason: 'overflow' })
+  await stop()
+  expect(consumer.counts.rejected.size).toBe(0)
+})
+
+test('a gap is counted, warned of, and told', async () => {
+  const { consumer, queue, log, push, start } = await setUp()
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } }, { seq: 4, sums: { a: 1 } })
+  await until('the word', () => queue.told.at(-1)?.get(producerA)?.gaps.length === 1)
+  expect(queue.told.at(-1)?.get(producerA)).toMatchObject({ high: 4, gaps: [[2, 3]] })
+  await stop()
+  expect(consumer.counts.gaps).toBe(2)
+  expect(log.messages(40)).toEqual([expect.stringContaining('sequences 2 to 3')])
+})
+
+test('housekeeping that fails does not keep it from its work', async () => {
+  const { queue, path, push, start } = await setUp()
+  queue.failures.forget = 2
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  expect(totals(path)).toEqual({ a: 1n })
+  await stop()
+})
+
+test('a stop stores all that waits before it ends', async () => {
+  const { queue, path, push, start } = await setUp()
+  const pushing = Promise.all(Array.from({ length: 600 }, async (_, i) => await push({ seq: i + 1, sums: { a: 1 } })))
+  await until('all of it', () => queue.length === 600)
+  const { stop } = start()
+  await stop()
+  await pushing
+  expect(queue.length).toBe(0)
+  expect(totals(path)).toEqual({ a: 600n })
+  expect(queue.told.at(-1)?.get(producerA)).toMatchObject({ high: 600, gaps: [] })
+})
+
+test('a stop while nothing can be stored leaves what was pushed to whoever pushed it', async () => {
+  const { store, queue, path, push, start } = await setUp()
+  store.failures = Number.POSITIVE_INFINITY
+  const { stop } = start()
+  const pushing = push({ seq: 1, sums: { a: 1 } }).then(() => 'committed', () => 'unknown')
+  await until('a failure', () => store.reopened > 0)
+  await stop()
+  expect(totals(path)).toEqual({})
+  expect(queue.length).toBe(1)
+  await queue.close()
+  expect(await pushing).toBe('unknown')
+})
+
+test('a superseded consumer leaves', async () => {
+  const { queue, start } = await setUp()
+  const { running } = start()
+  queue.supersedes = true
+  await expect(running).rejects.toThrow(SupersededError)
+})
+
+test('an element that is no batch does not block those behind it', async () => {
+  const { consumer, queue, path, push, start } = await setUp()
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  await push({ producer: 'not a producer', seq: 1, sums: { a: 100 } }, { seq: 2, sums: { a: 1 } })
+  expect(totals(path)).toEqual({ a: 2n })
+  await stop()
+  expect(queue.length).toBe(0)
+  expect(consumer.counts.rejected).toEqual(new Map([['unreadable', 1]]))
+})

@@ -1,0 +1,36 @@
+// A store on a real file of the test's own, and a look at what is in it.
+import { join } from 'node:path'
+import Database from 'better-sqlite3'
+import { onTestFinished } from 'vitest'
+import { temporaryDir } from '../../../test/fixtures/temporary.ts'
+import { Store } from '../src/store.ts'
+
+export interface StoreSettings {
+  readonly path?: string
+  readonly idempotencyHours?: number
+  readonly idempotencyRowsMax?: number
+}
+
+export function freshPath (): string {
+  return join(temporaryDir(), 'numbers.db')
+}
+
+export function openStore ({ path = freshPath(), idempotencyHours = 24, idempotencyRowsMax = 1000 }: StoreSettings = {}): { store: Store, path: string } {
+  const store = new Store({ path, idempotencyHours, idempotencyRowsMax })
+  onTestFinished(() => store.close())
+  return { store, path }
+}
+
+/** Rows of a query, each as a list of its columns; every integer is a bigint. */
+export function query (path: string, sql: string): unknown[][] {
+  const db = new Database(path, { readonly: true })
+  try {
+    return db.prepare<[], unknown[]>(sql).safeIntegers().raw().all()
+  } finally {
+    db.close()
+  }
+}
+
+export function totals (path: string): { [key: string]: bigint } {
+  return Object.fromEntries(query(path, 'SELECT key, value FROM numbers ORDER BY key').map(([key, value]) => [String(key), BigInt(String(value))]))
+}

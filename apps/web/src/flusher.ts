@@ -1,0 +1,421 @@
+// The first gear: drains the accumulator into batches and pushes them, one push in flight, until the queue has them and
+// the database too. Fed by requests through `accept`; feeds the queue; settles the replies it holds.
+//
+// With an interval of `auto` a flush leaves as soon as the one before is acknowledged: batches are small and fast under
+// light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
+import { setTimeout as delay } from 'node:timers/promises'
+import { encodeBatch, type Batch, type Once } from '@gearbox/queue/batch.ts'
+import { QueueUnavailableError, type ProducerQueue, type Stored } from '@gearbox/queue/queue.ts'
+import { hasAll, isSubset } from '@gearbox/queue/sequences.ts'
+import type { Logger } from '@gearbox/runtime/logger.ts'
+import { Accumulator, type Drain } from './accumulator.ts'
+import type { Increment } from './form.ts'
+import { HeldReplies, outcomeWhenStored, type Held, type HeldReply } from './held-replies.ts'
+import { Window } from './window.ts'
+
+/** After a failed push: first pause and longest one. */
+const retryMs = { first: 20, most: 500 }
+
+/** While batches are unstored the queue is asked this often whether they are now, and whether it is still the one they went to. */
+const lookMs = 1000
+
+/** Held replies are looked through this often for ones whose time is up. */
+const sweepMs = 50
+
+/** A failure shorter than this is not worth a line. */
+const quietFailureMs = 1000
+
+export interface FlusherOptions {
+  readonly queue: ProducerQueue
+  /** This process's own random UUID. */
+  readonly producer: string
+  readonly logger: Logger
+  readonly flushIntervalMs: number | 'auto'
+  readonly ackTimeoutMs: number
+  readonly unstoredBytesMax: number
+  /** Called with the seconds that each flush took, from the drain to the last acknowledged push. */
+  readonly observeFlush: (seconds: number) => void
+}
+
+/** One drain on its way, with the replies that wait for it. */
+class Round {
+  readonly queued: HeldReplies
+  readonly stored: HeldReplies
+  firstSeq = 0
+  /** Not known before its last batch is encoded: until then nothing that is told can settle the round. */
+  lastSeq = Number.POSITIVE_INFINITY
+
+  constructor (held: Held) {
+    this.queued = new HeldReplies(held)
+    this.stored = new HeldReplies(held)
+  }
+}
+
+export class Flusher {
+  readonly #options: FlusherOptions
+  readonly #accumulator = new Accumulator()
+  readonly #window = new Window()
+  /** The drain whose batches are being pushed. */
+  #drain: Drain | undefined
+  /** Replies to what is in the accumulator. */
+  readonly #held: Held = { replies: 0 }
+  #round = new Round(this.#held)
+  /** Rounds on their way or waiting to be stored, oldest first. */
+  readonly #rounds = new Set<Round>()
+  #seq = 0
+  /** What the queue was when the window's batches were pushed to it. */
+  #incarnation: string | undefined
+  #failingSince: number | undefined = performance.now()
+  #failure: string | undefined
+  #flushedAt = -Infinity
+  #saidFailing = false
+  #trimming = false
+  /** The newest word of what is stored. */
+  #lastHeard: Stored | undefined
+  #wake: (() => void) | undefined
+  #due = false
+  #finishing = false
+  #hurried = false
+  readonly #abandon = new AbortController()
+  #running: Promise<void> | undefined
+  #timers: NodeJS.Timeout[] = []
+  #looking = false
+  readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, trimmed: 0 }
+
+  constructor (options: FlusherOptions) {
+    this.#options = options
+    options.queue.on('stored', (producer, stored) => { if (producer === options.producer) this.#heard(stored) })
+    options.queue.on('incarnation', () => this.#noticeIncarnation())
+  }
+
+  /** Distinct keys and idempotent requests that are in no batch yet. */
+  get pendingKeys (): number {
+    return this.#accumulator.pendingKeys + (this.#drain?.pendingKeys ?? 0)
+  }
+
+  get pendingBytes (): number {
+    return this.#accumulator.pendingBytes + (this.#drain?.pendingBytes ?? 0)
+  }
+
+  /** Bytes that would have to be written down if the queue stayed away. */
+  get unsentBytes (): number {
+    return this.pendingBytes + this.#window.bytes
+  }
+
+  get heldReplies (): number {
+    return this.#held.replies
+  }
+
+  get unstoredBatches (): number {
+    return this.#window.size
+  }
+
+  /** Increments accepted that are in no batch yet, and those in batches that were never known to be in the queue. */
+  get onTheWay (): { readonly pending: number, readonly window: number } {
+    return { pending: this.#accumulator.increments + (this.#drain?.untakenIncrements ?? 0), window: this.#window.unpushedIncrements }
+  }
+
+  /** Age in seconds of the oldest increment that is not known to be stored; 0 if there is none. */
+  get lagSeconds (): number {
+    const oldest = this.#window.oldestAt ?? this.#drain?.oldestAt ?? (this.#accumulator.isEmpty ? undefined : this.#accumulator.oldestAt)
+    return oldest === undefined ? 0 : Math.max(0, Date.now() - oldest) / 1000
+  }
+
+  /** Why the queue takes no batches; undefined while it does. */
+  get failure (): string | undefined {
+    return this.#options.queue.unreachable ?? this.#failure
+  }
+
+  /** For how many ms the queue has taken no batches. */
+  get failingMs (): number {
+    return this.#failingSince === undefined ? 0 : performance.now() - this.#failingSince
+  }
+
+  /** The idempotent request with this id that no batch has yet: a repeat is answered with it, another body is refused. */
+  pendingOnce (id: string): Once | undefined {
+    return this.#accumulator.pendingOnce(id)
+  }
+
+  isPending (key: string): boolean {
+    return this.#accumulator.has(key)
+  }
+
+  start (): void {
+    this.#timers = [
+      setInterval(() => this.#sweep(), sweepMs),
+      setInterval(() => { this.#look().catch(() => {}) }, lookMs),
+    ]
+    this.#running = this.#run()
+  }
+
+  /**
+   * Takes a request's increments in: from here on they are on their way, whatever happens to the reply.
+   * @param reply settled when `level` is reached, late, or refused; undefined at level `memory`, which is reached now
+   */
+  accept (increments: readonly Increment[], once: Once | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
+    const at = once?.at ?? Date.now()
+    const repeated = once !== undefined && this.#accumulator.pendingOnce(once.id) !== undefined
+    if (once === undefined) this.#accumulator.add(increments, at)
+    else if (!repeated) this.#accumulator.addOnce(once, increments.length, at)
+    if (!repeated) this.counts.increments += increments.length
+    if (reply !== undefined && level !== 'memory') this.#round[level].hold(reply)
+    this.#wakeUp()
+  }
+
+  /** From here on no flush waits for its interval: a stop waits for the replies that wait for it. */
+  hurry (): void {
+    this.#hurried = true
+    this.#wake?.()
+  }
+
+  /**
+   * Flushes what is left.
+   * @param deadline aborts the attempt
+   * @returns the batches that may not be in the queue, in order, under the identities they keep
+   */
+  async finish (deadline: AbortSignal): Promise<Buffer[]> {
+    this.#finishing = true
+    this.#wakeUp()
+    deadline.addEventListener('abort', () => this.#abandon.abort(), { once: true })
+    if (deadline.aborted) this.#abandon.abort()
+    await this.#running
+    for (const timer of this.#timers) clearInterval(timer)
+    for (const round of [...this.#rounds, this.#round]) {
+      round.queued.settleAll(() => 'late')
+      round.stored.settleAll(() => 'late')
+    }
+    // A queue that is out of reach or a new one may have lost what was pushed to it; what it still has is skipped as repeated.
+    const { incarnation } = this.#options.queue
+    const unsent = this.#window.batches(incarnation !== undefined && incarnation === this.#incarnation)
+    for (const drain of [this.#drain, this.#accumulator.isEmpty ? undefined : this.#accumulator.drain()]) {
+      if (drain !== undefined) unsent.push(...this.#encodeAll(drain))
+    }
+    return unsent.map(({ element }) => element)
+  }
+
+  async #run (): Promise<void> {
+    while (!this.#abandon.signal.aborted) {
+      await this.#untilDue()
+      if (this.#needsReplay()) await this.#attempt(async () => { await this.#catchUp() })
+      if (!this.#accumulator.isEmpty) await this.#flush()
+      else if (this.#finishing) return
+    }
+  }
+
+  /** Resolves when a flush may leave and there is something to do. */
+  async #untilDue (): Promise<void> {
+    const { flushIntervalMs } = this.#options
+    if (flushIntervalMs !== 'auto' && !this.#hurried && !this.#finishing) {
+      const restMs = Math.max(0, Math.min(flushIntervalMs, this.#flushedAt + flushIntervalMs - performance.now()))
+      if (restMs > 0) await this.#pause(restMs, true)
+    }
+    while (!this.#due && !this.#finishing) await this.#pause(undefined, false)
+    this.#due = false
+    this.#flushedAt = performance.now()
+    // What else arrived in the same turn of the event loop leaves with it.
+    if (flushIntervalMs === 'auto' && !this.#finishing) await new Promise((resolve) => setImmediate(resolve))
+  }
+
+  /** Waits for a wake-up or, with `untilFinish`, only for the time or the end. */
+  async #pause (ms: number | undefined, untilFinish: boolean): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = ms === undefined ? undefined : setTimeout(() => done(), ms)
+      const done = (): void => {
+        clearTimeout(timer)
+        this.#wake = undefined
+        resolve()
+      }
+      this.#wake = () => { if (!untilFinish || this.#hurried || this.#finishing) done() }
+    })
+  }
+
+  #wakeUp (): void {
+    this.#due = true
+    this.#wake?.()
+  }
+
+  async #flush (): Promise<void> {
+    const startedAt = performance.now()
+    const round = this.#round
+    const drain = this.#accumulator.drain()
+    this.#round = new Round(this.#held)
+    this.#drain = drain
+    this.#rounds.add(round)
+    round.firstSeq = this.#seq + 1
+    while (drain.pendingKeys > 0) {
+      const batch = this.#encode(drain)
+      this.#window.add(batch)
+      if (!await this.#attempt(async () => { await this.#deliver(batch) })) return
+      this.#trimWindow()
+    }
+    round.lastSeq = this.#seq
+    this.#drain = undefined
+    round.queued.settleAll(() => 'reached')
+    if (round.stored.size === 0) this.#rounds.delete(round)
+    // The last batch may have been told as stored before its push was known to have worked.
+    else if (this.#lastHeard !== undefined) this.#settleStored(this.#lastHeard)
+    this.#options.observeFlush((performance.now() - startedAt) / 1000)
+  }
+
+  #encode (drain: Drain): Batch {
+    this.#seq++
+    return encodeBatch({ producer: this.#options.producer, seq: this.#seq, at: drain.oldestAt, ...drain.takeCounts() }, drain)
+  }
+
+  #encodeAll (drain: Drain): Batch[] {
+    const batches: Batch[] = []
+    while (drain.pendingKeys > 0) batches.push(this.#encode(drain))
+    return batches
+  }
+
+  /** Tries until it works. @returns false if abandoned meanwhile */
+  async #attempt (action: () => Promise<void>): Promise<boolean> {
+    let pauseMs = retryMs.first
+    while (!this.#abandon.signal.aborted) {
+      try {
+        await this.#orAbandoned(action())
+        this.#failure = undefined
+        return true
+      } catch (error) {
+        if (!(error instanceof QueueUnavailableError)) throw error
+        if (this.#abandon.signal.aborted) break
+        this.#failure = error.message
+        this.#failingSince ??= performance.now()
+        this.counts.retries++
+        await delay(pauseMs, undefined, { signal: this.#abandon.signal }).catch(() => {})
+        pauseMs = Math.min(pauseMs * 2, retryMs.most)
+      }
+    }
+    return false
+  }
+
+  /** Awaits, but no longer than until the work is abandoned: an embedded push may wait for a full disk. */
+  async #orAbandoned (action: Promise<void>): Promise<void> {
+    const { signal } = this.#abandon
+    let abandoned = (): void => {}
+    try {
+      await Promise.race([action, new Promise<void>((_resolve, reject) => {
+        abandoned = () => reject(new QueueUnavailableError('abandoned'))
+        signal.addEventListener('abort', abandoned)
+      })])
+    } finally {
+      signal.removeEventListener('abort', abandoned)
+    }
+  }
+
+  /** Pushes a batch of the window, always the same bytes, until the queue has it. @throws QueueUnavailableError */
+  async #deliver (batch: Batch): Promise<void> {
+    while (this.#window.needsPush(batch.seq)) {
+      const incarnation = await this.#catchUp()
+      if (!this.#window.needsPush(batch.seq)) return
+      if (await this.#options.queue.push([batch.element], incarnation) === 'pushed') this.#markPushed([batch])
+    }
+  }
+
+  #markPushed (batches: readonly Batch[]): void {
+    this.#window.markPushed(batches)
+    this.counts.pushed += batches.length
+  }
+
+  #needsReplay (): boolean {
+    const { incarnation } = this.#options.queue
+    return incarnation !== undefined && incarnation !== this.#incarnation && this.#window.hasPushed()
+  }
+
+  /**
+   * Makes sure that the queue is the one that the window's pushed batches went to; if not, pushes all of the window again, in order.
+   * @returns the queue's incarnation @throws QueueUnavailableError
+   */
+  async #catchUp (): Promise<string> {
+    const { queue, logger, producer } = this.#options
+    for (;;) {
+      const { incarnation } = queue
+      if (incarnation === undefined) throw new QueueUnavailableError(queue.unreachable ?? 'connecting')
+      if (incarnation === this.#incarnation) return incarnation
+      if (!this.#needsReplay()) {
+        this.#incarnation = incarnation
+        return incarnation
+      }
+      this.counts.replays++
+      const stored = await queue.stored(producer)
+      if (stored !== undefined) this.#heard(stored)
+      if (this.#window.size > 0) logger.info(`the queue is a new one or was restarted: ${this.#window.size} batches that are not stored yet are pushed again`)
+      if (await this.#pushWindow(incarnation)) this.#incarnation = incarnation
+    }
+  }
+
+  /** @returns false if the queue changed meanwhile: all has to be pushed again, from the start */
+  async #pushWindow (incarnation: string): Promise<boolean> {
+    for (const group of this.#window.groups()) {
+      if (await this.#options.queue.push(group.map(({ element }) => element), incarnation) === 'moved') return false
+      this.#markPushed(group)
+    }
+    return true
+  }
+
+  #heard (stored: Stored): void {
+    // An answer can come in behind news that are newer.
+    if (this.#lastHeard === undefined || isSubset(this.#lastHeard, stored)) this.#lastHeard = stored
+    this.#window.dropStored(stored)
+    this.#settleStored(stored)
+  }
+
+  #settleStored (stored: Stored): void {
+    for (const round of this.#rounds) {
+      const { firstSeq, lastSeq } = round
+      if (!hasAll(stored, firstSeq, lastSeq)) continue
+      this.#rounds.delete(round)
+      round.stored.settleAll((reply) => outcomeWhenStored(reply, stored, firstSeq, lastSeq))
+    }
+  }
+
+  #trimWindow (): void {
+    const dropped = this.#window.trim(this.#options.unstoredBytesMax)
+    this.counts.trimmed += dropped
+    if (dropped > 0 && !this.#trimming) this.#options.logger.warn('too much is waiting to be stored (UNSTORED_BYTES_MAX): the oldest batches are now kept by the queue alone. Is the consumer running?')
+    this.#trimming = dropped > 0
+  }
+
+  #noticeIncarnation (): void {
+    if (this.#needsReplay()) this.#wakeUp()
+  }
+
+  /** Asks what is stored: word of it may have been lost, and a queue may lose its memory without closing a connection. */
+  async #look (): Promise<void> {
+    if ((this.#window.size === 0 && this.#rounds.size === 0) || this.#looking || this.#options.queue.incarnation === undefined) return
+    this.#looking = true
+    try {
+      const stored = await this.#options.queue.stored(this.#options.producer)
+      if (stored !== undefined) this.#heard(stored)
+      this.#noticeIncarnation()
+    } finally {
+      this.#looking = false
+    }
+  }
+
+  #sweep (): void {
+    const before = performance.now() - this.#options.ackTimeoutMs
+    for (const round of [this.#round, ...this.#rounds]) {
+      round.queued.settleLate(before)
+      round.stored.settleLate(before)
+      // Nobody waits for it any more: a consumer that is away for hours must not make this grow.
+      if (round.lastSeq !== Number.POSITIVE_INFINITY && round.stored.size === 0) this.#rounds.delete(round)
+    }
+    this.#watchFailure()
+  }
+
+  #watchFailure (): void {
+    const { failure } = this
+    const { logger } = this.#options
+    if (failure === undefined) {
+      if (this.#saidFailing) logger.info('the queue takes batches again')
+      this.#saidFailing = false
+      this.#failingSince = undefined
+      return
+    }
+    this.#failingSince ??= performance.now()
+    if (this.#saidFailing || this.failingMs < quietFailureMs) return
+    this.#saidFailing = true
+    logger.warn(`the queue takes no batches (${failure}): increments are kept in memory and tried until it does`)
+  }
+}

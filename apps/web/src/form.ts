@@ -1,0 +1,192 @@
+// A request's body, application/x-www-form-urlencoded, to its increments, or to what is wrong with it.
+// Pure; the server feeds it, the accumulator takes what comes out.
+import { isUtf8 } from 'node:buffer'
+import { add, int64Max, int64Min, narrow, type Sum } from '@gearbox/queue/batch.ts'
+import { echo, RequestError } from './errors.ts'
+
+export interface Increment {
+  readonly key: string
+  readonly delta: Sum
+}
+
+export interface FormOptions {
+  readonly pairsMax: number
+  /** Whether `key=…&value=…` is two pairs too, and not the original's form. */
+  readonly pairsOnly: boolean
+}
+
+export const keyBytesMax = 256
+
+const [ampersand, equalsSign, percent, plus, minus, zero] = [0x26, 0x3d, 0x25, 0x2b, 0x2d, 0x30]
+
+/** Digits that always fit a double exactly: 15 of them are below 2^53. */
+const safeDigits = 15
+
+/** One `name=value`, as offsets into the body. */
+interface Piece {
+  readonly start: number
+  readonly equals: number
+  readonly end: number
+  /** Whether the halves are visible ASCII without `%` and `+`, and so need no decoding. */
+  readonly plainName: boolean
+  readonly plainValue: boolean
+}
+
+/**
+ * Parses a whole body. All or nothing.
+ * @throws RequestError (400, or 422 if the request's own sum for a key leaves 64 bits) that names the offending pair
+ */
+export function parseForm (body: Buffer, { pairsMax, pairsOnly }: FormOptions): Increment[] {
+  if (body.length === 0) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
+  const pieces = split(body, pairsMax)
+  const original = pairsOnly || pieces.length !== 2 ? undefined : readOriginal(body, pieces)
+  if (original !== undefined) return [original]
+  const increments = pieces.map((piece, index) => ({ key: decodeName(body, piece, index), delta: decodeValue(body, piece, index) }))
+  if (increments.length > 1) checkSums(increments)
+  return increments
+}
+
+/** The sum a key of increments that passed parseForm: each is within 64 bits. */
+export function sumByKey (increments: readonly Increment[]): Map<string, Sum> {
+  const sums = new Map<string, Sum>()
+  for (const { key, delta } of increments) sums.set(key, add(sums.get(key) ?? 0, delta))
+  return sums
+}
+
+function split (body: Buffer, pairsMax: number): Piece[] {
+  const pieces: Piece[] = []
+  for (let start = 0; start <= body.length;) {
+    if (pieces.length === pairsMax) throw new RequestError('GBX_TOO_MANY_PAIRS', `more than ${pairsMax} pairs; send them in several requests`)
+    let end = start
+    let equals = -1
+    let plainName = true
+    let plainValue = true
+    for (; end < body.length; end++) {
+      const byte = body[end]!
+      if (byte === ampersand) break
+      if (byte === equalsSign && equals < 0) equals = end
+      else if (byte === percent || byte === plus || byte <= 0x20 || byte >= 0x7f) {
+        if (equals < 0) plainName = false
+        else plainValue = false
+      }
+    }
+    if (end === start) throw badPair(pieces.length, '', 'is empty; pairs are joined by single "&"s')
+    if (equals < 0) throw badPair(pieces.length, asSent(body, start, end), 'has no "="')
+    pieces.push({ start, equals, end, plainName, plainValue })
+    start = end + 1
+  }
+  return pieces
+}
+
+/** The original's form: exactly the two fields `key` and `value`, in either order. */
+function readOriginal (body: Buffer, pieces: readonly Piece[]): Increment | undefined {
+  const names = pieces.map((piece) => piece.plainName
+    ? body.toString('latin1', piece.start, piece.equals)
+    : decode(body, piece.start, piece.equals)?.toString())
+  const [key, value] = [names.indexOf('key'), names.indexOf('value')]
+  if (key < 0 || value < 0) return undefined
+  const { equals, end, plainValue } = pieces[key]!
+  return {
+    key: decodeKey(body, equals + 1, end, plainValue, key, 'key'),
+    delta: decodeValue(body, pieces[value]!, value),
+  }
+}
+
+function decodeName (body: Buffer, { start, equals, plainName }: Piece, index: number): string {
+  return decodeKey(body, start, equals, plainName, index, undefined)
+}
+
+function decodeKey (body: Buffer, start: number, end: number, plain: boolean, index: number, field: string | undefined): string {
+  const fail = (why: string): RequestError => badPair(index, field ?? asSent(body, start, end), why)
+  if (start === end) throw fail('has an empty key')
+  const bytes = plain ? body.subarray(start, end) : decode(body, start, end)
+  if (bytes === undefined) throw fail('has a "%" that is not followed by two hex digits')
+  if (bytes.length > keyBytesMax) throw fail(`has a key of ${bytes.length} bytes; at most ${keyBytesMax} are allowed`)
+  if (plain) return bytes.toString('latin1')
+  if (!isUtf8(bytes)) throw fail('has a key that is not UTF-8')
+  if (bytes.some((byte) => byte < 0x20 || byte === 0x7f)) throw fail('has a key with a control character')
+  return bytes.toString()
+}
+
+function decodeValue (body: Buffer, { start, equals, end, plainName, plainValue }: Piece, index: number): Sum {
+  const bytes = plainValue ? body : decode(body, equals + 1, end)
+  const [first, last] = plainValue ? [equals + 1, end] : [0, bytes?.length ?? 0]
+  const value = bytes === undefined ? undefined : parseInteger(bytes, first, last)
+  if (value !== undefined && isInt64(value)) return value
+  const name = plainName ? body.toString('latin1', start, equals) : decode(body, start, equals)?.toString() ?? asSent(body, start, equals)
+  if (bytes === undefined) throw badPair(index, name, 'has a "%" that is not followed by two hex digits')
+  throw badPair(index, name, value === undefined
+    ? first === last ? 'has no value; it must be a whole number such as 1 or -20' : 'its value must be a whole number such as 1 or -20, in the digits 0 to 9'
+    : `its value must be from ${int64Min} to ${int64Max} (64 bits)`)
+}
+
+/** `-?[0-9]+`, whatever its size; undefined if it is not that. */
+function parseInteger (bytes: Buffer, first: number, last: number): Sum | undefined {
+  const negative = bytes[first] === minus && first < last
+  let at = negative ? first + 1 : first
+  if (at === last) return undefined
+  let leading = true
+  let digits = 0
+  let value = 0
+  for (let i = at; i < last; i++) {
+    const digit = bytes[i]! - zero
+    if (digit < 0 || digit > 9) return undefined
+    if (leading && digit === 0) at = i
+    else leading = false
+    if (!leading) digits++
+    if (digits <= safeDigits) value = value * 10 + digit
+  }
+  // 0 - value, as -value would be -0.
+  if (digits <= safeDigits) return negative ? 0 - value : value
+  // No 64-bit integer has more than 19 digits; reading thousands of them would take long.
+  if (digits > 19) return int64Max + 1n
+  const exact = BigInt(bytes.toString('latin1', at, last))
+  return narrow(negative ? -exact : exact)
+}
+
+function isInt64 (value: Sum): boolean {
+  return typeof value === 'number' || (value <= int64Max && value >= int64Min)
+}
+
+/** Undoes `+` and `%XX`; undefined where a `%` has no two hex digits behind it. */
+function decode (body: Buffer, start: number, end: number): Buffer | undefined {
+  const decoded = Buffer.allocUnsafe(end - start)
+  let length = 0
+  for (let at = start; at < end; at++) {
+    let byte = body[at]!
+    if (byte === plus) byte = 0x20
+    else if (byte === percent) {
+      const [high, low] = [hexDigit(body[at + 1]), hexDigit(body[at + 2])]
+      if (at + 2 >= end || high < 0 || low < 0) return undefined
+      byte = high * 16 + low
+      at += 2
+    }
+    decoded[length++] = byte
+  }
+  return decoded.subarray(0, length)
+}
+
+function hexDigit (byte = 0): number {
+  if (byte >= 0x30 && byte <= 0x39) return byte - 0x30
+  const lower = byte | 0x20
+  return lower >= 0x61 && lower <= 0x66 ? lower - 0x57 : -1
+}
+
+/** @throws RequestError (422) if the increments of one key alone leave 64 bits */
+function checkSums (increments: readonly Increment[]): void {
+  // A thousand numbers below 2^53 stay within 64 bits; only bigints, or more of them, can leave.
+  if (increments.length <= 1000 && increments.every(({ delta }) => typeof delta === 'number')) return
+  for (const [key, sum] of sumByKey(increments)) {
+    if (!isInt64(sum)) throw new RequestError('GBX_SUM_OVERFLOW', `the sum of this request for key ${echo(key)} leaves 64 bits; nothing of it was counted`)
+  }
+}
+
+/** Input for a message, before any decoding. */
+function asSent (body: Buffer, start: number, end: number): string {
+  const bytes = body.subarray(start, end)
+  return bytes.toString(isUtf8(bytes) ? 'utf8' : 'latin1')
+}
+
+function badPair (index: number, name: string, why: string): RequestError {
+  return new RequestError('GBX_BAD_PAIR', `pair ${index + 1} (${echo(name)}): ${why}`)
+}

@@ -1,0 +1,162 @@
+// A web worker as a process: configuration → queue → flusher → server, and the same backwards to stop.
+// Under `npm start` it talks to its parent and, without REDIS_URL, to the consumer's embedded queue; alone it needs Redis.
+import { randomUUID } from 'node:crypto'
+import { once } from 'node:events'
+import { setTimeout as delay } from 'node:timers/promises'
+import { parseArgs } from 'node:util'
+import type { FastifyInstance, FastifyListenOptions } from 'fastify'
+import { EmbeddedProducerQueue } from '@gearbox/queue/embedded-producer-queue.ts'
+import type { ProducerQueue } from '@gearbox/queue/queue.ts'
+import { RedisProducerQueue } from '@gearbox/queue/redis-producer-queue.ts'
+import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
+import { createRegistry, counter, durations, gauge, labelledGauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
+import { ParentLink } from '@gearbox/runtime/parent-link.ts'
+import { stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
+import { Flusher } from './flusher.ts'
+import { buildServer } from './server.ts'
+import { Totals } from './totals.ts'
+import { pushUnsent, writeUnsent } from './unsent.ts'
+
+/** Of the stop's deadline, what is kept for writing down what could not be pushed. */
+const unsentReserveMs = 500
+
+/** Encoding and syncing 230 MB took 3 s here; a slower disk gets twice that. */
+const unsentBytesPerMs = 40_000
+
+const reachableMs = 1000
+
+const idleCheckMs = 50
+
+/**
+ * Connections that the kernel keeps until they are accepted: as many as it allows (somaxconn, 4096 on Linux). With Node's 511 a burst
+ * overflows it, and what was overflowed sits out TCP's doubling pauses, seconds long, while the worker has nothing to do.
+ */
+const backlog = 65_535
+
+/** A queue that hangs must not keep all other figures from a parent that waits a second for them. */
+const lengthTimeoutMs = 300
+
+async function main (): Promise<number> {
+  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' }, part: { type: 'string' } } })
+  if (values.help === true) {
+    process.stdout.write(`Takes increments over HTTP and pushes their sums to Redis. Start several: they share the port.\n\nusage: npm run web\n\nEnvironment:\n${describeConfig()}\n`)
+    return 0
+  }
+  const config = loadConfig(process.env, values.embedded === undefined ? { REDIS_URL: 'a web worker of its own pushes to Redis (npm start needs none)' } : {})
+  const link = ParentLink.ofThisProcess()
+  const logger = createLogger(values.part ?? 'web', config.logLevel)
+  const stopping = stopRequested(link, true)
+  // Made in this process, after any fork: two processes must never share it.
+  const producer = randomUUID()
+
+  const queue = createQueue(config, values.embedded, logger, link === undefined)
+  const registry = createRegistry()
+  const flusher = new Flusher({ ...config, queue, producer, logger, observeFlush: durations(registry, 'gearbox_flush_duration_seconds', 'Time from a drain to its last acknowledged push') })
+  const totals = new Totals(config.databasePath)
+  const requests = new Map<string, number>()
+  register(registry, flusher, queue, requests)
+  registerProducer(registry, flusher, producer)
+  link?.onCollect(() => snapshot(registry))
+  const metrics = async (): Promise<string> => await link?.scrape() ?? await registry.metrics()
+  const endStats = link === undefined ? logStats(logger, config.statsIntervalMs, () => snapshot(registry)) : () => {}
+
+  await queue.start()
+  flusher.start()
+  const server = await buildServer({ config, logger, flusher, queue, totals, metrics, requests })
+  const stop = new AbortController()
+  // One worker of several does it: the first.
+  // A stop does not wait for it: the file stays until all of it is stored.
+  if (link === undefined || values.part === 'web 1') pushUnsent(config.unsentDir, queue, logger, stop.signal).catch((error: unknown) => logger.error({ err: error }, 'unsent batches could not be pushed'))
+  await reachable(queue)
+  const address = await listen(server, config)
+  link?.ready()
+  if (link === undefined) logger.info({ producer }, `listens on ${address}, pushes to ${config.queueName} in Redis`)
+
+  logger.debug(`stops (${await stopping})`)
+  stop.abort()
+  flusher.hurry()
+  endStats()
+  const deadline = performance.now() + stopDeadlineMs
+  const reserveMs = unsentReserveMs + flusher.unsentBytes / unsentBytesPerMs
+  await closeServer(server, deadline - reserveMs)
+  const left = await flusher.finish(AbortSignal.timeout(Math.max(0, Math.round(deadline - reserveMs - performance.now()))))
+  const code = await saveUnsent(left, config.unsentDir, producer, logger)
+  await queue.close()
+  totals.close()
+  return code
+}
+
+function createQueue (config: Config, embedded: string | undefined, logger: Logger, alone: boolean): ProducerQueue {
+  if (embedded !== undefined) return new EmbeddedProducerQueue(embedded)
+  if (config.redisUrl === undefined) throw new Error('no REDIS_URL')
+  return new RedisProducerQueue({ url: config.redisUrl, queueName: config.queueName, logger, warnOfSettings: alone })
+}
+
+/** Gives the queue a moment to be reached, so that a worker that listens is usually ready; increments can wait for it in any case. */
+async function reachable (queue: ProducerQueue): Promise<void> {
+  if (queue.incarnation === undefined) await once(queue, 'incarnation', { signal: AbortSignal.timeout(reachableMs) }).catch(() => {})
+}
+
+/** Shares the port with the other workers: the kernel spreads connections over all that listen. @returns where it listens @throws FatalError */
+async function listen (server: FastifyInstance, { host, port }: Config): Promise<string> {
+  // Fastify hands these on to node:net, whose reusePort its own types do not name.
+  const options: FastifyListenOptions & { readonly reusePort: boolean } = { host, port, reusePort: true, backlog }
+  try {
+    return await server.listen(options)
+  } catch (error) {
+    throw new FatalError(`can't listen on ${host}:${port}: ${reasonOf(error)}. Set HOST and PORT to an address of this machine and a free port`)
+  }
+}
+
+/** Stops accepting, waits for the requests in hand, and at the deadline closes what is still open. */
+async function closeServer (server: FastifyInstance, deadline: number): Promise<void> {
+  const timer = setTimeout(() => server.server.closeAllConnections(), deadline - performance.now())
+  // What becomes idle once its reply is out would otherwise stay for KEEP_ALIVE_TIMEOUT_MS.
+  const idle = setInterval(() => server.server.closeIdleConnections(), idleCheckMs)
+  await server.close()
+  clearInterval(idle)
+  clearTimeout(timer)
+}
+
+/** @returns the exit code */
+async function saveUnsent (left: readonly Buffer[], dir: string, producer: string, logger: Logger): Promise<number> {
+  if (left.length === 0) return 0
+  try {
+    const path = await writeUnsent(dir, producer, left)
+    logger.warn(`the queue could not be reached: ${left.length} batches wait in ${path} and are pushed at the next start`)
+    return 0
+  } catch (error) {
+    logger.fatal(`${left.length} batches are lost: they could neither be pushed nor written to ${dir} (${reasonOf(error)})`)
+    return exitCode.unsent
+  }
+}
+
+function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, requests: ReadonlyMap<string, number>): void {
+  counter(registry, 'gearbox_requests_total', 'Replies by status', () => requests, 'status')
+  counter(registry, 'gearbox_increments_total', 'Increments accepted', () => flusher.counts.increments)
+  counter(registry, 'gearbox_batches_pushed_total', 'Batches that the queue took, replays included', () => flusher.counts.pushed)
+  counter(registry, 'gearbox_push_retries_total', 'Attempts to push that failed', () => flusher.counts.retries)
+  counter(registry, 'gearbox_window_trimmed_total', 'Batches that only the queue keeps, as too much waits to be stored', () => flusher.counts.trimmed)
+  counter(registry, 'gearbox_window_replays_total', 'Times that all unstored batches were pushed again', () => flusher.counts.replays)
+  gauge(registry, 'gearbox_pending_keys', 'Keys that are in no batch yet', 'sum', () => flusher.pendingKeys)
+  gauge(registry, 'gearbox_unstored_batches', 'Batches that are not known to be stored', 'sum', () => flusher.unstoredBatches)
+  let length = 0
+  gauge(registry, 'gearbox_queue_length', 'Batches waiting in the queue', 'max', async () => {
+    await Promise.race([queue.length().then((found) => { length = found }), delay(lengthTimeoutMs, undefined, { ref: false })]).catch(() => {})
+    return length
+  })
+  gauge(registry, 'gearbox_queue_durable', '1 if the queue keeps what was pushed through its own death', 'min', () => Number(queue.durable))
+  gauge(registry, 'gearbox_lag_seconds', 'Age of the oldest increment that is not stored', 'max', () => flusher.lagSeconds)
+}
+
+/** What `npm run verify` compares with queue and database. */
+function registerProducer (registry: Registry, flusher: Flusher, producer: string): void {
+  const of = (read: () => number) => () => new Map([[producer, read()]])
+  labelledGauge(registry, 'gearbox_producer_increments', 'Increments that a living worker has accepted', 'producer', of(() => flusher.counts.increments))
+  labelledGauge(registry, 'gearbox_producer_pending_increments', 'Of those, in no batch yet', 'producer', of(() => flusher.onTheWay.pending))
+  labelledGauge(registry, 'gearbox_producer_window_increments', 'Of those, in batches that are not known to be in the queue', 'producer', of(() => flusher.onTheWay.window))
+}
+
+await runMain(main)

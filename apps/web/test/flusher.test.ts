@@ -1,0 +1,437 @@
+// The first gear on a queue that does what queues can do: be slow, fail, lose a reply, lose its memory.
+import { setImmediate as turn } from 'node:timers/promises'
+import { expect, onTestFinished, test } from 'vitest'
+import { until } from '../../../test/fixtures/until.ts'
+import { batchBytesMax, int64Max, type Sum } from '../../../packages/queue/src/batch.ts'
+import { producerA, producerB } from '../../../packages/queue/test/batches.ts'
+import { captureLog, type CapturedLog } from '../../../packages/queue/test/captured-log.ts'
+import { Flusher, type FlusherOptions } from '../src/flusher.ts'
+import type { Outcome } from '../src/held-replies.ts'
+import { MemoryQueue } from './memory-queue.ts'
+
+interface Parsed {
+  readonly seq: number
+  readonly requests: number
+  readonly increments: number
+  readonly sums: { readonly [key: string]: number }
+  readonly once: ReadonlyArray<{ readonly id: string, readonly sums: { readonly [key: string]: number } }>
+}
+
+interface Setup {
+  readonly queue: MemoryQueue
+  readonly flusher: Flusher
+  readonly log: CapturedLog
+  /** Counts one increment without waiting for anything. */
+  count: (key: string, delta?: Sum) => void
+  /** Counts one increment and resolves with what becomes of the reply. */
+  post: (key: string, level: 'queued' | 'stored', delta?: Sum) => Promise<Outcome>
+}
+
+function setUp (options: Partial<FlusherOptions> = {}): Setup {
+  const queue = new MemoryQueue()
+  const log = captureLog()
+  const flusher = new Flusher({
+    queue, producer: producerA, logger: log.logger, flushIntervalMs: 'auto', ackTimeoutMs: 20_000, unstoredBytesMax: 1e9, observeFlush: () => {}, ...options,
+  })
+  flusher.start()
+  onTestFinished(async () => { await flusher.finish(AbortSignal.abort()) })
+  return {
+    queue,
+    flusher,
+    log,
+    count: (key, delta = 1) => flusher.accept([{ key, delta }], undefined, 'memory', undefined),
+    post: async (key, level, delta = 1) => await new Promise((resolve) => {
+      flusher.accept([{ key, delta }], undefined, level, { heldAt: performance.now(), keys: [key], once: undefined, settle: resolve })
+    }),
+  }
+}
+
+function parse (element: Buffer): Parsed {
+  const batch: Parsed = JSON.parse(element.toString())
+  return batch
+}
+
+const sequences = (elements: readonly Buffer[]): number[] => elements.map((element) => parse(element).seq)
+
+/** The totals of every batch once. */
+function sumUp (elements: readonly Buffer[]): { [key: string]: number } {
+  const seen = new Set<number>()
+  const totals: { [key: string]: number } = {}
+  for (const { seq, sums } of elements.map(parse)) {
+    if (seen.has(seq)) continue
+    seen.add(seq)
+    for (const [key, sum] of Object.entries(sums)) totals[key] = (totals[key] ?? 0) + sum
+  }
+  return totals
+}
+
+// Gears
+
+test('auto: what arrives while a push is in flight leaves in one batch when it is acknowledged', async () => {
+  const { queue, count } = setUp()
+  queue.hold()
+  count('a')
+  await until('the first push', () => queue.attempts.length === 1)
+  for (let i = 0; i < 1000; i++) count(i % 2 === 0 ? 'a' : 'b')
+  for (let i = 0; i < 5; i++) await turn()
+  expect(queue.attempts).toHaveLength(1)
+  queue.release()
+  await until('the second', () => queue.list.length === 2)
+  expect(queue.list.map(parse)).toMatchObject([
+    { seq: 1, requests: 1, increments: 1, sums: { a: 1 }, once: [] },
+    { seq: 2, requests: 1000, increments: 1000, sums: { a: 500, b: 500 }, once: [] },
+  ])
+  expect(Object.keys(parse(queue.list[1]!).sums)).toEqual(['a', 'b'])
+})
+
+test('auto: under light load a request is flushed at once', async () => {
+  const { queue, post } = setUp()
+  for (const n of [1, 2, 3]) {
+    expect(await post('a', 'queued')).toBe('reached')
+    expect(queue.list).toHaveLength(n)
+  }
+})
+
+test('a fixed interval keeps flushes that far apart, and what came last needs no further request', async () => {
+  const intervalMs = 100
+  const { queue, count } = setUp({ flushIntervalMs: intervalMs })
+  let counted = 0
+  const counting = setInterval(() => { count('a'); counted++ }, 5)
+  await until('four flushes', () => queue.list.length === 4)
+  clearInterval(counting)
+  await until('the last increment', () => sumUp(queue.list)['a'] === counted)
+  const times = queue.attempts.map(({ at }) => at)
+  const pauses = times.slice(1).map((at, i) => at - times[i]!)
+  for (const pause of pauses) expect(pause).toBeGreaterThan(intervalMs - 10)
+})
+
+test('a fixed interval does not hold up the end', async () => {
+  const { queue, flusher, count } = setUp({ flushIntervalMs: 60_000 })
+  count('a')
+  await until('the first flush', () => queue.list.length === 1)
+  count('a')
+  const startedAt = performance.now()
+  expect(await flusher.finish(AbortSignal.timeout(20_000))).toEqual([])
+  expect(performance.now() - startedAt).toBeLessThan(10_000)
+  expect(sumUp(queue.list)).toEqual({ a: 2 })
+})
+
+// Failing pushes
+
+test('a failed push is sent again with the same bytes, and nothing is merged into it', async () => {
+  const { queue, flusher, count } = setUp()
+  queue.misfortunes('fail', 'fail after', 'fail')
+  count('a')
+  await until('the first push', () => queue.attempts.length === 1)
+  for (let i = 0; i < 10; i++) count('a')
+  await until('all of it', () => queue.list.length === 3)
+  const [first, ...repeats] = queue.attempts.slice(0, 4).map(({ elements }) => elements[0]!)
+  expect(repeats).toHaveLength(3)
+  for (const repeat of repeats) expect(repeat.equals(first!)).toBe(true)
+  expect(sequences(queue.list)).toEqual([1, 1, 2])
+  expect(sumUp(queue.list)).toEqual({ a: 11 })
+  expect(flusher.counts).toMatchObject({ increments: 11, pushed: 2, retries: 3, replays: 0 })
+})
+
+test('while the queue fails it is said why and for how long, and that it works again', async () => {
+  const { queue, flusher, log, count } = setUp()
+  queue.break()
+  count('a')
+  await until('a warning', () => log.messages(40).length > 0)
+  expect(flusher.failure).toBe('cut')
+  expect(flusher.failingMs).toBeGreaterThan(900)
+  queue.mend()
+  await until('the batch', () => queue.list.length === 1)
+  await until('word that it works', () => log.messages(30).some((message) => message.includes('again')))
+  expect(flusher.failure).toBeUndefined()
+  expect(flusher.failingMs).toBe(0)
+  expect(log.messages(40)).toHaveLength(1)
+})
+
+// The window
+
+test('a queue that lost its memory gets the whole window again, in order, with the same bytes', async () => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c', 'd']) await post(key, 'queued')
+  const before = queue.list
+  queue.forget()
+  await until('the window', () => queue.list.length === 4)
+  expect(Buffer.concat(queue.list).equals(Buffer.concat(before))).toBe(true)
+  expect(flusher.counts.replays).toBe(1)
+  await post('e', 'queued')
+  expect(sequences(queue.list)).toEqual([1, 2, 3, 4, 5])
+})
+
+test('a mere reconnect repeats nothing but the batch in flight', async () => {
+  const { queue, flusher, count, post } = setUp()
+  await post('a', 'queued')
+  await post('b', 'queued')
+  queue.disconnect()
+  count('c')
+  await until('a failed attempt', () => flusher.counts.retries > 0)
+  queue.connect()
+  await until('the third', () => queue.list.length === 3)
+  queue.misfortunes('fail after')
+  await post('d', 'queued')
+  expect(sequences(queue.list)).toEqual([1, 2, 3, 4, 4])
+  expect(flusher.counts.replays).toBe(0)
+})
+
+test('a queue that changes during a replay gets all of it again, from the start', async () => {
+  const { queue, post } = setUp()
+  for (let i = 1; i <= 300; i++) await post('a', 'queued')
+  const attemptsBefore = queue.attempts.length
+  queue.misfortunes('fail')
+  queue.forget()
+  await until('the first failure', () => queue.misfortunesLeft === 0)
+  await until('the window', () => queue.list.length === 300)
+  const groups = queue.attempts.slice(attemptsBefore).map(({ elements }) => elements.length)
+  expect(groups.slice(0, 3)).toEqual([256, 256, 44])
+  queue.hold()
+  queue.forget()
+  await until('the first group', () => queue.attempts.at(-1)?.elements.length === 256)
+  queue.release()
+  queue.misfortunes('move')
+  await until('the whole window', () => queue.misfortunesLeft === 0 && queue.list.length === 300)
+  expect(sequences(queue.list)).toEqual(Array.from({ length: 300 }, (_, i) => i + 1))
+})
+
+test('a batch that finds the queue moved goes behind the window', async () => {
+  const { queue, post } = setUp()
+  await post('a', 'queued')
+  await post('b', 'queued')
+  queue.misfortunes('move')
+  expect(await post('c', 'queued')).toBe('reached')
+  // The batch in flight is in the window by then: it comes with it.
+  expect(sequences(queue.list)).toEqual([1, 2, 3])
+})
+
+test('exactly what is stored leaves the window: a gap is pushed again', async () => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c', 'd', 'e']) await post(key, 'queued')
+  queue.tell(producerA, { high: 4, gaps: [[2, 3]] })
+  queue.tell(producerB, { high: 5 })
+  expect(flusher.unstoredBatches).toBe(3)
+  queue.forget()
+  await until('the rest', () => queue.list.length === 3)
+  expect(sequences(queue.list)).toEqual([2, 3, 5])
+})
+
+test('an idle worker notices what is stored, and a queue that forgot, although no word reaches it', async () => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c']) await post(key, 'queued')
+  queue.tell(producerA, { high: 2 }, { heard: false })
+  await until('a look', () => flusher.unstoredBatches === 1)
+  expect(flusher.lagSeconds).toBeGreaterThan(0)
+  queue.tell(producerA, { high: 3 }, { heard: false })
+  await until('a look', () => flusher.unstoredBatches === 0)
+  expect(flusher.lagSeconds).toBe(0)
+})
+
+test('past UNSTORED_BYTES_MAX the oldest batches leave the window, and it is said', async () => {
+  const { queue, flusher, log, post } = setUp({ unstoredBytesMax: 1000 })
+  for (let i = 0; i < 20; i++) await post('a', 'queued')
+  const bytes = queue.list[0]!.length
+  expect(flusher.unstoredBatches).toBe(Math.floor(1000 / (bytes + 1)))
+  expect(log.messages(40)).toContainEqual(expect.stringContaining('UNSTORED_BYTES_MAX'))
+  const kept = flusher.unstoredBatches
+  queue.forget()
+  await until('the rest of the window', () => queue.list.length === kept)
+  expect(sequences(queue.list)).toEqual(Array.from({ length: kept }, (_, i) => 20 - kept + 1 + i))
+})
+
+// Replies
+
+test('queued is reached when the queue has the batch, stored when the database has it', async () => {
+  const { queue, flusher, post } = setUp()
+  let stored = false
+  const reply = post('a', 'stored').then((outcome) => { stored = true; return outcome })
+  expect(await post('b', 'queued')).toBe('reached')
+  await until('both', () => Object.keys(sumUp(queue.list)).length === 2)
+  expect(stored).toBe(false)
+  expect(flusher.heldReplies).toBe(1)
+  queue.tell(producerA, { high: 7, gaps: [[1, 6]] })
+  await turn()
+  expect(stored).toBe(false)
+  queue.tell(producerA, { high: 7, gaps: [[3, 6]] })
+  expect(await reply).toBe('reached')
+  expect(flusher.heldReplies).toBe(0)
+})
+
+test('word of a commit that comes before the push is known to have worked is not lost', async () => {
+  const { queue, post } = setUp()
+  queue.hold()
+  const reply = post('a', 'stored')
+  await until('the push', () => queue.attempts.length === 1)
+  queue.tell(producerA, { high: 1 })
+  queue.release()
+  expect(await reply).toBe('reached')
+})
+
+test('a refused entry is named to the requests summed in it and to no others', async () => {
+  const { queue, post } = setUp()
+  queue.hold()
+  const first = post('a', 'stored')
+  await until('the first push', () => queue.attempts.length === 1)
+  const replies = [post('full', 'stored'), post('b', 'stored'), post('full', 'stored')]
+  queue.release()
+  await until('both', () => queue.list.length === 2)
+  const rejection = { seq: 2, key: 'full', reason: 'overflow' } as const
+  queue.tell(producerA, { high: 2, rejected: [rejection] })
+  expect(await first).toBe('reached')
+  expect(await Promise.all(replies)).toEqual([{ refused: [rejection] }, 'reached', { refused: [rejection] }])
+})
+
+test('a batch whose rejections are too many to tell refuses all of its requests without names', async () => {
+  const { queue, post } = setUp()
+  const reply = post('a', 'stored')
+  await until('the batch', () => queue.list.length === 1)
+  queue.tell(producerA, { high: 1, untold: [1] })
+  expect(await reply).toEqual({ refused: [] })
+})
+
+test('a refused idempotent request is named by its id', async () => {
+  const { queue, flusher } = setUp()
+  const outcomes: { [id: string]: Outcome } = {}
+  queue.hold()
+  for (const id of ['x', 'y']) {
+    const once = { id, at: Date.now(), sums: new Map([['a', 1]]) }
+    flusher.accept([{ key: 'a', delta: 1 }], once, 'stored', { heldAt: performance.now(), keys: ['a'], once: id, settle: (outcome) => { outcomes[id] = outcome } })
+  }
+  await until('the push', () => queue.attempts.length === 1)
+  queue.release()
+  await until('the batch', () => queue.list.length === 1)
+  expect(parse(queue.list[0]!)).toMatchObject({ requests: 2, increments: 2, sums: {}, once: [{ id: 'x', sums: { a: 1 } }, { id: 'y', sums: { a: 1 } }] })
+  const rejection = { seq: 1, once: 'x', reason: 'other body' } as const
+  queue.tell(producerA, { high: 1, rejected: [rejection] })
+  expect(outcomes).toEqual({ x: { refused: [rejection] }, y: 'reached' })
+})
+
+test('an idempotent request that comes again before its flush travels once, and both replies get their level', async () => {
+  const { queue, flusher, post } = setUp()
+  queue.hold()
+  const first = post('a', 'queued')
+  await until('the first push', () => queue.attempts.length === 1)
+  const repeat = async (): Promise<Outcome> => await new Promise((resolve) => {
+    const once = { id: 'x', at: Date.now(), sums: new Map([['b', 1]]) }
+    flusher.accept([{ key: 'b', delta: 1 }], once, 'queued', { heldAt: performance.now(), keys: ['b'], once: 'x', settle: resolve })
+  })
+  const replies = [first, repeat(), repeat()]
+  expect(flusher.counts.increments).toBe(2)
+  queue.release()
+  expect(await Promise.all(replies)).toEqual(['reached', 'reached', 'reached'])
+  expect(parse(queue.list[1]!)).toMatchObject({ requests: 1, increments: 1, once: [{ id: 'x', sums: { b: 1 } }] })
+  expect(parse(queue.list[1]!).once).toHaveLength(1)
+})
+
+test('a level that is not reached within ACK_TIMEOUT_MS is late, and the increment is still on its way', async () => {
+  const { queue, flusher, post } = setUp({ ackTimeoutMs: 100 })
+  expect(await post('a', 'stored')).toBe('late')
+  queue.break()
+  expect(await post('b', 'queued')).toBe('late')
+  expect(flusher.heldReplies).toBe(0)
+  queue.mend()
+  await until('it', () => sumUp(queue.list)['b'] === 1)
+})
+
+// The end
+
+test('finish flushes what is left, and then nothing is unsent', async () => {
+  const { queue, flusher, count } = setUp()
+  queue.hold()
+  count('a')
+  await until('the push', () => queue.attempts.length === 1)
+  count('a')
+  const finishing = flusher.finish(AbortSignal.timeout(20_000))
+  count('b')
+  queue.release()
+  expect(await finishing).toEqual([])
+  expect(sumUp(queue.list)).toEqual({ a: 2, b: 1 })
+})
+
+test.each(['fails', 'hangs'])('at the deadline with a queue that %s, finish returns what was not pushed, under the identities it has', async (trouble) => {
+  const { queue, flusher, count, post } = setUp()
+  expect(await post('a', 'queued')).toBe('reached')
+  if (trouble === 'fails') queue.break()
+  else queue.hold()
+  const late = post('b', 'queued')
+  await until('the attempt', () => queue.attempts.length > 1)
+  const lateToo = post('c', 'stored')
+  count('c')
+  const deadline = new AbortController()
+  const finishing = flusher.finish(deadline.signal)
+  deadline.abort()
+  const unsent = await finishing
+  expect(unsent.map(parse)).toMatchObject([{ seq: 2, sums: { b: 1 } }, { seq: 3, sums: { c: 2 }, requests: 2 }])
+  expect(unsent[0]!.equals(queue.attempts[1]!.elements[0]!)).toBe(true)
+  expect(await Promise.all([late, lateToo])).toEqual(['late', 'late'])
+  expect(flusher.heldReplies).toBe(0)
+  queue.release()
+})
+
+test.each(['out of reach', 'a new one'])('with a queue that is %s at the end, what was pushed and is not stored is returned as well', async (state) => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c']) await post(key, 'queued')
+  const before = queue.list
+  queue.tell(producerA, { high: 1 })
+  if (state === 'out of reach') {
+    queue.disconnect()
+  } else {
+    queue.break()
+    queue.forget()
+  }
+  const unsent = await flusher.finish(AbortSignal.timeout(500))
+  expect(unsent.map(String)).toEqual(before.slice(1).map(String))
+})
+
+test('finish at once returns everything', async () => {
+  const { flusher, count } = setUp({ flushIntervalMs: 60_000 })
+  count('a')
+  const unsent = await flusher.finish(AbortSignal.abort())
+  expect(sumUp(unsent)).toEqual({ a: 1 })
+})
+
+// Size
+
+test('a flush of a million keys becomes batches of their most bytes that make up all of it', async () => {
+  const { queue, flusher } = setUp({ flushIntervalMs: 60_000 })
+  const keys = 1_000_000
+  // The first flush leaves at once; what comes behind it in the same turn leaves with it.
+  for (let i = 0; i < keys; i += 1000) {
+    flusher.accept(Array.from({ length: 1000 }, (_, j) => ({ key: `counter/${i + j}`, delta: i + j })), undefined, 'memory', undefined)
+  }
+  expect(flusher.pendingKeys).toBe(keys)
+  expect(await flusher.finish(AbortSignal.timeout(25_000))).toEqual([])
+  expect(flusher.pendingKeys).toBe(0)
+  expect(queue.attempts.every(({ elements }) => elements.length === 1)).toBe(true)
+  const batches = queue.list.map((element) => {
+    expect(element.length).toBeLessThan(batchBytesMax + 1024)
+    return parse(element)
+  })
+  expect(batches.length).toBeLessThan(keys * 24 / batchBytesMax + 2)
+  const sums = new Map(batches.flatMap((batch) => Object.entries(batch.sums)))
+  expect(sums.size).toBe(keys)
+  for (const [key, sum] of sums) if (key !== `counter/${sum}`) throw new Error(`${key} is ${sum}`)
+  expect(batches.reduce((all, { requests }) => all + requests, 0)).toBe(keys / 1000)
+  expect(batches.reduce((all, { increments }) => all + increments, 0)).toBe(keys)
+})
+
+test('a sum beyond 64 bits travels in as many batches as it needs, and its stored reply waits for all of them', async () => {
+  const { queue, flusher } = setUp()
+  queue.hold()
+  const outcome = new Promise<Outcome>((resolve) => {
+    const increments = [{ key: 'a', delta: int64Max }, { key: 'a', delta: int64Max }, { key: 'b', delta: 1 }]
+    flusher.accept(increments, undefined, 'stored', { heldAt: performance.now(), keys: ['a', 'b'], once: undefined, settle: resolve })
+  })
+  let settled = false
+  outcome.then(() => { settled = true }, () => {})
+  await until('the first push', () => queue.attempts.length === 1)
+  queue.tell(producerA, { high: 1 })
+  queue.release()
+  await until('both', () => queue.list.length === 2)
+  expect(queue.list.map((element) => /"sums":(\{[^}]*\})/.exec(element.toString())?.[1])).toEqual(['{"a":9223372036854775807,"b":1}', '{"a":9223372036854775807}'])
+  await turn()
+  expect(settled).toBe(false)
+  queue.tell(producerA, { high: 2 })
+  expect(await outcome).toBe('reached')
+})
