@@ -1,0 +1,236 @@
+// Web workers and consumer as separate programs around a Redis, as a real deployment runs them.
+import { mkdirSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import Database from 'better-sqlite3'
+import { expect, onTestFinished, test } from 'vitest'
+import { endWithTest, listening, Load, post, postWith, Program, readTotals, startAll } from './fixtures/gearbox.ts'
+import { freePort, RedisServer } from './fixtures/redis.ts'
+import { temporaryDir } from './fixtures/temporary.ts'
+import { until } from './fixtures/until.ts'
+
+const webModule = 'apps/web/src/main.ts'
+const consumerModule = 'apps/consumer/src/main.ts'
+
+async function startRedis (): Promise<RedisServer> {
+  const redis = await RedisServer.start()
+  onTestFinished(async () => { await redis.stop() })
+  return redis
+}
+
+async function startWeb (env: NodeJS.ProcessEnv): Promise<Program & { url: string }> {
+  return endWithTest(await listening(new Program(process.execPath, [webModule], env)))
+}
+
+/** Starts a consumer; resolves once it works. */
+async function startConsumer (path: string, env: NodeJS.ProcessEnv): Promise<Program> {
+  const consumer = endWithTest(new Program(process.execPath, [consumerModule, path], env))
+  await consumer.printed(/takes from/)
+  return consumer
+}
+
+async function stop (...programs: readonly Program[]): Promise<void> {
+  for (const program of programs) program.kill('SIGTERM')
+  for (const program of programs) expect(await program.exited, program.output).toBe(0)
+}
+
+/** POST on a connection of its own: which of the workers on a port gets it, the kernel decides by the connection. */
+async function postAnew (url: string, body: string, headers: Record<string, string> = {}): Promise<number> {
+  return await postWith(false, url, body, headers)
+}
+
+test('workers share a port, their batches wait in Redis as readable JSON, and a consumer started later stores all', async () => {
+  const redis = await startRedis()
+  const dir = temporaryDir()
+  const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: join(dir, 'elsewhere.db'), QUEUE_NAME: 'my.queue' }
+  const before = Date.now()
+  const webs = await Promise.all([startWeb(env), startWeb(env), startWeb(env)])
+  const { url } = webs[0]!
+
+  const posts = 60
+  expect(await Promise.all(Array.from({ length: posts }, async (_, i) =>
+    await postAnew(`${url}/increment`, `foo=1&${encodeURIComponent('bär "1"')}=-20&foo=${i}`)))).toEqual(Array(posts).fill(204))
+  expect(await postAnew(`${url}/increment`, 'big=9223372036854775807&small=-9223372036854775808')).toBe(204)
+  expect(await postAnew(`${url}/increment`, 'once=5&foo=0', { 'idempotency-key': 'abc' })).toBe(204)
+
+  const client = redis.client()
+  onTestFinished(() => client.disconnect())
+  const elements = await client.lrange('my.queue:{0}:batches', 0, -1)
+  const batches = elements.map((element) => parseBatch(element))
+  expect(new Set(batches.map(({ producer }) => producer)).size, 'workers that got requests').toBe(webs.length)
+  expect(sum(batches.map(({ requests }) => requests))).toBe(posts + 2)
+  expect(sum(batches.map(({ increments }) => increments))).toBe(3 * posts + 4)
+  expect(sum(batches.map(({ sums }) => sums.foo ?? 0))).toBe(posts + posts * (posts - 1) / 2)
+  expect(sum(batches.map(({ sums }) => sums['bär "1"'] ?? 0))).toBe(-20 * posts)
+  expect(elements.join()).toContain('"big":9223372036854775807')
+  expect(elements.join()).toContain('"small":-9223372036854775808')
+  const onces = batches.flatMap(({ once }) => once)
+  expect(onces).toEqual([{ id: expect.stringMatching(/^[0-9a-f]{64}$/), at: expect.any(Number), sums: { once: 5, foo: 0 } }])
+  for (const { v, at } of batches) {
+    expect(v).toBe(1)
+    expect(at).toBeGreaterThanOrEqual(before)
+    expect(at).toBeLessThanOrEqual(Date.now())
+  }
+  for (const [producer, own] of Map.groupBy(batches, (batch) => batch.producer)) {
+    expect(own.map(({ seq }) => seq), `sequences of ${producer}`).toEqual(own.map((_, i) => i + 1))
+  }
+
+  const path = join(dir, 'data', 'numbers.db')
+  const consumer = await startConsumer(path, env)
+  await until('the queue to be empty', async () => await client.llen('my.queue:{0}:batches') === 0)
+  expect(readTotals(path)).toEqual(new Map([
+    ['foo', BigInt(posts + posts * (posts - 1) / 2)], ['bär "1"', BigInt(-20 * posts)], ['big', 9223372036854775807n], ['small', -9223372036854775808n], ['once', 5n],
+  ]))
+  expect(readdirSync(dir)).toEqual(['data'])
+  await stop(...webs, consumer)
+})
+
+interface BatchJson { v: number, producer: string, seq: number, at: number, requests: number, increments: number, sums: Record<string, number>, once: unknown[] }
+
+function parseBatch (element: string): BatchJson {
+  const batch: BatchJson = JSON.parse(element)
+  expect(Object.keys(batch)).toEqual(['v', 'producer', 'seq', 'at', 'requests', 'increments', 'sums', 'once'])
+  expect(batch.producer).toMatch(/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/)
+  return batch
+}
+
+function sum (numbers: readonly number[]): number {
+  return numbers.reduce((total, number) => total + number, 0)
+}
+
+test('a newer consumer of the same database takes over from the older, and nothing is lost or counted twice', async () => {
+  const redis = await startRedis()
+  const path = join(temporaryDir(), 'numbers.db')
+  const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: path }
+  const web = await startWeb(env)
+  let consumer = await startConsumer(path, env)
+  const load = new Load(web.url)
+  await load.more(200)
+  for (let changes = 1; changes <= 3; changes++) {
+    const newer = await startConsumer(path, env)
+    expect(await consumer.exited, consumer.output).toBe(69)
+    expect(consumer.output).toMatch(/^gearbox: .*another (one|consumer)/m)
+    expect(consumer.output).not.toMatch(/unexpected|\n +at /)
+    await load.more(200)
+    consumer = newer
+  }
+  await load.stop()
+  await stop(web)
+  await stop(consumer)
+  expect(load.problems(readTotals(path))).toEqual([])
+})
+
+test('a database that is not the queue\'s own is refused before anything is written to it', async () => {
+  const redis = await startRedis()
+  const dir = temporaryDir()
+  const env = { REDIS_URL: redis.url }
+  await stop(await startConsumer(join(dir, 'first.db'), env))
+  const other = endWithTest(new Program(process.execPath, [consumerModule, join(dir, 'other.db')], env))
+  expect(await other.exited).toBe(69)
+  expect(other.output).toMatch(/^gearbox: .*other\.db .*npm run rebind/m)
+  expect(readdirSync(dir)).not.toContain('other.db')
+  const all = endWithTest(new Program(process.execPath, ['start.ts'], { ...env, PORT: '0', DATABASE_PATH: join(dir, 'other.db') }, { detached: true }))
+  expect(await all.exited, all.output).toBe(69)
+  expect(all.output).toMatch(/^gearbox: .*npm run rebind/m)
+  expect(all.group()).toEqual([])
+})
+
+test('a worker without the database in reach counts, and says that it can not read totals', async () => {
+  const redis = await startRedis()
+  const web = await startWeb({ REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: join(temporaryDir(), 'not-here', 'numbers.db') })
+  expect((await post(web.url, 'foo=1')).status).toBe(204)
+  for (const path of ['/totals/foo', '/totals?key=foo', '/totals', '/totals?order=total']) {
+    const response = await fetch(`${web.url}${path}`)
+    expect(response.status, path).toBe(503)
+    expect(response.headers.get('retry-after')).not.toBe(null)
+    expect(await response.json()).toMatchObject({ statusCode: 503, code: 'GBX_NO_DATABASE' })
+  }
+  await stop(web)
+})
+
+test('worker and consumer wait for a Redis that comes later', async () => {
+  const redis = await startRedis()
+  await redis.kill()
+  const path = join(temporaryDir(), 'numbers.db')
+  const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: path }
+  const consumer = endWithTest(new Program(process.execPath, [consumerModule, path], env))
+  await consumer.printed(/can't be reached/)
+  const web = await startWeb(env)
+  expect((await fetch(`${web.url}/healthz`)).status).toBe(200)
+  expect((await fetch(`${web.url}/readyz`)).status).toBe(503)
+  expect(await postAnew(`${web.url}/increment?ack=memory`, 'foo=1')).toBe(202)
+  await redis.startAgain()
+  await until('the total', () => readTotals(path).get('foo') === 1n)
+  await until('the worker to be ready', async () => (await fetch(`${web.url}/readyz`)).status === 200)
+  await stop(web, consumer)
+})
+
+test.each([webModule, consumerModule])('%s without REDIS_URL says that it must be set', async (module) => {
+  const program = new Program(process.execPath, [module], { DATABASE_PATH: join(temporaryDir(), 'numbers.db') })
+  expect(await program.exited).toBe(78)
+  expect(program.output).toMatch(/REDIS_URL must be set/)
+  expect(program.output).not.toMatch(/\n +at /)
+})
+
+test('a consumer serves its figures on METRICS_PORT, and a worker its own on its port', async () => {
+  const redis = await startRedis()
+  const path = join(temporaryDir(), 'numbers.db')
+  const [port, metricsPort] = [await freePort(), await freePort()]
+  const env = { REDIS_URL: redis.url, PORT: String(port), METRICS_PORT: String(metricsPort), DATABASE_PATH: path }
+  const [web, consumer] = await Promise.all([startWeb(env), startConsumer(path, env)])
+  expect((await post(`${web.url}/increment?ack=stored`, 'foo=1&bar=2')).status).toBe(204)
+  const consumerText = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text()
+  expect(consumerText).toMatch(/^gearbox_batches_applied_total 1$/m)
+  expect(consumerText).toMatch(/^gearbox_commit_duration_seconds_count 1$/m)
+  expect(consumerText).not.toMatch(/gearbox_requests_total/)
+  const webText = await (await fetch(`${web.url}/metrics`)).text()
+  expect(webText).toMatch(/^gearbox_increments_total 2$/m)
+  expect(webText).toMatch(/^gearbox_requests_total\{status="204"\} 1$/m)
+  expect(webText).toMatch(/^gearbox_queue_durable 1$/m)
+  expect(webText).not.toMatch(/gearbox_batches_applied_total/)
+
+  const rival = endWithTest(new Program(process.execPath, [consumerModule, path], { ...env, QUEUE_NAME: 'other', DATABASE_PATH: `${path}2` }))
+  expect(await rival.exited).toBe(1)
+  expect(rival.output).toMatch(new RegExp(`^gearbox: .*:${metricsPort}.*METRICS_PORT`, 'm'))
+  await stop(web, consumer)
+})
+
+test('the original\'s database is taken over by a start, and kept as it was beside it', async () => {
+  const dir = temporaryDir()
+  const path = join(dir, 'numbers.db')
+  mkdirSync(dir, { recursive: true })
+  const original = new Database(path)
+  original.exec(`
+    CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0);
+    CREATE UNIQUE INDEX numbers_key_index ON numbers(key);
+    INSERT INTO numbers VALUES ('one', 1), ('none', NULL), ('real', 7.0), ('text', '8'), ('most', 9223372036854775807), ('least', -9223372036854775808);
+  `)
+  original.close()
+  const gearbox = endWithTest(await startAll({ DATABASE_PATH: path }))
+  expect(gearbox.output).toMatch(/took over the database of the original.*numbers\.db\.original/)
+  expect((await post(gearbox.url, 'key=one&value=41')).status).toBe(204)
+  expect((await post(gearbox.url, 'none=5&new=6')).status).toBe(204)
+  await stop(gearbox)
+  expect(readTotals(path)).toEqual(new Map([['one', 42n], ['none', 5n], ['real', 7n], ['text', 8n], ['most', 9223372036854775807n], ['least', -9223372036854775808n], ['new', 6n]]))
+  const copy = new Database(`${path}.original`, { readonly: true })
+  expect(copy.prepare('SELECT count(*), sum(value IS NULL), max(key) FROM numbers').raw().get()).toEqual([6, 1, 'text'])
+  copy.close()
+
+  const again = endWithTest(await startAll({ DATABASE_PATH: path }))
+  expect(again.output).not.toMatch(/took over/)
+  await stop(again)
+})
+
+test('a row of the original\'s database that can not be taken over is named, and nothing is changed', async () => {
+  const path = join(temporaryDir(), 'numbers.db')
+  const original = new Database(path)
+  original.exec("CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); INSERT INTO numbers VALUES ('good', 1), ('bad', 1.5)")
+  original.close()
+  const gearbox = endWithTest(new Program(process.execPath, ['start.ts'], { PORT: '0', DATABASE_PATH: path }, { detached: true }))
+  expect(await gearbox.exited).toBe(1)
+  expect(gearbox.output.trimEnd().split('\n')).toHaveLength(1)
+  expect(gearbox.output).toMatch(/row 2 .*'bad'.*1\.5/)
+  expect(gearbox.group()).toEqual([])
+  const db = new Database(path, { readonly: true })
+  expect(db.prepare('SELECT key, value FROM numbers').raw().all()).toEqual([['good', 1], ['bad', 1.5]])
+  db.close()
+})

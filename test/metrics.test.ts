@@ -1,0 +1,145 @@
+// What an operator sees of a running Gearbox: /metrics and the figures in its log.
+import { join } from 'node:path'
+import { expect, onTestFinished, test } from 'vitest'
+import { endWithTest, Load, postWith, Program, startAll } from './fixtures/gearbox.ts'
+import { RedisServer } from './fixtures/redis.ts'
+import { temporaryDir } from './fixtures/temporary.ts'
+import { until } from './fixtures/until.ts'
+
+const names = [
+  'gearbox_requests_total', 'gearbox_increments_total', 'gearbox_pending_keys', 'gearbox_unstored_batches', 'gearbox_flush_duration_seconds',
+  'gearbox_batches_pushed_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_queue_length', 'gearbox_queue_durable',
+  'gearbox_batches_applied_total', 'gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_rejected_total',
+  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds',
+]
+
+interface Scrape {
+  /** Metric → its type. */
+  readonly types: ReadonlyMap<string, string>
+  /** Sample, labels included → value. */
+  readonly samples: ReadonlyMap<string, number>
+}
+
+/** Any worker's view; on a connection of its own, as the one before may have died with its worker. */
+async function scrape (url: string): Promise<Scrape> {
+  const response = await until('a scrape', async () => await fetch(`${url}/metrics`, { headers: { connection: 'close' } }))
+  expect(response.status).toBe(200)
+  expect(response.headers.get('content-type')).toMatch(/^text\/plain; version=0\.0\.4/)
+  const text = await response.text()
+  const types = new Map(Array.from(text.matchAll(/^# TYPE (\S+) (\S+)$/gm), ([, name, type]) => [name!, type!]))
+  const samples = new Map(Array.from(text.matchAll(/^(?!#)(\S+(?:\{.*\})?) (\S+)$/gm), ([, sample, value]) => [sample!, Number(value)]))
+  return { types, samples }
+}
+
+/** Everything that only ever counts up: counters and histograms, labels included. */
+function sums ({ types, samples }: Scrape): Map<string, number> {
+  return new Map([...samples].filter(([sample]) => {
+    const name = sample.replace(/\{.*/, '')
+    return types.get(name) === 'counter' || types.get(name.replace(/_(bucket|count|sum)$/, '')) === 'histogram'
+  }))
+}
+
+/** Sums of `before` that are lower in `after`. Floating point rounds sums anew at every scrape. */
+function fallen (before: Scrape, after: Scrape): string[] {
+  const now = sums(after)
+  return [...sums(before)].filter(([sample, value]) => (now.get(sample) ?? 0) < value - 1e-9)
+    .map(([sample, value]) => `${sample}: ${value} → ${now.get(sample)}`)
+}
+
+async function start (queue: string, env: NodeJS.ProcessEnv = {}): Promise<Program & { url: string }> {
+  const redis = queue === 'Redis' ? await RedisServer.start() : undefined
+  onTestFinished(async () => { await redis?.stop() })
+  return endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis?.url, ...env }, { detached: true }))
+}
+
+test.each(['the embedded queue', 'Redis'])('one scrape shows every worker and the consumer, with %s', async (queue) => {
+  const gearbox = await start(queue, { WEB_WORKERS: '3' })
+  const posts = 45
+  const statuses = await Promise.all(Array.from({ length: posts }, async (_, i) => await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&bar=2&key${i}=3`)))
+  expect(statuses).toEqual(Array(posts).fill(204))
+  expect(await postWith(false, `${gearbox.url}/increment`, 'foo=x')).toBe(400)
+
+  const { types, samples } = await scrape(gearbox.url)
+  expect(names.filter((name) => !types.has(name))).toEqual([])
+  expect(samples.get('gearbox_requests_total{status="204"}')).toBe(posts)
+  expect(samples.get('gearbox_requests_total{status="400"}')).toBe(1)
+  expect(samples.get('gearbox_increments_total')).toBe(3 * posts)
+  const pushed = samples.get('gearbox_batches_pushed_total')!
+  expect(pushed).toBeGreaterThanOrEqual(2)
+  expect(samples.get('gearbox_batches_applied_total')).toBe(pushed)
+  expect(samples.get('gearbox_flush_duration_seconds_count')).toBeGreaterThan(0)
+  expect(samples.get('gearbox_commit_duration_seconds_count')).toBeGreaterThan(0)
+  for (const name of ['gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_pending_keys']) {
+    expect(samples.get(name), name).toBe(0)
+  }
+  expect(samples.get('gearbox_queue_durable'), 'the lowest of all').toBe(1)
+  await until('no lag at rest', async () => {
+    const { samples } = await scrape(gearbox.url)
+    return ['gearbox_lag_seconds', 'gearbox_queue_length', 'gearbox_unstored_batches'].every((name) => samples.get(name) === 0)
+  })
+})
+
+test.each(['the embedded queue', 'Redis'])('no sum falls when a worker or the consumer is killed, with %s', async (queue) => {
+  const gearbox = await start(queue)
+  const load = new Load(gearbox.url)
+  await load.more(200)
+  let before = await scrape(gearbox.url)
+  for (const module of ['apps/web', 'apps/consumer', 'apps/web']) {
+    const victim = gearbox.parts(module)[0]!
+    process.kill(victim.pid, 'SIGKILL')
+    await until('another part in its place', async () => {
+      const after = await scrape(gearbox.url)
+      expect(fallen(before, after)).toEqual([])
+      before = after
+      return gearbox.parts(module).filter(({ pid }) => pid !== victim.pid).length === (module === 'apps/web' ? 2 : 1)
+    })
+    await load.more(100)
+    const after = await scrape(gearbox.url)
+    expect(fallen(before, after)).toEqual([])
+    expect(after.samples.get('gearbox_increments_total')).toBeGreaterThan(before.samples.get('gearbox_increments_total')!)
+    before = after
+  }
+  await load.stop()
+  await until('no lag at rest', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds') === 0)
+})
+
+test('lag grows while nothing can be stored, and is gone afterwards', async () => {
+  const gearbox = await start('the embedded queue')
+  const [consumer] = gearbox.parts('apps/consumer')
+  process.kill(consumer!.pid, 'SIGSTOP')
+  onTestFinished(() => { if (gearbox.parts('apps/consumer').length > 0) process.kill(consumer!.pid, 'SIGCONT') })
+  expect(await postWith(false, `${gearbox.url}/increment?ack=memory`, 'foo=1')).toBe(202)
+  await until('half a second of lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds')! > 0.5)
+  process.kill(consumer!.pid, 'SIGCONT')
+  await until('no lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds') === 0)
+})
+
+test('the log has a line of figures an interval while there is traffic, and none without', async () => {
+  const intervalMs = 100
+  const gearbox = await start('Redis', { STATS_INTERVAL_MS: String(intervalMs) })
+  const figures = (): Array<Record<string, unknown>> => gearbox.logged().filter((entry) => 'requestsPerBatch' in entry)
+  const intervals = async (count: number): Promise<void> => {
+    const due = performance.now() + count * intervalMs
+    await until(`${count} intervals to pass`, () => performance.now() > due)
+  }
+  await intervals(5)
+  expect(figures()).toEqual([])
+
+  const load = new Load(gearbox.url)
+  // A batch may be counted in another interval than its requests: not every line has both ratios.
+  await until('a line with both ratios', () => figures().some(({ requestsPerBatch, batchesPerCommit }) => Number(requestsPerBatch) > 0 && Number(batchesPerCommit) > 0))
+  await load.stop()
+  expect([...load.statuses.keys()].sort()).toEqual([202, 204])
+  const count = (name: string): number => figures().reduce((sum, line) => sum + Number(line[name]), 0)
+  await until('all of it in the log', () => count('requests') === load.answered && count('increments') === load.answered)
+  for (const line of figures()) {
+    expect(line).toMatchObject({
+      level: 30, part: 'gearbox', pendingKeys: expect.any(Number), queueLength: expect.any(Number), lagMs: expect.any(Number), msg: expect.stringMatching(/requests.*increments.*requests a batch.*batches a commit.*pending.*queued.*lag/),
+    })
+    for (const ratio of [line.requestsPerBatch, line.batchesPerCommit]) expect(ratio === null || Number(ratio) > 0, String(ratio)).toBe(true)
+  }
+  await intervals(2)
+  const lines = figures().length
+  await intervals(5)
+  expect(figures()).toHaveLength(lines)
+})
