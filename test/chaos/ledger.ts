@@ -1,0 +1,230 @@
+// What the clients know: every operation before it is sent, and what became of each attempt. Holds the database against it.
+//
+// An attempt that was answered may still be excused, and only for these two losses, which the contract names:
+// a 202 lived in one worker's memory, and that worker was killed before the database had it; or Redis lost its data
+// and the worker had left, both before the database had it.
+import { closeSync, openSync, writeSync } from 'node:fs'
+import type Database from 'better-sqlite3'
+
+export type Level = 'memory' | 'queued' | 'stored'
+
+/**
+ * counted: the level asked for was reached. memory: 202, in one worker's memory. notCounted: refused, or nothing was sent.
+ * unknown: no answer. open: none yet.
+ */
+export type Outcome = 'open' | 'counted' | 'memory' | 'notCounted' | 'unknown'
+
+export interface Pair {
+  readonly key: string
+  readonly delta: bigint
+}
+
+export interface Attempt {
+  readonly operation: Operation
+  /** performance.now ms */
+  readonly sentAt: number
+  /** The client's end of its connection: which worker got it. */
+  port: number | undefined
+  outcome: Outcome
+  /** The worker that had it was killed before the database had it. */
+  killed: boolean
+  /** The worker that had it left, in whatever way, before the database had it. */
+  orphan: boolean
+  /** Redis lost its data before the database had it. */
+  dataLost: boolean
+}
+
+export interface Operation {
+  readonly id: number
+  /** Pairs of keys that nobody else uses; at least one. */
+  readonly own: readonly Pair[]
+  /** A pair of a key that all clients use. */
+  readonly shared: Pair | undefined
+  readonly level: Level
+  readonly idempotencyKey: string | undefined
+  readonly attempts: Attempt[]
+}
+
+export type Verdict = 'counted' | 'not counted' | 'either'
+
+/** Unknown attempts are watched for this long: what may still become of them is decided by then. */
+const watchedMs = 30_000
+
+/** Reachable sums that are worked out one by one; past that, only the least and the most. */
+const sumsMax = 100_000
+
+const reportedMax = 20
+
+export class Ledger {
+  readonly operations: Operation[] = []
+  readonly problems: string[] = []
+  /** Attempts with both marks, answered or not: only for these may the queue have lost a batch for good. */
+  lostWithWorker = 0
+  readonly #file: number
+  readonly #db: Database.Database
+  readonly #total: Database.Statement<[string], bigint>
+  /** Attempts that may count and that the database was not seen to have. */
+  #pending = new Set<Attempt>()
+
+  /** @param db a connection of its own, for reading */
+  constructor (path: string, db: Database.Database) {
+    this.#file = openSync(path, 'a')
+    this.#db = db
+    this.#total = db.prepare<[string], bigint>('SELECT value FROM numbers WHERE key = ?').safeIntegers().pluck()
+  }
+
+  /** Writes an attempt down; only then may it be sent. */
+  begin (operation: Operation): Attempt {
+    if (operation.attempts.length === 0) {
+      this.operations.push(operation)
+      this.#write({ id: operation.id, pairs: [...operation.own, operation.shared ?? []].flat().map(({ key, delta }) => `${key}=${delta}`), level: operation.level, once: operation.idempotencyKey })
+    }
+    const attempt: Attempt = { operation, sentAt: performance.now(), port: undefined, outcome: 'open', killed: false, orphan: false, dataLost: false }
+    operation.attempts.push(attempt)
+    this.#write({ id: operation.id, attempt: operation.attempts.length })
+    this.#pending.add(attempt)
+    return attempt
+  }
+
+  /** @param stored it was answered as being in the database */
+  end (attempt: Attempt, outcome: Outcome, how: string, stored: boolean): void {
+    attempt.outcome = outcome
+    this.#write({ id: attempt.operation.id, attempt: attempt.operation.attempts.indexOf(attempt) + 1, port: attempt.port, outcome, how })
+    if (outcome === 'notCounted') this.#pending.delete(attempt)
+    if (stored) {
+      this.#pending.delete(attempt)
+      if (!this.#has(attempt.operation)) this.problems.push(`answered as stored and not in the database: ${describe(attempt.operation)}`)
+    }
+  }
+
+  note (text: string): void {
+    this.#write({ note: text })
+  }
+
+  /** Strikes off what the database has by now. */
+  sweep (): void {
+    const before = performance.now() - watchedMs
+    for (const attempt of this.#pending) {
+      if (this.#has(attempt.operation) || (attempt.outcome === 'unknown' && attempt.sentAt < before)) this.#pending.delete(attempt)
+    }
+  }
+
+  /** A worker was killed while it stood still since before the last sweep. @param ports clients' ends of its connections; undefined: not known */
+  workerKilled (ports: ReadonlySet<number> | undefined, openPorts: ReadonlySet<number>): void {
+    this.#mark((attempt) => {
+      // What came over a connection that is no more may have been anybody's.
+      if (ports !== undefined && attempt.port !== undefined && openPorts.has(attempt.port) && !ports.has(attempt.port)) return
+      attempt.killed = true
+      attempt.orphan = true
+    })
+  }
+
+  /** A worker has left in order: what it had is in the queue, or in an unsent file. */
+  workerLeft (): void {
+    this.#mark((attempt) => { attempt.orphan = true })
+  }
+
+  /** Redis has lost its data. */
+  dataLost (): void {
+    this.#mark((attempt) => { attempt.dataLost = true })
+  }
+
+  /** Attempts sent before `before` (performance.now ms) that must count and that the database does not have. */
+  owed (before: number): Attempt[] {
+    this.sweep()
+    return [...this.#pending].filter((attempt) => attempt.sentAt < before && mustCount(attempt))
+  }
+
+  get excused (): number {
+    return this.operations.filter(({ attempts }) => attempts.some(isExcused)).length
+  }
+
+  /** Holds all totals against all operations. @returns how many had which verdict */
+  judge (): Record<Verdict, number> {
+    const counts: Record<Verdict, number> = { counted: 0, 'not counted': 0, either: 0 }
+    const totals = new Map(this.#db.prepare<[], { key: string, value: bigint }>('SELECT key, value FROM numbers').safeIntegers().all().map(({ key, value }) => [key, value]))
+    const shared = new Map<string, { sure: bigint, unsure: bigint[] }>()
+    const wrong: string[] = []
+    for (const operation of this.operations) {
+      const verdict = verdictOf(operation)
+      counts[verdict]++
+      const found = operation.own.map(({ key }) => totals.get(key))
+      const whole = operation.own.every(({ delta }, i) => found[i] === delta)
+      const none = found.every((total) => total === undefined)
+      const each = operation.own.every(({ delta }, i) => found[i] === undefined || found[i] === delta)
+      const right = verdict === 'counted' ? whole : verdict === 'not counted' ? none : operation.idempotencyKey === undefined ? each : whole || none
+      if (!right) wrong.push(`${verdict}, found ${found.map((total) => total ?? 'nothing').join(', ')}: ${describe(operation)}`)
+      for (const { key } of operation.own) totals.delete(key)
+      if (operation.shared === undefined) continue
+      const { key, delta } = operation.shared
+      const sums = shared.get(key) ?? { sure: 0n, unsure: [] }
+      shared.set(key, sums)
+      if (verdict === 'counted') sums.sure += delta
+      // Of a whole one the own keys tell.
+      else if (verdict === 'either' && operation.idempotencyKey !== undefined && whole) sums.sure += delta
+      else if (verdict === 'either' && operation.idempotencyKey === undefined) sums.unsure.push(delta)
+    }
+    for (const [key, { sure, unsure }] of shared) {
+      const found = totals.get(key) ?? 0n
+      totals.delete(key)
+      if (!isReachable(found - sure, unsure)) wrong.push(`shared ${key} is ${found}, which is not ${sure} and any of ${unsure.length} unsure ones (${unsure.slice(0, reportedMax).join(' ')})`)
+    }
+    for (const [key, value] of totals) wrong.push(`${key} is ${value} and nobody counted it`)
+    if (wrong.length > 0) this.problems.push(`${wrong.length} totals disagree with what the clients were told:`, ...wrong.slice(0, reportedMax))
+    return counts
+  }
+
+  close (): void {
+    closeSync(this.#file)
+  }
+
+  #mark (mark: (attempt: Attempt) => void): void {
+    for (const attempt of this.#pending) {
+      const before = attempt.orphan && attempt.dataLost
+      mark(attempt)
+      if (!before && attempt.orphan && attempt.dataLost) this.lostWithWorker++
+    }
+  }
+
+  #has ({ own }: Operation): boolean {
+    return own.every(({ key }) => this.#total.get(key) !== undefined)
+  }
+
+  #write (entry: Record<string, unknown>): void {
+    writeSync(this.#file, `${JSON.stringify({ at: Math.round(performance.now()), ...entry })}\n`)
+  }
+}
+
+function isExcused ({ outcome, killed, orphan, dataLost }: Attempt): boolean {
+  return (outcome === 'memory' && killed) || ((outcome === 'memory' || outcome === 'counted') && orphan && dataLost)
+}
+
+function mustCount (attempt: Attempt): boolean {
+  return (attempt.outcome === 'counted' || attempt.outcome === 'memory') && !isExcused(attempt)
+}
+
+/** Of several attempts with one idempotency key, one that must count is enough. */
+export function verdictOf ({ attempts }: Operation): Verdict {
+  if (attempts.some(mustCount)) return 'counted'
+  return attempts.every(({ outcome }) => outcome === 'notCounted') ? 'not counted' : 'either'
+}
+
+/** Whether some of the deltas make this sum. */
+function isReachable (sum: bigint, deltas: readonly bigint[]): boolean {
+  let sums = new Set([0n])
+  for (const delta of deltas) {
+    sums = new Set([...sums, ...Array.from(sums, (before) => before + delta)])
+    if (sums.size > sumsMax) {
+      const least = deltas.filter((other) => other < 0n).reduce((before, other) => before + other, 0n)
+      const most = deltas.filter((other) => other > 0n).reduce((before, other) => before + other, 0n)
+      return sum >= least && sum <= most
+    }
+  }
+  return sums.has(sum)
+}
+
+export function describe ({ id, own, shared, level, idempotencyKey, attempts }: Operation): string {
+  const pairs = [...own, ...shared === undefined ? [] : [shared]].map(({ key, delta }) => `${key}=${delta}`).join('&')
+  const told = attempts.map(({ sentAt, port, outcome, killed, orphan, dataLost }) => `${Math.round(sentAt)} ms port ${port ?? '?'} ${outcome}${killed ? ' killed' : ''}${orphan ? ' orphan' : ''}${dataLost ? ' dataLost' : ''}`)
+  return `operation ${id} ${pairs} at level ${level}${idempotencyKey === undefined ? '' : ` once ${idempotencyKey}`} [${told.join('; ')}]`
+}

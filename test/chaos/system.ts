@@ -1,0 +1,394 @@
+// The product under chaos: `npm start` with a real Redis behind a bad network, or with the embedded queue.
+// Faults reach its processes through this, and the ledger hears of every one that may cost something.
+import { createHash } from 'node:crypto'
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
+import { request } from 'node:http'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import Database from 'better-sqlite3'
+import type { Redis } from 'ioredis'
+import { Program, root, startAll, type RunningProcess } from '../fixtures/gearbox.ts'
+import { freePort, RedisServer } from '../fixtures/redis.ts'
+import { TcpProxy } from '../fixtures/tcp-proxy.ts'
+import { until } from '../fixtures/until.ts'
+import type { Ledger } from './ledger.ts'
+
+export type Queue = 'redis' | 'embedded'
+
+/** Exit code of a part that leaves to a newer one. */
+const refused = 69
+
+const recoverMs = 15_000
+const readyAnswers = 4
+const askTimeoutMs = 3000
+
+/** A worker of this product under this load stays far below; one that leaks does not. */
+const rssBytesMax = 512 * 1024 * 1024
+
+const webModule = 'apps/web/src/main.ts'
+const consumerModule = 'apps/consumer/src/main.ts'
+
+/** Something that only one kind of command has in it on its way to Redis. */
+export const commands = [...['push', 'take', 'acknowledge'].map((name) => ({
+  name, mark: createHash('sha1').update(readFileSync(join(root, `packages/queue/src/${name}.lua`))).digest('hex'),
+})), { name: 'tell', mark: 'gearbox:{0}:told' }]
+
+export class System {
+  readonly databasePath: string
+  readonly openPorts = new Set<number>()
+  readonly rss = { most: 0 }
+  /** The slowest recovery from a fault, in ms. */
+  slowestRecovery = 0
+  readonly queue: Queue
+  readonly #dir: string
+  readonly #env: NodeJS.ProcessEnv
+  readonly #redis: RedisServer | undefined
+  readonly #proxy: TcpProxy | undefined
+  readonly #admin: Redis | undefined
+  #product: Program | undefined
+  #outputs: Program[] = []
+  /** A consumer that took over from the product's own. */
+  #otherConsumer: Program | undefined
+  #ledger: Ledger | undefined
+  readonly #frozen = new Set<number>()
+  url = ''
+
+  private constructor (queue: Queue, dir: string, env: NodeJS.ProcessEnv, redis: RedisServer | undefined, proxy: TcpProxy | undefined) {
+    this.queue = queue
+    this.#dir = dir
+    this.databasePath = join(dir, 'data', 'numbers.db')
+    const tmp = join(dir, 'tmp')
+    mkdirSync(tmp)
+    this.#env = { ...env, DATABASE_PATH: this.databasePath, TMPDIR: tmp, REDIS_URL: proxy?.url }
+    this.#redis = redis
+    this.#proxy = proxy
+    this.#admin = redis?.client()
+    this.#admin?.on('error', () => {})
+  }
+
+  /** @param dir where it keeps everything; the caller's to remove */
+  static async start (queue: Queue, dir: string, env: NodeJS.ProcessEnv): Promise<System> {
+    const redis = queue === 'redis' ? await RedisServer.start() : undefined
+    const proxy = redis === undefined ? undefined : await TcpProxy.start(redis.port)
+    const system = new System(queue, dir, { PORT: String(await freePort()), ...env }, redis, proxy)
+    try {
+      await system.startProduct()
+    } catch (error) {
+      await system.end()
+      throw error
+    }
+    return system
+  }
+
+  set ledger (ledger: Ledger) {
+    this.#ledger = ledger
+  }
+
+  get ledger (): Ledger {
+    if (this.#ledger === undefined) throw new Error('nobody writes down')
+    return this.#ledger
+  }
+
+  get redis (): RedisServer {
+    if (this.#redis === undefined) throw new Error('there is no Redis')
+    return this.#redis
+  }
+
+  get proxy (): TcpProxy {
+    if (this.#proxy === undefined) throw new Error('there is no network')
+    return this.#proxy
+  }
+
+  get admin (): Redis {
+    if (this.#admin === undefined) throw new Error('there is no Redis')
+    return this.#admin
+  }
+
+  get product (): Program {
+    if (this.#product === undefined) throw new Error('it does not run')
+    return this.#product
+  }
+
+  get output (): string {
+    return this.#outputs.map(({ output }) => output).join('\n')
+  }
+
+  async startProduct (): Promise<void> {
+    const product = await startAll(this.#env, { detached: true })
+    this.#product = product
+    this.#outputs.push(product)
+    this.url = product.url
+    // It has a consumer of its own again, and that is the newest.
+    if (this.#otherConsumer !== undefined) await this.#expectSuperseded(this.#otherConsumer)
+    this.#otherConsumer = undefined
+  }
+
+  /** SIGTERM to all of it. */
+  async stopProduct (): Promise<void> {
+    const code = await this.#stopped(this.product)
+    this.ledger.workerLeft()
+    if (code !== 0) this.ledger.problems.push(`npm start ended with ${code} after SIGTERM`)
+  }
+
+  async #stopped (program: Program): Promise<number | string> {
+    program.kill('SIGTERM')
+    return await Promise.race([program.exited, delay(25_000, 'no end within 25 s', { ref: false })])
+  }
+
+  /** Every process of it dies at once, as when the power fails. */
+  async killProduct (): Promise<void> {
+    const processes = this.product.group()
+    for (const { pid } of processes) this.#signal(pid, 'SIGSTOP')
+    this.ledger.sweep()
+    this.ledger.workerKilled(undefined, this.openPorts)
+    this.product.killGroup('SIGKILL')
+    await this.product.exited
+  }
+
+  /** Only the parent dies: its parts are to flush and leave by themselves. */
+  async killParent (): Promise<void> {
+    this.product.kill('SIGKILL')
+    await until('the orphans to leave', () => this.product.group().length === 0, 25_000)
+    this.ledger.workerLeft()
+  }
+
+  workers (): RunningProcess[] {
+    return this.product.parts(webModule).sort((one, other) => one.pid - other.pid)
+  }
+
+  async worker (which: number): Promise<number> {
+    return await until('a worker to run', () => {
+      const workers = this.workers()
+      return workers[which % Math.max(1, workers.length)]?.pid
+    })
+  }
+
+  async consumer (): Promise<number> {
+    return this.#otherConsumer?.pid ?? await until('a consumer to run', () => this.product.parts(consumerModule)[0]?.pid)
+  }
+
+  async killWorker (pid: number): Promise<void> {
+    // Standing still, it can neither push nor answer while it is looked at what it has.
+    if (!this.#signal(pid, 'SIGSTOP')) return
+    this.ledger.sweep()
+    this.ledger.workerKilled(clientPorts(pid, this.url), this.openPorts)
+    this.#signal(pid, 'SIGKILL')
+    await gone(pid)
+  }
+
+  async stopWorker (pid: number): Promise<void> {
+    if (!this.#signal(pid, 'SIGTERM')) return
+    await gone(pid)
+    this.ledger.sweep()
+    this.ledger.workerLeft()
+  }
+
+  async killConsumer (): Promise<void> {
+    const pid = await this.consumer()
+    this.#signal(pid, 'SIGKILL')
+    await gone(pid)
+    if (this.#otherConsumer === undefined) return
+    this.#otherConsumer = undefined
+    await this.startOtherConsumer()
+  }
+
+  /** A newer consumer of the same database: the one before it leaves. */
+  async startOtherConsumer (): Promise<void> {
+    const { REDIS_URL, TMPDIR } = this.#env
+    const before = this.#otherConsumer
+    const own = before === undefined ? this.product.parts(consumerModule)[0]?.pid : undefined
+    const program = new Program(process.execPath, [consumerModule, this.databasePath], { REDIS_URL, TMPDIR })
+    this.#outputs.push(program)
+    this.#otherConsumer = program
+    await program.printed(/takes from/)
+    if (before !== undefined) await this.#expectSuperseded(before)
+    if (own !== undefined) await gone(own)
+  }
+
+  async #expectSuperseded (consumer: Program): Promise<void> {
+    const code = await Promise.race([consumer.exited, delay(recoverMs, 'no end', { ref: false })])
+    if (code !== refused && code !== 'SIGKILL') this.ledger.problems.push(`an older consumer ended with ${code}, not ${refused}, when a newer took over`)
+  }
+
+  /** Makes a process stand still. @returns what lets it go on */
+  freeze (pid: number): () => void {
+    this.#signal(pid, 'SIGSTOP')
+    this.#frozen.add(pid)
+    return () => {
+      this.#signal(pid, 'SIGCONT')
+      this.#frozen.delete(pid)
+    }
+  }
+
+  async freezeFor (pid: number, ms: number): Promise<void> {
+    const thaw = this.freeze(pid)
+    await delay(ms)
+    thaw()
+  }
+
+  async restartRedis (downMs: number, loseData: boolean): Promise<void> {
+    if (loseData) this.ledger.sweep()
+    await this.redis.kill()
+    if (loseData) rmSync(join(this.redis.dir, 'appendonlydir'), { recursive: true })
+    await delay(downMs)
+    await this.redis.startAgain()
+    if (loseData) this.ledger.dataLost()
+  }
+
+  async flushRedis (): Promise<void> {
+    this.ledger.sweep()
+    await this.admin.flushall()
+    this.ledger.dataLost()
+  }
+
+  /** Another process's write transaction on the database. */
+  async holdDatabase (ms: number): Promise<void> {
+    const db = new Database(this.databasePath, { timeout: 5000 })
+    try {
+      db.exec('BEGIN IMMEDIATE')
+      await delay(ms)
+      db.exec('ROLLBACK')
+    } finally {
+      db.close()
+    }
+  }
+
+  /** Resolves once it answers as it should again. */
+  async recovered (): Promise<void> {
+    const startedAt = performance.now()
+    let ready = 0
+    await until('readyz to answer 200 after a fault', async () => {
+      ready = await readiness(this.url) === 200 ? ready + 1 : 0
+      return ready === readyAnswers
+    }, recoverMs)
+    this.slowestRecovery = Math.max(this.slowestRecovery, performance.now() - startedAt)
+    this.#watchMemory()
+  }
+
+  /** A figure of all parts together. */
+  async figures (name: string): Promise<Array<{ labels: string, value: number }>> {
+    const response = await fetch(`${this.url}/metrics`, { headers: { connection: 'close' }, signal: AbortSignal.timeout(askTimeoutMs) })
+    const text = await response.text()
+    return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{(.*)\\})? (\\S+)$`, 'gm')), ([, labels = '', value]) => ({ labels, value: Number(value) }))
+  }
+
+  unsentFiles (): string[] {
+    return readdirSync(join(this.#dir, 'data')).filter((name) => name.endsWith('.jsonl'))
+  }
+
+  async queueLength (): Promise<number> {
+    return await this.#admin?.llen('gearbox:{0}:batches') ?? 0
+  }
+
+  /** Runs `npm run verify` as an operator would. */
+  async verify (): Promise<{ code: number | NodeJS.Signals, output: string }> {
+    const { REDIS_URL, TMPDIR } = this.#env
+    const program = new Program(process.execPath, ['apps/consumer/src/verify.ts', '--url', this.url], { REDIS_URL, TMPDIR, DATABASE_PATH: this.databasePath })
+    return { code: await program.exited, output: program.output }
+  }
+
+  /** Ends a consumer of its own, once it has emptied the queue. */
+  async stopOtherConsumer (): Promise<void> {
+    if (this.#otherConsumer === undefined) return
+    const code = await this.#stopped(this.#otherConsumer)
+    if (code !== 0) this.ledger.problems.push(`the consumer ended with ${code} after SIGTERM`)
+    this.#otherConsumer = undefined
+  }
+
+  /** Undoes whatever a fault that failed itself has left. */
+  heal (): void {
+    this.#proxy?.heal()
+    this.#proxy?.release()
+    for (const pid of this.#frozen) this.#signal(pid, 'SIGCONT')
+  }
+
+  async end (): Promise<void> {
+    this.heal()
+    this.#admin?.disconnect()
+    for (const program of this.#outputs) {
+      if (program.child.exitCode === null && program.child.signalCode === null) program.kill('SIGKILL')
+    }
+    const product = this.#product
+    for (const { pid } of product?.group() ?? []) this.#signal(pid, 'SIGKILL')
+    await this.#proxy?.close()
+    await this.#redis?.stop()
+  }
+
+  /** @returns false if it is gone already */
+  #signal (pid: number, signal: NodeJS.Signals): boolean {
+    try {
+      process.kill(pid, signal)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  #watchMemory (): void {
+    for (const { pid, command } of [...this.workers(), ...this.product.parts(consumerModule)]) {
+      const bytes = residentBytes(pid)
+      this.rss.most = Math.max(this.rss.most, bytes)
+      if (bytes > rssBytesMax) this.ledger.problems.push(`${command} holds ${Math.round(bytes / 2 ** 20)} MiB`)
+    }
+  }
+}
+
+/** Resolves when a process is dead; as a zombie it is, too. */
+async function gone (pid: number): Promise<void> {
+  await until(`process ${pid} to be gone`, () => {
+    try {
+      process.kill(pid, 0)
+      return /^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+    } catch {
+      return true
+    }
+  })
+}
+
+/** @returns 0 where the system does not tell */
+function residentBytes (pid: number): number {
+  try {
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+  } catch {
+    return 0
+  }
+}
+
+/** The other ends' ports of a process's accepted connections; undefined where the system does not tell. */
+function clientPorts (pid: number, url: string): Set<number> | undefined {
+  try {
+    const inodes = new Set(readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+      try {
+        return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? []
+      } catch {
+        return []
+      }
+    }))
+    const ports = new Set<number>()
+    for (const line of readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split('\n')) {
+      const [, local, remote, , , , , , , inode] = line.trim().split(/\s+/)
+      if (inode !== undefined && inodes.has(inode) && portOf(local) === Number(new URL(url).port)) ports.add(portOf(remote))
+    }
+    return ports
+  } catch {
+    return undefined
+  }
+}
+
+function portOf (address = ''): number {
+  return parseInt(address.split(':')[1] ?? '0', 16)
+}
+
+/** Asked over a connection of its own: any of the workers may get it. @returns the status; 0: no answer */
+async function readiness (url: string): Promise<number> {
+  return await new Promise((resolve) => {
+    const outgoing = request(`${url}/readyz`, { agent: false, timeout: askTimeoutMs }, (response) => {
+      response.resume()
+      resolve(response.statusCode ?? 0)
+    })
+    outgoing.on('timeout', () => outgoing.destroy())
+    outgoing.on('error', () => resolve(0))
+    outgoing.on('close', () => resolve(0))
+    outgoing.end()
+  })
+}

@@ -1,0 +1,234 @@
+// A consumer that is killed between any two of its steps, stands still, has a rival, or is away: nothing is lost or counted twice.
+import { existsSync } from 'node:fs'
+import Database from 'better-sqlite3'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { Load, post, readTotals } from '../fixtures/gearbox.ts'
+import { until } from '../fixtures/until.ts'
+import { batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing } from './fixtures.ts'
+
+const why = noStrace === undefined ? '' : ` (${noStrace})`
+
+/** Calls of a consumer, counted from its start or from when the tracer attached. */
+const files = 'pwrite64,fdatasync,fsync'
+const sockets = 'write,writev'
+
+describe.skipIf(noStrace !== undefined)(`killed at a system call${why}`, () => {
+  test('of its files, from its start on, with Redis', { timeout: 60_000 }, async () => {
+    const place = makePlace((await startRedis()).url)
+    const web = await startWeb(place)
+    const load = new Load(web.url)
+    for (const nth of [1, 2, 9, 20, 21, 22, 23, 24, 25, 26, 40, 75]) {
+      const consumer = launchConsumer(place, place.databasePath, tracing(files, `signal=SIGKILL:when=${nth}`))
+      expect(await consumer.exited, `call ${nth}: ${consumer.output}`).toBe('SIGKILL')
+      await load.more(20)
+    }
+    const consumer = await startConsumer(place)
+    await load.more(100)
+    await load.stop()
+    await stop(web, consumer)
+    expectExact(place.databasePath, load)
+  })
+
+  test('that tells Redis or a worker something, with Redis', { timeout: 60_000 }, async () => {
+    const place = makePlace((await startRedis()).url)
+    const web = await startWeb(place)
+    const load = new Load(web.url)
+    await stop(await startConsumer(place))
+    for (const nth of [1, 12, 30, 31, 32, 33, 34, 35]) {
+      const consumer = launchConsumer(place, place.databasePath, tracing(sockets, `signal=SIGKILL:when=${nth}`))
+      expect(await consumer.exited, `call ${nth}: ${consumer.output}`).toBe('SIGKILL')
+      await load.more(20)
+    }
+    const consumer = await startConsumer(place)
+    await load.more(100)
+    await load.stop()
+    await stop(web, consumer)
+    expectExact(place.databasePath, load)
+  })
+
+  test('under npm start, with the embedded queue', { timeout: 60_000 }, async () => {
+    const place = await makePlaceFor('the embedded queue')
+    const gearbox = await startGearbox(place)
+    const load = new Load(gearbox.url)
+    for (const [calls, nth] of [[files, 1], [files, 2], [files, 3], [files, 4], [files, 5], [sockets, 1], [sockets, 2], [sockets, 5]] as const) {
+      await load.more(50)
+      const pid = await partOf(gearbox, 'apps/consumer')
+      await trace(pid, calls, `signal=SIGKILL:when=${nth}`)
+      await until('another consumer', () => gearbox.parts('apps/consumer').some((part) => part.pid !== pid))
+    }
+    await load.more(100)
+    await stopAndExpectExact(gearbox, place, load)
+  })
+})
+
+describe('two consumers of one database', () => {
+  test('that start at once: one goes on, the other leaves with 69, and nothing is lost or counted twice', async () => {
+    const place = makePlace((await startRedis()).url)
+    const web = await startWeb(place)
+    const load = new Load(web.url)
+    // The first time they both find no database.
+    for (let times = 1; times <= 3; times++) {
+      const rivals = [launchConsumer(place, place.databasePath), launchConsumer(place, place.databasePath)]
+      const [left, goesOn] = await Promise.race(rivals.map(async (rival, i) => {
+        await rival.exited
+        return [rival, rivals[1 - i]!] as const
+      }))
+      expect(left.output).not.toMatch(/unexpected|\n +at /)
+      expect(await left.exited, left.output).toBe(69)
+      await goesOn.printed(/takes from/)
+      await load.more(100)
+      expect((await post(`${web.url}/increment?ack=stored`, 'probe=1')).status).toBe(204)
+      await stop(goesOn)
+    }
+    const last = await startConsumer(place)
+    await load.stop()
+    await stop(web, last)
+    expectExact(place.databasePath, load)
+  })
+
+  test('of which the older stands still while the newer starts: when it goes on it leaves with 69', async () => {
+    const place = makePlace((await startRedis()).url)
+    const web = await startWeb(place)
+    const load = new Load(web.url)
+    const older = await startConsumer(place)
+    await load.more(200)
+    // Not in the middle of a transaction, which would keep everybody else out.
+    const thaw = await freezeIdle(older.pid, place.databasePath)
+    const newer = await startConsumer(place)
+    await load.more(200)
+    thaw()
+    expect(await older.exited, older.output).toBe(69)
+    expect(older.output).toMatch(/another one has taken over/)
+    await load.more(100)
+    await load.stop()
+    await stop(web, newer)
+    expectExact(place.databasePath, load)
+  })
+
+  test.skipIf(noStrace !== undefined)(`of which the older stands still in the middle of a commit: the newer waits for it and then goes on${why}`, async () => {
+    const place = makePlace((await startRedis()).url)
+    const web = await startWeb(place)
+    const load = new Load(web.url)
+    const older = launchConsumer(place, place.databasePath, tracing('fdatasync,fsync', 'signal=SIGSTOP:when=60'))
+    await older.printed(/takes from/)
+    let locked = 0
+    // No commit takes as long as thirty looks.
+    await until('it to stand still', () => {
+      locked = isFree(place.databasePath) ? 0 : locked + 1
+      return locked > 30
+    })
+    const newer = launchConsumer(place, place.databasePath)
+    await later(1000)
+    process.kill(older.pid, 'SIGCONT')
+    await newer.printed(/takes from/)
+    expect(await older.exited, older.output).toBe(69)
+    await load.more(100)
+    await load.stop()
+    await stop(web, newer)
+    expectExact(place.databasePath, load)
+  })
+})
+
+describe('no replay storm', () => {
+  test('a consumer that comes back to as much as UNSTORED_BYTES_MAX and more: no batch is pushed twice', async () => {
+    const redis = await startRedis()
+    const client = redis.client()
+    onTestFinished(() => client.disconnect())
+    const place = makePlace(redis.url, { UNSTORED_BYTES_MAX: '100000' })
+    const gearboxWeb = await startWeb(place)
+    const consumer = await startConsumer(place)
+    const load = new Load(gearboxWeb.url)
+    await load.more(100)
+    consumer.kill('SIGKILL')
+    await consumer.exited
+    await gearboxWeb.printed(/UNSTORED_BYTES_MAX/)
+    await load.more(100)
+    const next = await startConsumer(place)
+    await load.more(200)
+    await load.stop()
+    await until('the queue to be empty', async () => await client.llen(batchesKey) === 0)
+    expect(await figure(gearboxWeb.url, 'gearbox_window_replays_total')).toBe(0)
+    const pushed = await figure(gearboxWeb.url, 'gearbox_batches_pushed_total')
+    expect(query(place.databasePath, 'SELECT sum(high) AS high FROM producers')).toEqual([{ high: pushed }])
+    await stop(gearboxWeb, next)
+    expectExact(place.databasePath, load)
+  })
+
+  test.each(['SIGSTOP', 'SIGKILL'] as const)('an embedded consumer that gets %s: at most one replay a worker, and one batch in each', async (signal) => {
+    const place = await makePlaceFor('the embedded queue')
+    const gearbox = await startGearbox(place)
+    const load = new Load(gearbox.url)
+    await load.more(200)
+    const pid = await partOf(gearbox, 'apps/consumer')
+    if (signal === 'SIGSTOP') {
+      const thaw = freeze(pid)
+      // The embedded queue's answers are given up after 2 s.
+      await later(2500)
+      thaw()
+    } else {
+      process.kill(pid, signal)
+      await until('another consumer', () => gearbox.parts('apps/consumer').some((part) => part.pid !== pid))
+    }
+    await load.more(200)
+    expect(await figure(gearbox.url, 'gearbox_window_replays_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
+    expect(await figure(gearbox.url, 'gearbox_batches_duplicate_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
+    await stopAndExpectExact(gearbox, place, load)
+  })
+})
+
+test('a restored copy is refused with 69 until a rebind, and then counts what is still to come', async () => {
+  const place = makePlace((await startRedis()).url)
+  const web = await startWeb(place)
+  let consumer = await startConsumer(place)
+  const before = new Load(web.url, 'before')
+  await before.more(200)
+  const copy = `${place.databasePath}.copy`
+  expect((await runCommand(place, 'backup', [copy])).code).toBe(0)
+  const kept = readTotals(copy)
+  await before.more(100)
+  await before.stop()
+  await until('all to be stored', () => before.problems(readTotals(place.databasePath)).length === 0)
+  await stop(consumer)
+
+  const refused = launchConsumer(place, copy)
+  expect(await refused.exited, refused.output).toBe(69)
+  expect(refused.output).toContain('npm run rebind')
+  expect(readTotals(copy)).toEqual(kept)
+
+  const after = new Load(web.url, 'after')
+  await after.more(50)
+  const rebound = await runCommand(place, 'rebind', [copy])
+  expect(rebound.code, rebound.output).toBe(0)
+  consumer = await startConsumer(place, copy)
+  await after.more(100)
+  await after.stop()
+  await stop(web, consumer)
+  expect(after.problems(readTotals(copy))).toEqual([])
+  for (const [key, total] of kept) expect(readTotals(copy).get(key)).toBe(total)
+
+  // Now the one that it was copied from is the stranger.
+  const stranger = launchConsumer(place, place.databasePath)
+  expect(await stranger.exited, stranger.output).toBe(69)
+  expect(existsSync(copy)).toBe(true)
+})
+
+async function freezeIdle (pid: number, path: string): Promise<() => void> {
+  return await until('it to stand still outside of a transaction', () => {
+    const thaw = freeze(pid)
+    if (isFree(path)) return thaw
+    thaw()
+    return undefined
+  })
+}
+
+function isFree (path: string): boolean {
+  const db = new Database(path, { timeout: 0 })
+  try {
+    db.exec('BEGIN IMMEDIATE; ROLLBACK')
+    return true
+  } catch {
+    return false
+  } finally {
+    db.close()
+  }
+}

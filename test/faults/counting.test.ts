@@ -1,0 +1,198 @@
+// What could make a request count twice, or not at all, though every part does its work: clocks, repeated keys, and elements that are no batches.
+import { randomUUID } from 'node:crypto'
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { Load, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
+import { until } from '../fixtures/until.ts'
+import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, partOf, query, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
+
+/** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */
+async function once (url: string, key: string, more: { readonly apiKey?: string, readonly value?: number } = {}): Promise<{ status: number, text: string }> {
+  return await replyTo(false, `${url}/increment?ack=stored`, `${encodeURIComponent(key)}=${more.value ?? 1}`, {
+    'idempotency-key': key.replaceAll(' ', '-'),
+    ...(more.apiKey === undefined ? {} : { authorization: `Bearer ${more.apiKey}` }),
+  })
+}
+
+/** Sends one request until it is stored: what had no answer or a late one may have counted. */
+async function untilStored (url: string, key: string): Promise<void> {
+  await until(`${key} to be stored`, async () => (await once(url, key)).status === 204)
+}
+
+test('junk and half of a batch pushed by others, under load: set aside, and nothing waits behind them', async () => {
+  const redis = await startRedis()
+  const client = redis.client()
+  onTestFinished(() => client.disconnect())
+  const place = makePlace(redis.url)
+  const gearbox = await startGearbox(place)
+  const load = new Load(gearbox.url)
+  await load.more(200)
+  const whole = JSON.stringify({ v: 1, producer: randomUUID(), seq: 1, at: Date.now(), requests: 1, increments: 1, sums: { poison: 1 }, once: [] })
+  const junk = ['', 'junk', '{}', '[]', 'null', whole.slice(0, whole.length / 2), whole.replace('"poison":1', '"poison":1.5'), whole.replace('"poison":1', '"poison":1,'), Buffer.from([0, 255, 254])]
+  for (const element of junk) {
+    await client.rpush(batchesKey, element)
+    await client.lpush(batchesKey, element)
+    await load.more(10)
+  }
+  expect((await postWith(false, `${gearbox.url}/increment?ack=stored`, 'behind=1'))).toBe(204)
+  expect(await figure(gearbox.url, 'gearbox_rejected_total')).toBeGreaterThanOrEqual(junk.length - 1)
+  await stopAndExpectExact(gearbox, place, load)
+  expect(query(place.databasePath, 'SELECT DISTINCT reason FROM rejected')).toEqual([{ reason: 'unreadable' }])
+  expect(readTotals(place.databasePath).has('poison')).toBe(false)
+})
+
+describe.each(modes)('an Idempotency-Key with %s', (mode) => {
+  test('sent to all workers at once counts once, by each caller', async () => {
+    const place = await makePlaceFor(mode, { WEB_WORKERS: '3', API_KEYS: 'alice,bob' })
+    const gearbox = await startGearbox(place)
+    const keys = Array.from({ length: 20 }, (_, i) => `at once ${i}`)
+    const replies = await Promise.all(keys.flatMap((key) => Array.from({ length: 6 }, async (_, i) => await once(gearbox.url, key, { apiKey: i % 2 === 0 ? 'alice' : 'bob' }))))
+    expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([204]))
+    await stop(gearbox)
+    expect(readTotals(place.databasePath)).toEqual(new Map(keys.map((key) => [key, 2n])))
+  })
+
+  test('counts once although workers and the consumer are killed between its repeats', async () => {
+    const place = await makePlaceFor(mode)
+    const gearbox = await startGearbox(place)
+    const keys = Array.from({ length: 6 }, (_, i) => `killed ${i}`)
+    for (const [i, key] of keys.entries()) {
+      const repeats = Array.from({ length: 8 }, async () => await once(gearbox.url, key).catch(() => undefined))
+      process.kill(await partOf(gearbox, i % 2 === 0 ? 'apps/web' : 'apps/consumer'), 'SIGKILL')
+      await Promise.all(repeats)
+      await untilStored(gearbox.url, key)
+    }
+    await stop(gearbox)
+    expect(readTotals(place.databasePath)).toEqual(new Map(keys.map((key) => [key, 1n])))
+  })
+
+  test('with another body is refused, and no more than IDEMPOTENCY_ROWS_MAX are remembered', async () => {
+    const place = await makePlaceFor(mode, { IDEMPOTENCY_ROWS_MAX: '5' })
+    const gearbox = await startGearbox(place)
+    expect((await once(gearbox.url, 'first')).status).toBe(204)
+    const other = await once(gearbox.url, 'first', { value: 2 })
+    expect(other).toMatchObject({ status: 422, text: expect.stringContaining('GBX_OTHER_BODY') })
+    for (let i = 0; i < 10; i++) expect((await once(gearbox.url, `filler ${i}`)).status).toBe(204)
+    expect(query(place.databasePath, 'SELECT count(*) AS rows FROM once')).toEqual([{ rows: 5 }])
+    await stop(gearbox)
+    expect(readTotals(place.databasePath).get('first')).toBe(1n)
+  })
+})
+
+test('an Idempotency-Key counts once although Redis is killed, and loses all it had, between its repeats', async () => {
+  const redis = await startRedis()
+  const client = redis.client()
+  client.on('error', () => {})
+  onTestFinished(() => client.disconnect())
+  const place = makePlace(redis.url)
+  const gearbox = await startGearbox(place)
+  const keys = Array.from({ length: 4 }, (_, i) => `redis ${i}`)
+  for (const [i, key] of keys.entries()) {
+    const repeats = Array.from({ length: 8 }, async () => await once(gearbox.url, key).catch(() => undefined))
+    if (i % 2 === 0) {
+      await redis.kill()
+      await redis.startAgain()
+    } else {
+      await client.flushall()
+    }
+    await Promise.all(repeats)
+    await untilStored(gearbox.url, key)
+  }
+  await stop(gearbox)
+  expect(readTotals(place.databasePath)).toEqual(new Map(keys.map((key) => [key, 1n])))
+})
+
+const library = existsSync('/usr/lib')
+  ? readdirSync('/usr/lib').map((name) => join('/usr/lib', name, 'faketime/libfaketimeMT.so.1')).find((path) => existsSync(path))
+  : undefined
+const why = library === undefined ? ' (libfaketime is not installed)' : ''
+
+/** A wall clock that a test sets for programs started with its environment. Only the wall clock: time goes on as it does. */
+class WrongClock {
+  readonly env: NodeJS.ProcessEnv
+  readonly #file: string
+
+  constructor (dir: string) {
+    this.#file = join(dir, 'clock')
+    this.env = { LD_PRELOAD: library, FAKETIME_TIMESTAMP_FILE: this.#file, FAKETIME_NO_CACHE: '1', FAKETIME_DONT_FAKE_MONOTONIC: '1', DONT_FAKE_MONOTONIC: '1', FAKETIME_DONT_RESET: '1' }
+    this.set(0)
+  }
+
+  set (hours: number): void {
+    writeFileSync(this.#file, `${hours < 0 ? '-' : '+'}${Math.abs(hours)}h\n`)
+  }
+}
+
+describe.skipIf(library === undefined)(`a wrong clock${why}`, () => {
+  test('of a worker, set forth and back: every key counts once', async () => {
+    const place = makePlace((await startRedis()).url, { IDEMPOTENCY_HOURS: '1', STATS_INTERVAL_MS: '200' })
+    const clock = new WrongClock(place.dir)
+    const [right, wrong] = [await startWeb(place), await startWeb(place, clock.env)]
+    const consumer = await startConsumer(place)
+    const load = new Load(wrong.url)
+    const keys: string[] = []
+    for (const hours of [0, 1, -1, 2, 0, -2]) {
+      clock.set(hours)
+      const key = `worker at ${hours} (${keys.length})`
+      keys.push(key)
+      for (const url of [wrong.url, right.url, wrong.url]) expect((await once(url, key)).status, key).toBe(204)
+      for (const before of keys) expect((await once(wrong.url, before)).status, before).toBe(204)
+      await load.more(30)
+    }
+    await until('its log to show its clock', () => clockOf(wrong) < -1)
+    await load.stop()
+    await stop(right, wrong, consumer)
+    expectExact(place.databasePath, load)
+    for (const key of keys) expect(readTotals(place.databasePath).get(key), key).toBe(1n)
+  })
+
+  test('of the consumer, set forth and back: no key is forgotten early, and every one counts once', { timeout: 60_000 }, async () => {
+    const place = makePlace((await startRedis()).url, { IDEMPOTENCY_HOURS: '1', STATS_INTERVAL_MS: '200' })
+    const clock = new WrongClock(place.dir)
+    const web = await startWeb(place)
+    let consumer = await startConsumer(place, place.databasePath, clock.env)
+    const load = new Load(web.url)
+    expect((await once(web.url, 'before')).status).toBe(204)
+    clock.set(3)
+    // It prunes every 10 s.
+    await load.more(50)
+    await load.stop()
+    await later(11_000)
+    expect((await once(web.url, 'before')).status).toBe(204)
+    expect((await once(web.url, 'ahead')).status).toBe(204)
+    clock.set(-3)
+    for (const key of ['before', 'ahead', 'behind']) expect((await once(web.url, key)).status).toBe(204)
+    await until('its log to show its clock', () => clockOf(consumer) < -2)
+    await stop(consumer)
+    consumer = await startConsumer(place, place.databasePath, clock.env)
+    for (const key of ['before', 'ahead', 'behind']) expect((await once(web.url, key)).status).toBe(204)
+    await stop(web, consumer)
+    expectExact(place.databasePath, load)
+    expect([...readTotals(place.databasePath)].filter(([key]) => !key.startsWith('load'))).toEqual([['ahead', 1n], ['before', 1n], ['behind', 1n]])
+  })
+
+  test('of a worker, an hour back, when keys are forgotten for want of room: what may be a repeat is refused as too late', async () => {
+    const place = makePlace((await startRedis()).url, { IDEMPOTENCY_ROWS_MAX: '5' })
+    const clock = new WrongClock(place.dir)
+    clock.set(-1)
+    const [right, wrong] = [await startWeb(place), await startWeb(place, clock.env)]
+    const consumer = await startConsumer(place)
+    expect((await once(wrong.url, 'early')).status).toBe(204)
+    for (let i = 0; i < 6; i++) expect((await once(right.url, `filler ${i}`)).status).toBe(204)
+    for (let repeats = 1; repeats <= 2; repeats++) {
+      expect(await once(wrong.url, 'early')).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
+    }
+    expect(await once(wrong.url, 'late')).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
+    await stop(right, wrong, consumer)
+    expect(query(place.databasePath, 'SELECT DISTINCT reason FROM rejected')).toEqual([{ reason: 'too late' }])
+    expect(readTotals(place.databasePath).get('early')).toBe(1n)
+    expect(readTotals(place.databasePath).has('late')).toBe(false)
+  })
+})
+
+/** By how many hours the last line of a program's log is ahead. */
+function clockOf (program: Program): number {
+  const times = program.logged().map(({ time }) => typeof time === 'number' ? time : Date.parse(String(time)))
+  return (times.at(-1)! - Date.now()) / 3_600_000
+}

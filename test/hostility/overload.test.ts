@@ -1,0 +1,209 @@
+// More than can be held or sent on, against the real processes: limits stop it with a 503 or a closed connection, and all that was accepted arrives exactly.
+import { spawnSync } from 'node:child_process'
+import { Agent } from 'node:http'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { post, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
+import { RedisServer } from '../fixtures/redis.ts'
+import { until } from '../fixtures/until.ts'
+import { consumerModule, figure, freeze, gapsIn, makePlace, modes, partOf, startGearbox, stop, type Mode, type Place } from '../faults/fixtures.ts'
+
+/** Ten minutes of outage instead of seconds. */
+const long = process.env.GEARBOX_LONG === '1'
+const outageMs = long ? 600_000 : 6000
+
+interface Stallable {
+  readonly place: Place
+  readonly gearbox: Program & { readonly url: string }
+  /** Lets the queue stand still, all its connections open. @returns what lets it go on */
+  stall (): Promise<() => void>
+  /** Takes the queue away, as far as it can be: Redis dies, an embedded one stands still. @returns what brings it back */
+  take (): Promise<() => Promise<void>>
+}
+
+async function startWith (mode: Mode, env: NodeJS.ProcessEnv): Promise<Stallable> {
+  const redis = mode === 'Redis' ? await RedisServer.start() : undefined
+  onTestFinished(async () => { await redis?.stop() })
+  const place = makePlace(redis?.url, { WEB_WORKERS: '1', ...env })
+  const gearbox = await startGearbox(place)
+  const stall = async (): Promise<() => void> => freeze(redis?.pid ?? await partOf(gearbox, consumerModule))
+  return {
+    place,
+    gearbox,
+    stall,
+    take: async () => {
+      if (redis === undefined) {
+        const thaw = await stall()
+        return async () => thaw()
+      }
+      await redis.kill()
+      return async () => { await redis.startAgain() }
+    },
+  }
+}
+
+function newAgent (maxSockets: number): Agent {
+  const agent = new Agent({ keepAlive: true, maxSockets })
+  onTestFinished(() => agent.destroy())
+  return agent
+}
+
+/** Resident memory of a process in bytes. */
+function memoryOf (pid: number): number {
+  return Number(spawnSync('ps', ['-o', 'rss=', '-p', String(pid)], { encoding: 'utf8' }).stdout) * 1024
+}
+
+function codeOf (text: string): unknown {
+  const value: unknown = text === '' ? undefined : JSON.parse(text)
+  return typeof value === 'object' && value !== null && 'code' in value ? value.code : undefined
+}
+
+async function expectTotals ({ place, gearbox }: Stallable, expected: ReadonlyMap<string, bigint>): Promise<void> {
+  await stop(gearbox)
+  expect(readTotals(place.databasePath)).toEqual(expected)
+  expect(gapsIn(place.databasePath)).toEqual([])
+}
+
+describe.each(modes)('with %s', (mode) => {
+  test('a flood of distinct keys while the queue stands still stops at PENDING_KEYS_MAX, and all that was accepted arrives', async () => {
+    const keysMax = 20_000
+    const system = await startWith(mode, { PENDING_KEYS_MAX: String(keysMax) })
+    const { gearbox } = system
+    const go = await system.stall()
+    const agent = newAgent(8)
+    const expected = new Map<string, bigint>([['hot', 0n]])
+    const refused = new Map<string, number>()
+    let floods = 0
+    await Promise.all(Array.from({ length: 8 }, async () => {
+      for (let after = 0; after < 5;) {
+        const keys = Array.from({ length: 499 }, (_, i) => `flood-${floods}-${i}`)
+        floods++
+        const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=memory`, `hot=1&${keys.map((key) => `${key}=-3`).join('&')}`)
+        if (status === 202) {
+          for (const key of keys) expected.set(key, -3n)
+          expected.set('hot', expected.get('hot')! + 1n)
+        } else {
+          after++
+          const what = `${status} ${codeOf(text)}`
+          refused.set(what, (refused.get(what) ?? 0) + 1)
+        }
+      }
+    }))
+    expect(refused).toEqual(new Map([['503 GBX_OVERLOADED', 40]]))
+    const one = await post(`${gearbox.url}/increment?ack=memory`, Array.from({ length: 500 }, (_, i) => `more-${i}=1`).join('&'))
+    expect(one.status).toBe(503)
+    expect(one.headers.get('retry-after')).toMatch(/^[1-9]\d*$/)
+    // What was drained before the queue stood still is no longer in memory only; all of it is at most one flush more than the limit.
+    expect(expected.size).toBeGreaterThan(keysMax - 1000)
+    expect(expected.size).toBeLessThanOrEqual(2 * keysMax)
+    expect((await post(`${gearbox.url}/increment?ack=memory`, 'hot=1')).status, 'a key that waits already').toBe(202)
+    go()
+    let again = 1n
+    await until('room', async () => {
+      const { status } = await post(gearbox.url, 'hot=1')
+      if (status === 204 || status === 202) again++
+      return status === 204 && await figure(gearbox.url, 'gearbox_pending_keys') === 0
+    })
+    expected.set('hot', expected.get('hot')! + again)
+    await expectTotals(system, expected)
+  })
+
+  test('PENDING_REQUESTS_MAX replies are held while the queue stands still, and what is refused does not count', async () => {
+    const system = await startWith(mode, { PENDING_REQUESTS_MAX: '50', ACK_TIMEOUT_MS: '20000' })
+    const { gearbox } = system
+    const go = await system.stall()
+    const agent = newAgent(200)
+    const answered = new Map<string, number>()
+    const asked = Promise.all(Array.from({ length: 200 }, async (_, i) => {
+      const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=${i % 2 === 0 ? 'queued' : 'stored'}`, 'a=1')
+      const what = `${status} ${codeOf(text) ?? ''}`.trim()
+      answered.set(what, (answered.get(what) ?? 0) + 1)
+    }))
+    await until('all others to be refused', () => answered.get('503 GBX_OVERLOADED') === 150)
+    expect((await post(`${gearbox.url}/increment?ack=memory`, 'a=1')).status).toBe(202)
+    go()
+    await asked
+    expect(answered).toEqual(new Map([['503 GBX_OVERLOADED', 150], ['204', 50]]))
+    await expectTotals(system, new Map([['a', 51n]]))
+  })
+
+  test('a queue that is away for seconds under load: bounded memory, 202 and then 503, and everything counted arrives', { timeout: outageMs + 60_000 }, async () => {
+    const [keys, bytesMax] = [100, 65_536]
+    const system = await startWith(mode, { ACK_TIMEOUT_MS: '1000', PENDING_BYTES_MAX: String(bytesMax) })
+    const { gearbox } = system
+    const worker = await partOf(gearbox, 'apps/web')
+    const agent = newAgent(12)
+    const body = Array.from({ length: keys }, (_, i) => `hot-${i}=1`).join('&')
+    // What a worker needs under load anyway is there before it is measured.
+    let counted = 0n
+    for (let i = 0; i < 300; i++) if (await postWith(agent, `${gearbox.url}/increment?ack=memory`, body) === 202) counted++
+    const giveBack = await system.take()
+    const takenAt = performance.now()
+    const before = memoryOf(worker)
+
+    const statuses = { memory: new Array<number>(), queued: new Array<number>(), stored: new Array<number>() }
+    let overloaded = 0
+    const count = async (level: keyof typeof statuses, agent: Agent): Promise<void> => {
+      const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=${level}`, body)
+      if (statuses[level].at(-1) !== status) statuses[level].push(status)
+      if (status === 204 || status === 202) counted++
+      else if (codeOf(text) !== 'GBX_QUEUE_UNREACHABLE') overloaded++
+    }
+    const away = (): boolean => performance.now() < takenAt + outageMs
+    const hotAway = (): boolean => long && away()
+    // What is held for ACK_TIMEOUT_MS keeps these clients calm; a 503 comes at once.
+    const calm = newAgent(4)
+    // 100,000 increments of the same keys in memory at the least, and clients at the other levels as long as it lasts.
+    const hot = Array.from({ length: 8 }, async () => { for (let i = 0; i < 125 || hotAway(); i++) await count('memory', agent) })
+    const safe = (['queued', 'stored'] as const).flatMap((level) => [1, 2].map(async () => {
+      while (away()) await count(level, calm)
+    }))
+    await Promise.all([...hot, ...safe])
+    expect(statuses.memory).toEqual([202])
+    expect(memoryOf(worker) - before, 'bytes of memory that came with the outage').toBeLessThan(96 * 2 ** 20)
+    expect(overloaded, 'the same keys take no room anew').toBe(0)
+    const flood = Array.from({ length: 300 }, (_, i) => `${i}${'-'.repeat(200)}=1`).join('&')
+    const refused = await post(`${gearbox.url}/increment?ack=memory`, flood)
+    expect([refused.status, codeOf(refused.text)], 'beyond PENDING_BYTES_MAX').toEqual([503, 'GBX_OVERLOADED'])
+
+    await giveBack()
+    await until('the queue to take batches again', async () => {
+      const { status } = await post(gearbox.url, 'back=1')
+      return status === 204
+    })
+    await stop(gearbox)
+    const totals = readTotals(system.place.databasePath)
+    totals.delete('back')
+    expect(totals).toEqual(new Map(Array.from({ length: keys }, (_, i) => [`hot-${i}`, counted])))
+    expect(gapsIn(system.place.databasePath)).toEqual([])
+    for (const level of ['queued', 'stored'] as const) {
+      // The last late ones may be told when the first are refused already.
+      const [first, ...more] = statuses[level].filter((status, i) => status !== 204 || i > 0)
+      expect([first, new Set(more), more.at(-1)], `${level}: late, and refused when the queue is away for longer than ACK_TIMEOUT_MS`).toEqual([202, new Set(more.length > 1 ? [202, 503] : [503]), 503])
+    }
+  })
+})
+
+test('of more connections than CONNECTIONS_MAX the others are closed unanswered, those inside are served, and only what was answered counts', async () => {
+  const system = await startWith('the embedded queue', { CONNECTIONS_MAX: '50' })
+  const { gearbox } = system
+  let [answered, closed] = [0n, 0]
+  const statuses = new Set<number>()
+  const startedAt = performance.now()
+  await Promise.all(Array.from({ length: 200 }, async () => {
+    const agent = newAgent(1)
+    while (performance.now() - startedAt < 2000) {
+      try {
+        statuses.add(await postWith(agent, `${gearbox.url}/increment`, 'a=1'))
+        answered++
+      } catch {
+        closed++
+        await until('a turn', () => true)
+      }
+    }
+    agent.destroy()
+  }))
+  expect([...statuses]).toEqual([204])
+  expect(closed).toBeGreaterThan(0)
+  expect(answered).toBeGreaterThan(50n)
+  await expectTotals(system, new Map([['a', answered]]))
+})

@@ -1,0 +1,89 @@
+// What is explored: bounds by name, and the rules that are broken in them.
+import { realRules, type Rules } from './rules.ts'
+import type { Size } from './state.ts'
+
+export interface Configuration extends Size {
+  /** It has somewhat more states than this; far fewer would mean that something can't happen any more. */
+  readonly statesMin: number
+}
+
+const one = { increments: [2], consumers: 1 }
+
+/** One kind of fault at a time. Two increments of a worker become one batch or two. */
+export const configurations = {
+  'no fault': { ...one, faults: {}, statesMin: 300 },
+  'no fault, three batches': { increments: [3], consumers: 1, faults: {}, statesMin: 1_100 },
+  timeouts: { ...one, faults: { timeouts: 2 }, statesMin: 7_000 },
+  'timeouts, two workers': { increments: [1, 1], consumers: 1, faults: { timeouts: 1 }, statesMin: 11_000 },
+  'late messages': { ...one, faults: { late: 2 }, statesMin: 24_000 },
+  'consumer crash': { ...one, faults: { consumerCrashes: 2 }, statesMin: 4_400 },
+  'consumer crash, two workers': { increments: [1, 1], consumers: 1, faults: { consumerCrashes: 1 }, statesMin: 7_500 },
+  'worker crash': { ...one, faults: { workerCrashes: 1, late: 1 }, statesMin: 4_000 },
+  'two consumers': { increments: [2], consumers: 2, faults: { secondConsumers: 1 }, statesMin: 6_500 },
+  'two consumers, twice': { increments: [2], consumers: 2, faults: { secondConsumers: 2 }, statesMin: 24_000 },
+  'loss noticed': { ...one, faults: { restarts: 1, saves: 1 }, statesMin: 110_000 },
+  'loss noticed, failover': { increments: [1], consumers: 1, faults: { failovers: 1, saves: 1 }, statesMin: 7_000 },
+  'loss unnoticed': { ...one, faults: { flushes: 1 }, statesMin: 5_400 },
+  'loss unnoticed, twice': { ...one, faults: { flushes: 2 }, statesMin: 31_000 },
+  'loss unnoticed, two workers': { increments: [1, 1], consumers: 1, faults: { flushes: 1 }, statesMin: 70_000 },
+} as const satisfies Record<string, Configuration>
+
+/** Two kinds at a time, where one alone can't show something. */
+export const mixed = {
+  'worker crash and loss': { ...one, faults: { workerCrashes: 1, flushes: 1 }, statesMin: 6_000 },
+  'loss and late messages': { ...one, faults: { flushes: 1, late: 1 }, statesMin: 95_000 },
+  'two failovers': { increments: [1], consumers: 1, faults: { failovers: 2, saves: 1 }, statesMin: 30_000 },
+} as const satisfies Record<string, Configuration>
+
+export interface Broken {
+  readonly name: string
+  readonly rules: Rules
+  readonly fails: keyof typeof configurations
+  readonly how: RegExp
+}
+
+const lost = /^at rest, increment \d+ is lost \(acknowledged\), and its worker lives$/m
+const doubled = /^increment \d+ is counted 2 times$/m
+
+/** Each of these is one rule away from the real ones, and wrong. */
+export const broken: readonly Broken[] = [
+  { name: 'pop before commit', rules: { ...realRules, take: 'pops' }, fails: 'consumer crash', how: lost },
+  { name: 'LTRIM n as acknowledgement', rules: { ...realRules, acknowledge: 'trims n' }, fails: 'late messages', how: lost },
+  { name: 'retry under a new sequence', rules: { ...realRules, retry: 'new sequence' }, fails: 'timeouts', how: doubled },
+  { name: 'merging into a retried batch', rules: { ...realRules, retry: 'merged with what came since' }, fails: 'timeouts', how: lost },
+  { name: 'no window', rules: { ...realRules, window: 'none' }, fails: 'loss noticed', how: lost },
+  { name: 'no generation', rules: { ...realRules, generation: 'ignored' }, fails: 'loss unnoticed', how: lost },
+  { name: 'no run_id', rules: { ...realRules, runId: 'ignored' }, fails: 'loss noticed', how: lost },
+  { name: 'nothing told at the start', rules: { ...realRules, start: 'tells nothing' }, fails: 'consumer crash', how: /is never told/ },
+  { name: 'a binding checked against a database that was read before the queue', rules: { ...realRules, binding: 'database first' }, fails: 'two consumers', how: /was refused/ },
+]
+
+/** A second line of defence: alone each of the two changes nothing, both together are wrong. */
+export interface SecondLine extends Omit<Broken, 'rules'> {
+  readonly first: Partial<Rules>
+  readonly second: Partial<Rules>
+}
+
+export const secondLines: readonly SecondLine[] = [
+  {
+    name: 'dedup by the highest sequence without gaps, behind the push that compares the generation',
+    first: { generation: 'looked at' },
+    second: { appliedBefore: 'highest' },
+    fails: 'loss unnoticed',
+    how: lost,
+  },
+  {
+    name: 'a window trimmed up to n, behind the push that compares the generation',
+    first: { generation: 'looked at' },
+    second: { drop: 'up to the highest' },
+    fails: 'loss unnoticed',
+    how: lost,
+  },
+  {
+    name: 'reading what was applied before outside the transaction, behind the epoch',
+    first: { epoch: 'ignored' },
+    second: { readApplied: 'at the take' },
+    fails: 'two consumers',
+    how: doubled,
+  },
+]

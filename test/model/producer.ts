@@ -1,0 +1,210 @@
+// A web worker: apps/web/src/flusher.ts and window.ts over packages/queue/src/redis-producer-queue.ts.
+// accept → flush (drain, encode) → deliver (catch up, push) → queued; beside it hear, look and, after a loss, replay.
+import { has, type Sequences } from '@gearbox/queue/sequences.ts'
+import * as queue from './queue.ts'
+import type { Rules } from './rules.ts'
+import { spend, type Add } from './step.ts'
+import { at, lostWorker, same, set, type Element, type Incarnation, type Late, type State, type Unstored, type Worker } from './state.ts'
+
+/** Batches that one replaying push takes: one, so that anything can come between two of them. */
+const groupBatchesMax = 1
+
+/** Increments that one batch takes: a larger drain becomes several. */
+const batchIncrementsMax = 2
+
+function withWorker (state: State, producer: number, change: Partial<Worker>): State {
+  return { ...state, workers: set(state.workers, producer, { ...at(state.workers, producer), ...change }) }
+}
+
+export function producerSteps (state: State, rules: Rules, producer: number, add: Add, addFault: Add): void {
+  const worker = at(state.workers, producer)
+  if (!worker.alive) return
+  const connected = worker.queue.runId !== 0
+  const who = `worker ${producer}`
+
+  if (worker.coming.length > 0) {
+    add(() => `${who}: accepts increment ${worker.coming[0]}`, () => withWorker(state, producer, { coming: worker.coming.slice(1), accumulator: [...worker.accumulator, ...worker.coming.slice(0, 1)] }))
+  }
+  if (worker.drain === undefined && worker.accumulator.length > 0) {
+    add(() => `${who}: flush drains ${worker.accumulator.join(', ')} and encodes batch ${worker.seq + 1}`, () => flush(state, producer))
+  }
+  if (worker.word !== undefined) {
+    add(() => `${who}: hears that ${show(worker.word)} is stored`, () => heard(withWorker(state, producer, { word: undefined }), rules, producer, worker.word))
+  }
+  if (!connected) add(() => `${who}: connects and identifies the queue`, () => identify(state, rules, producer))
+  if (connected && worker.window.length > 0) {
+    add(() => `${who}: looks: ${show(at(state.redis.data.stored, producer))} is stored, generation ${state.redis.data.generation}`, () => look(state, rules, producer))
+  }
+  if (worker.push === undefined) {
+    if (connected) addDelivery(state, rules, producer, add)
+  } else {
+    addPush(state, rules, producer, worker.push, add, addFault)
+  }
+  const crashed = spend(state, 'workerCrashes')
+  if (crashed !== undefined) {
+    const dead = (from: State): State => ({ ...from, workers: set(from.workers, producer, lostWorker) })
+    addFault(() => `${who} CRASHES`, () => dead(crashed))
+    const late = spend(crashed, 'late')
+    if (late !== undefined && worker.push !== undefined && worker.push.reply === undefined) {
+      const command = lateOf(worker.push)
+      addFault(() => `${who} CRASHES; its push may still arrive`, () => dead({ ...late, late: [...late.late, command] }))
+    }
+  }
+}
+
+/** What flusher.ts does next on its own account: catch up, replay, push, or settle. */
+function addDelivery (state: State, rules: Rules, producer: number, add: Add): void {
+  const worker = at(state.workers, producer)
+  const who = `worker ${producer}`
+  const { replay, delivering } = worker
+  if (replay !== undefined) {
+    const [seq] = replay.rest
+    if (!same(worker.queue, replay.to)) add(() => `${who}: the queue moved, the replay begins anew`, () => withWorker(state, producer, { replay: undefined }))
+    else if (seq !== undefined) add(() => `${who}: replays batch ${replay.rest.slice(0, groupBatchesMax).join(', ')}`, () => pushGroup(state, producer, replay))
+    else add(() => `${who}: the replay is done`, () => withWorker(state, producer, { replay: undefined, incarnation: replay.to }))
+    return
+  }
+  const needsPush = delivering !== undefined && worker.window.some(({ element, pushed }) => element.seq === delivering && !pushed)
+  if (delivering !== undefined && !needsPush) {
+    add(() => `${who}: batch ${delivering} is delivered`, () => delivered(state, producer))
+  } else if (!same(worker.queue, worker.incarnation) && (needsPush || needsReplay(worker))) {
+    add(() => `${who}: catches up with run ${worker.queue.runId}, generation ${worker.queue.generation}`, () => catchUp(state, rules, producer))
+  } else if (needsPush) {
+    add(() => `${who}: pushes batch ${delivering}`, () => send(state, producer, worker.window.filter(({ element }) => element.seq === delivering).map(({ element }) => element)))
+  }
+}
+
+/** A push on its way: Redis runs the script, the reply comes; or the connection dies. */
+function addPush (state: State, rules: Rules, producer: number, push: Worker['push'] & {}, add: Add, addFault: Add): void {
+  const who = `worker ${producer}`
+  if (push.reply === undefined) {
+    add(() => `redis: push of ${showElements(push.elements)} for generation ${push.generation} (has ${state.redis.data.generation})`, () => {
+      const { state: after, reply } = queue.push(state, rules, push.elements, push.generation)
+      return withWorker(after, producer, { push: { ...push, reply } })
+    })
+  } else {
+    add(() => `${who}: the reply is "${push.reply}"`, () => replied(state, rules, producer, push))
+  }
+  const failed = spend(state, 'timeouts')
+  if (failed !== undefined) addFault(() => `${who}: TIMEOUT, the push's ${push.reply === undefined ? 'request' : 'reply'} is LOST`, () => pushFailed(failed, rules, producer))
+  const late = push.reply === undefined ? spend(state, 'late') : undefined
+  if (late !== undefined) addFault(() => `${who}: TIMEOUT, the push may still ARRIVE LATE`, () => pushFailed({ ...late, late: [...late.late, lateOf(push)] }, rules, producer))
+}
+
+function lateOf ({ elements, generation }: Worker['push'] & {}): Late {
+  return { name: 'push', elements, generation }
+}
+
+/** Flusher.#flush: drains the accumulator; what comes from now on waits for the next flush. */
+function flush (state: State, producer: number): State {
+  const { accumulator } = at(state.workers, producer)
+  return encode(withWorker(state, producer, { accumulator: [], drain: accumulator, round: accumulator }), producer)
+}
+
+/** Flusher.#encode: from here on the batch is frozen, in the window, and delivered. */
+function encode (state: State, producer: number): State {
+  const { drain = [], seq: before, window } = at(state.workers, producer)
+  const seq = before + 1
+  const element: Element = { producer, seq, increments: drain.slice(0, batchIncrementsMax) }
+  return withWorker(state, producer, { seq, drain: drain.slice(batchIncrementsMax), window: [...window, { element, pushed: false }], delivering: seq })
+}
+
+/** After Flusher.#deliver: the drain's next batch, or else its `queued` replies. */
+function delivered (state: State, producer: number): State {
+  const { drain = [], round } = at(state.workers, producer)
+  if (drain.length > 0) return encode(state, producer)
+  const settled = withWorker(state, producer, { delivering: undefined, drain: undefined, round: [] })
+  return { ...settled, acknowledged: settled.acknowledged.map((before, increment) => before || round.includes(increment)) }
+}
+
+/** Flusher.#needsReplay and Window.hasPushed */
+function needsReplay ({ queue, incarnation, window }: Worker): boolean {
+  return queue.runId !== 0 && !same(queue, incarnation) && window[0]?.pushed === true
+}
+
+/** Flusher.#catchUp up to its first push. */
+function catchUp (state: State, rules: Rules, producer: number): State {
+  const worker = at(state.workers, producer)
+  const to = worker.queue
+  if (!needsReplay(worker)) return withWorker(state, producer, { incarnation: to })
+  const after = look(state, rules, producer)
+  return withWorker(after, producer, { replay: { to, rest: at(after.workers, producer).window.map(({ element }) => element.seq) } })
+}
+
+/** One group of Window.groups in Flusher.#pushWindow; what became known as stored since is not pushed. */
+function pushGroup (state: State, producer: number, replay: { to: Incarnation, rest: readonly number[] }): State {
+  const { window } = at(state.workers, producer)
+  const seqs = replay.rest.slice(0, groupBatchesMax)
+  const group = window.filter(({ element }) => seqs.includes(element.seq)).map(({ element }) => element)
+  const after = withWorker(state, producer, { replay: { to: replay.to, rest: replay.rest.slice(groupBatchesMax) } })
+  return group.length === 0 ? after : send(after, producer, group)
+}
+
+function send (state: State, producer: number, elements: readonly Element[]): State {
+  const { queue } = at(state.workers, producer)
+  return withWorker(state, producer, { push: { elements, generation: queue.generation, reply: undefined } })
+}
+
+function replied (state: State, rules: Rules, producer: number, { elements, reply }: Worker['push'] & {}): State {
+  const after = withWorker(state, producer, { push: undefined })
+  if (reply === 'moved') return withWorker(identify(after, rules, producer), producer, { replay: undefined })
+  const { window } = at(after.workers, producer)
+  return withWorker(after, producer, { window: markPushed(window, rules, elements) })
+}
+
+function markPushed (window: readonly Unstored[], rules: Rules, elements: readonly Element[]): Unstored[] {
+  const seqs = elements.map(({ seq }) => seq)
+  if (rules.window === 'none') return window.filter(({ element }) => !seqs.includes(element.seq))
+  return window.map((batch) => seqs.includes(batch.element.seq) ? { ...batch, pushed: true } : batch)
+}
+
+/** The connection is dead: whether the push was carried out is not known. It is sent again, and a replay from its start. */
+function pushFailed (state: State, rules: Rules, producer: number): State {
+  const worker = at(state.workers, producer)
+  const after = withWorker(state, producer, { push: undefined, replay: undefined, queue: { ...worker.queue, runId: 0 } })
+  const unpushed = worker.window.find(({ element, pushed }) => element.seq === worker.delivering && !pushed)
+  if (unpushed === undefined || rules.retry === 'same bytes') return after
+  const others = worker.window.filter((batch) => batch !== unpushed)
+  if (rules.retry === 'new sequence') {
+    const seq = worker.seq + 1
+    return withWorker(after, producer, { seq, delivering: seq, window: [...others, { element: { ...unpushed.element, seq }, pushed: false }] })
+  }
+  const increments = [...unpushed.element.increments, ...worker.accumulator]
+  return withWorker(after, producer, {
+    window: [...others, { element: { ...unpushed.element, increments }, pushed: false }],
+    round: [...worker.round, ...worker.accumulator],
+    accumulator: [],
+  })
+}
+
+/** RedisProducerQueue.#identify and #adoptGeneration */
+function identify (state: State, rules: Rules, producer: number): State {
+  const { redis } = state
+  const runId = rules.runId === 'ignored' ? 1 : rules.runId === 'read' ? redis.runId : redis.runId * 100 + redis.replicationId
+  if (rules.generation === 'ignored') return withWorker(state, producer, { queue: { runId, generation: 1 } })
+  const after = queue.adoptGeneration(state)
+  return withWorker(after, producer, { queue: { runId, generation: after.redis.data.generation } })
+}
+
+/** Flusher.#look and RedisProducerQueue.stored */
+function look (state: State, rules: Rules, producer: number): State {
+  const told = heard(state, rules, producer, at(state.redis.data.stored, producer))
+  return rules.generation === 'ignored' || state.redis.data.generation === at(state.workers, producer).queue.generation ? told : identify(told, rules, producer)
+}
+
+/** Window.dropStored */
+function heard (state: State, rules: Rules, producer: number, stored: Sequences | undefined): State {
+  if (stored === undefined) return state
+  const { window } = at(state.workers, producer)
+  const isStored = (seq: number): boolean => rules.drop === 'exactly' ? has(stored, seq) : seq <= stored.high
+  return withWorker(state, producer, { window: window.filter(({ element }) => !isStored(element.seq)) })
+}
+
+export function show (stored: Sequences | undefined): string {
+  if (stored === undefined || stored.high === 0) return 'nothing'
+  return `up to ${stored.high}${stored.gaps.map(([from, to]) => ` but ${from}–${to}`).join('')}`
+}
+
+export function showElements (elements: readonly Element[]): string {
+  return elements.map(({ producer, seq, increments }) => `batch ${producer}.${seq} (${increments.join(', ')})`).join(' and ')
+}

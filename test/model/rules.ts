@@ -1,0 +1,44 @@
+// The rules that make counting exact, each with the ways of breaking it that the model can show to be wrong.
+// The first alternative of each is the real one.
+
+export interface Rules {
+  /** take.lua reads a run and leaves it in the list. */
+  readonly take: 'reads' | 'pops'
+  /** acknowledge.lua pops while the head is the next handled element. */
+  readonly acknowledge: 'pops if handled' | 'trims n'
+  /** A push without a definite answer is sent again: the same bytes. */
+  readonly retry: 'same bytes' | 'new sequence' | 'merged with what came since'
+  /** Flusher: what is pushed stays in the window until it is stored. */
+  readonly window: 'until stored' | 'none'
+  /** Window.dropStored: drops exactly what is stored. */
+  readonly drop: 'exactly' | 'up to the highest'
+  /** push.lua compares the generation; if not, a look may still notice that it changed, or nothing does. */
+  readonly generation: 'compared' | 'looked at' | 'ignored'
+  /** readServer: run_id and replication id are parts of the incarnation. */
+  readonly runId: 'read' | 'ignored' | 'read with replication id'
+  /** Store.apply: the highest sequence of a producer and the gaps below it. */
+  readonly appliedBefore: 'highest and gaps' | 'highest'
+  /** Store.apply: what was applied before is read inside the transaction. */
+  readonly readApplied: 'in the transaction' | 'at the take'
+  /** A consumer checks its epoch in the database and in the queue. */
+  readonly epoch: 'checked' | 'ignored'
+  /** Consumer.run begins with telling what the one before it may not have told. */
+  readonly start: 'tells' | 'tells nothing'
+  /** checkBinding: which of the two is read first. */
+  readonly binding: 'queue first' | 'database first'
+}
+
+export const realRules: Rules = {
+  take: 'reads',
+  acknowledge: 'pops if handled',
+  retry: 'same bytes',
+  window: 'until stored',
+  drop: 'exactly',
+  generation: 'compared',
+  runId: 'read with replication id',
+  appliedBefore: 'highest and gaps',
+  readApplied: 'in the transaction',
+  epoch: 'checked',
+  start: 'tells',
+  binding: 'queue first',
+}
