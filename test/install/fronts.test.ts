@@ -1,0 +1,205 @@
+// The configurations of install/nginx and install/haproxy in the real programs, with only ports and paths replaced:
+// TLS outside, kept connections inside, and no POST that is sent twice.
+import { spawnSync } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { createServer, type IncomingHttpHeaders } from 'node:http'
+import { Agent, request } from 'node:https'
+import { connect, createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
+import { delimiter, join } from 'node:path'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { endWithTest, Program, readTotals, root, startAll } from '../fixtures/gearbox.ts'
+import { freePort } from '../fixtures/redis.ts'
+import { findProgram } from '../fixtures/requirements.ts'
+import { temporaryDir } from '../fixtures/temporary.ts'
+import { until } from '../fixtures/until.ts'
+
+// Debian keeps them where only root's PATH looks.
+process.env.PATH = [process.env.PATH, '/usr/sbin', '/usr/local/sbin'].join(delimiter)
+
+interface Front {
+  readonly url: string
+  readonly ca: string
+}
+
+interface Place {
+  readonly dir: string
+  readonly port: number
+  readonly upstreams: readonly number[]
+}
+
+const fronts = [
+  {
+    name: 'nginx',
+    configure: ({ dir, port, upstreams }: Place): string[] => {
+      writeFileSync(join(dir, 'gearbox.conf'), replaced('install/nginx/gearbox.conf', [
+        ['listen 443 ssl;', `listen 127.0.0.1:${port} ssl;`],
+        ['listen [::]:443 ssl;', ''],
+        ['/etc/ssl/certs/gearbox.pem', join(dir, 'cert.pem')],
+        ['/etc/ssl/private/gearbox.key', join(dir, 'key.pem')],
+        ['server 127.0.0.1:3333 max_fails=0;', upstreams.map((upstream) => `server 127.0.0.1:${upstream} max_fails=0;`).join(' ')],
+      ]))
+      const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${join(dir, name)};`)
+      writeFileSync(join(dir, 'nginx.conf'), `${process.getuid?.() === 0 ? 'user root;' : ''} daemon off; worker_processes 1; pid ${join(dir, 'pid')}; error_log stderr;
+        events { worker_connections 1024; } http { access_log off; ${temporary.join(' ')} include ${join(dir, 'gearbox.conf')}; }`)
+      return ['-p', dir, '-e', 'stderr', '-c', join(dir, 'nginx.conf')]
+    },
+  },
+  {
+    name: 'haproxy',
+    configure: ({ dir, port, upstreams }: Place): string[] => {
+      writeFileSync(join(dir, 'gearbox.cfg'), replaced('install/haproxy/gearbox.cfg', [
+        ['log /dev/log local0', 'log stdout format raw local0'],
+        ['user haproxy', ''],
+        ['group haproxy', ''],
+        // As many as a test may have files open.
+        ['maxconn 100000', 'maxconn 1000'],
+        ['bind :443 ', `bind 127.0.0.1:${port} `],
+        ['/etc/haproxy/gearbox.pem', join(dir, 'both.pem')],
+        ['server here 127.0.0.1:3333 check', upstreams.map((upstream, i) => `server here${i} 127.0.0.1:${upstream} check`).join(' inter 2s fall 3 rise 1\n  ')],
+      ]))
+      return ['-db', '-f', join(dir, 'gearbox.cfg')]
+    },
+  },
+] as const
+
+/** A shipped file with what is this machine's replaced, once each. */
+function replaced (path: string, changes: ReadonlyArray<readonly [from: string, to: string]>): string {
+  return changes.reduce((text, [from, to]) => {
+    expect(text.split(from).length, `"${from}" in ${path}`).toBe(2)
+    return text.replace(from, () => to)
+  }, readFileSync(join(root, path), 'utf8'))
+}
+
+async function startFront ({ name, configure }: typeof fronts[number], upstreams: readonly number[]): Promise<Front> {
+  const dir = temporaryDir()
+  const port = await freePort()
+  const { status, stderr } = spawnSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2',
+    '-keyout', join(dir, 'key.pem'), '-out', join(dir, 'cert.pem'), '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'], { encoding: 'utf8' })
+  expect(status, stderr).toBe(0)
+  const ca = readFileSync(join(dir, 'cert.pem'), 'utf8')
+  writeFileSync(join(dir, 'both.pem'), ca + readFileSync(join(dir, 'key.pem'), 'utf8'))
+  const program = endWithTest(new Program(name, configure({ dir, port, upstreams }), {}))
+  const front = { url: `https://localhost:${port}`, ca }
+  await until(`${name} to pass a request on; it printed: ${program.output}`, async () => (await ask(front, 'GET', '/readyz')).status === 200)
+    .catch((error: unknown) => { throw new Error(program.output, { cause: error }) })
+  return front
+}
+
+/** One request, on a TLS connection of its own unless an agent keeps one. */
+async function ask ({ url, ca }: Front, method: string, path: string, body = '', headers: Record<string, string> = {}, agent: Agent | false = false): Promise<{ status: number, text: string }> {
+  return await new Promise((resolve, reject) => {
+    const outgoing = request(`${url}${path}`, {
+      method, ca, agent, family: 4, headers: { ...(body === '' ? {} : { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body) }), ...headers },
+    }, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk) => { text += String(chunk) })
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+      response.on('error', reject)
+    })
+    outgoing.on('error', reject)
+    outgoing.end(body)
+  })
+}
+
+async function listen (server: Server): Promise<number> {
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => { server.close() })
+  return (server.address() as AddressInfo).port
+}
+
+/** Passes connections on, and counts the POSTs that went over each. */
+async function countPosts (target: number): Promise<{ port: number, posts: number[] }> {
+  const posts: number[] = []
+  const port = await listen(createTcpServer((client) => {
+    const upstream = connect(target, '127.0.0.1')
+    let index: number | undefined
+    client.on('data', (chunk) => {
+      if (chunk.includes('POST /increment')) {
+        index ??= posts.push(0) - 1
+        posts[index] = posts[index]! + 1
+      }
+    })
+    client.pipe(upstream).pipe(client)
+    for (const socket of [client, upstream]) socket.on('error', () => {})
+    upstream.on('close', () => client.destroy())
+    client.on('close', () => upstream.destroy())
+  }))
+  return { port, posts }
+}
+
+/** A Gearbox that has every body in hand and dies with the n-th POST to it, without an answer. */
+async function dyingUpstream (seen: IncomingHttpHeaders[], diesAt: number): Promise<number> {
+  let own = 0
+  const server = createServer((incoming, reply) => {
+    incoming.resume()
+    incoming.on('end', () => {
+      if (incoming.method !== 'POST') {
+        reply.writeHead(200).end()
+        return
+      }
+      seen.push(incoming.headers)
+      if (++own >= diesAt) incoming.socket.destroy()
+      else reply.writeHead(204).end()
+    })
+  })
+  onTestFinished(() => server.closeAllConnections())
+  return await listen(server)
+}
+
+describe.each(fronts)('behind $name', (kind) => {
+  const missing = [kind.name, 'openssl'].filter((name) => findProgram(name) === undefined)
+  const real = test.skipIf(missing.length > 0)
+  const why = missing.length > 0 ? ` (skipped: there is no ${missing.join(', no ')})` : ''
+
+  real(`POSTs over TLS are counted once, and clients that come and go share few connections to Gearbox${why}`, async () => {
+    const databasePath = join(temporaryDir(), 'numbers.db')
+    const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1' }))
+    const { port, posts } = await countPosts(Number(new URL(gearbox.url).port))
+    const front = await startFront(kind, [port])
+    const clients = 40
+    for (let i = 0; i < clients; i++) expect((await ask(front, 'POST', '/increment?ack=stored', 'tls=1')).status).toBe(204)
+    expect(posts.reduce((sum, count) => sum + count, 0)).toBe(clients)
+    expect(posts.length, 'connections that carried them').toBeLessThanOrEqual(2)
+
+    const agent = new Agent({ keepAlive: true, maxSockets: 8 })
+    expect(await Promise.all(Array.from({ length: clients }, async () => (await ask(front, 'POST', '/increment?ack=stored', 'kept=1', {}, agent)).status))).toEqual(Array(clients).fill(204))
+    agent.destroy()
+    expect(readTotals(databasePath)).toEqual(new Map([['kept', BigInt(clients)], ['tls', BigInt(clients)]]))
+  })
+
+  real(`Gearbox's own answers get through: errors as JSON, keys with a slash, a page of the same host${why}`, async () => {
+    const databasePath = join(temporaryDir(), 'numbers.db')
+    const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1' }))
+    const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
+    const tooLarge = await ask(front, 'POST', '/increment', `${'a'.repeat(70_000)}=1`)
+    expect([tooLarge.status, JSON.parse(tooLarge.text)]).toEqual([413, expect.objectContaining({ code: 'GBX_BODY_TOO_LARGE' })])
+    expect((await ask(front, 'POST', '/increment?ack=stored', 'a%2Fb=5', { origin: front.url })).status).toBe(204)
+    expect((await ask(front, 'POST', '/increment', 'a%2Fb=5', { origin: 'https://elsewhere.example' })).status).toBe(403)
+    expect((await ask(front, 'GET', '/totals/a%2Fb')).text).toBe('{"key":"a/b","total":5}')
+  })
+
+  real(`a POST whose upstream dies is not sent to another one, and the client's own repeat is what counts${why}`, async () => {
+    const seen: IncomingHttpHeaders[] = []
+    const front = await startFront(kind, [await dyingUpstream(seen, 1), await dyingUpstream(seen, 1)])
+    expect((await ask(front, 'POST', '/increment', 'foo=1')).status).toBe(502)
+    expect(seen.length).toBe(1)
+    expect((await ask(front, 'POST', '/increment', 'foo=1', { 'idempotency-key': 'abc' })).status).toBe(502)
+    expect(seen.map((headers) => headers['idempotency-key'])).toEqual([undefined, 'abc'])
+  })
+
+  real(`nor is one whose upstream dies on a kept connection${why}`, async () => {
+    const seen: IncomingHttpHeaders[] = []
+    const front = await startFront(kind, [await dyingUpstream(seen, 2)])
+    expect((await ask(front, 'POST', '/increment', 'foo=1')).status).toBe(204)
+    expect((await ask(front, 'POST', '/increment', 'foo=1')).status).toBe(502)
+    expect(seen.length).toBe(2)
+  })
+
+  real(`Gearbox is told the client's address, and not what the client says it is${why}`, async () => {
+    const seen: IncomingHttpHeaders[] = []
+    const front = await startFront(kind, [await dyingUpstream(seen, 2)])
+    expect((await ask(front, 'POST', '/increment', 'foo=1', { 'x-forwarded-for': '192.0.2.1', 'x-real-ip': '192.0.2.2' })).status).toBe(204)
+    expect(seen[0]).toMatchObject({ 'x-forwarded-for': '127.0.0.1', 'x-real-ip': '127.0.0.1', 'x-forwarded-proto': 'https', host: new URL(front.url).host })
+  })
+})
