@@ -1,7 +1,9 @@
 // A web worker as a process: configuration → queue → flusher → server, and the same backwards to stop.
 // Under `npm start` it talks to its parent and, without REDIS_URL, to the consumer's embedded queue; alone it needs Redis.
 import { randomUUID } from 'node:crypto'
+import { lookup } from 'node:dns/promises'
 import { once } from 'node:events'
+import { createServer, type Server } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import type { FastifyInstance, FastifyListenOptions } from 'fastify'
@@ -70,7 +72,7 @@ async function main (): Promise<number> {
   // A stop does not wait for it: the file stays until all of it is stored.
   if (link === undefined || values.part === 'web 1') pushUnsent(config.unsentDir, queue, logger, stop.signal).catch((error: unknown) => logger.error({ err: error }, 'unsent batches could not be pushed'))
   await reachable(queue)
-  const address = await listen(server, config)
+  const { address, beside } = await listen(server, config)
   link?.ready()
   if (link === undefined) logger.info({ producer }, `listens on ${address}, pushes to ${config.queueName} in Redis`)
 
@@ -80,6 +82,7 @@ async function main (): Promise<number> {
   endStats()
   const deadline = performance.now() + stopDeadlineMs
   const reserveMs = unsentReserveMs + flusher.unsentBytes / unsentBytesPerMs
+  for (const listener of beside) listener.close()
   await closeServer(server, deadline - reserveMs)
   const left = await flusher.finish(AbortSignal.timeout(Math.max(0, Math.round(deadline - reserveMs - performance.now()))))
   const code = await saveUnsent(left, config.unsentDir, producer, logger)
@@ -99,15 +102,32 @@ async function reachable (queue: ProducerQueue): Promise<void> {
   if (queue.incarnation === undefined) await once(queue, 'incarnation', { signal: AbortSignal.timeout(reachableMs) }).catch(() => {})
 }
 
-/** Shares the port with the other workers: the kernel spreads connections over all that listen. @returns where it listens @throws FatalError */
-async function listen (server: FastifyInstance, { host, port }: Config): Promise<string> {
+/** Shares the port with the other workers: the kernel spreads connections over all that listen. @throws FatalError */
+async function listen (server: FastifyInstance, { host, port }: Config): Promise<{ address: string, beside: readonly Server[] }> {
   // Fastify hands these on to node:net, whose reusePort its own types do not name.
   const options: FastifyListenOptions & { readonly reusePort: boolean } = { host, port, reusePort: true, backlog }
   try {
-    return await server.listen(options)
+    const address = await server.listen(options)
+    return { address, beside: host === 'localhost' ? await listenBeside(server, options) : [] }
   } catch (error) {
     throw new FatalError(`can't listen on ${host}:${port}: ${reasonOf(error)}. Set HOST and PORT to an address of this machine and a free port`)
   }
+}
+
+/**
+ * "localhost" is often two addresses, 127.0.0.1 and ::1, of which a server listens on the first. On any other a listener of its own
+ * takes connections for it; where that can't be had, the first must do.
+ */
+async function listenBeside (server: FastifyInstance, options: FastifyListenOptions): Promise<Server[]> {
+  const main = server.server.address()
+  if (main === null || typeof main === 'string') return []
+  const others = (await lookup('localhost', { all: true })).filter(({ address }) => address !== main.address)
+  return others.map(({ address }) => {
+    const beside = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => server.server.emit('connection', socket))
+    beside.maxConnections = server.server.maxConnections
+    beside.on('error', () => {})
+    return beside.listen({ ...options, host: address, port: main.port })
+  })
 }
 
 /** Stops accepting, waits for the requests in hand, and at the deadline closes what is still open. */

@@ -1,6 +1,5 @@
 // The HTTP edge: Fastify with its limits, its errors in one shape, and the routes. It is built apart from listening.
-import type { IncomingMessage, ServerResponse } from 'node:http'
-import { STATUS_CODES } from 'node:http'
+import { Server, STATUS_CODES, type IncomingMessage, type RequestListener, type ServerOptions as HttpOptions, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import bearerAuth from '@fastify/bearer-auth'
 import cors from '@fastify/cors'
@@ -9,9 +8,11 @@ import swaggerUi from '@fastify/swagger-ui'
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import type { Config } from '@gearbox/runtime/config.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
+import type { CountOptions } from './count.ts'
 import { RequestError, type ErrorCode } from './errors.ts'
+import { FastLaneServer } from './fast-lane.ts'
 import { keyBytesMax } from './form.ts'
-import { incrementRoutes, type IncrementOptions } from './routes/increment.ts'
+import { incrementRoutes } from './routes/increment.ts'
 import { healthRoutes } from './routes/health.ts'
 import { metricsRoutes } from './routes/metrics.ts'
 import { totalsRoutes } from './routes/totals.ts'
@@ -20,8 +21,8 @@ import type { Totals } from './totals.ts'
 export interface ServerOptions {
   readonly config: Config
   readonly logger: Logger
-  readonly flusher: IncrementOptions['flusher']
-  readonly queue: IncrementOptions['queue']
+  readonly flusher: CountOptions['flusher']
+  readonly queue: CountOptions['queue']
   readonly totals: Totals
   /** All figures as Prometheus text. */
   readonly metrics: () => Promise<string>
@@ -51,12 +52,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     loggerInstance,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: config.bodyBytesMax,
-    requestTimeout: config.requestTimeoutMs,
-    keepAliveTimeout: config.keepAliveTimeoutMs,
-    // Without any progress, in either direction: nobody else cuts off who does not read replies. One that is held takes ACK_TIMEOUT_MS.
-    connectionTimeout: config.ackTimeoutMs + config.requestTimeoutMs,
-    // A missing Host is refused below, in our own shape.
-    http: { requireHostHeader: false, headersTimeout: config.headersTimeoutMs, connectionsCheckingInterval: timeoutCheckMs },
+    serverFactory: (listener) => createServer(listener, options, count),
     forceCloseConnections: 'idle',
     // Its own 503 has neither our shape nor Retry-After.
     return503OnClosing: false,
@@ -64,7 +60,6 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     clientErrorHandler: (error, socket) => { count(refuseUnparsed(error, socket, replies.get(socket))) },
     frameworkErrors: (error, _request, reply) => { sendError(error, reply) },
   })
-  app.server.maxConnections = config.connectionsMax
   app.server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
     replies.set(request.socket, response)
     count(refuseExpectation(response))
@@ -73,6 +68,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   let stopping = false
   app.addHook('preClose', (done) => {
     stopping = true
+    if (app.server instanceof FastLaneServer) app.server.stop()
     done()
   })
   app.addHook('onRequest', ({ raw }, reply, done) => {
@@ -111,13 +107,36 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   }
   if (config.apiKeys.length > 0) await requireBearer(app, config.apiKeys)
   await app.register(swaggerUi, { routePrefix: '/docs' })
-  await app.register(incrementRoutes, { limits: config, flusher: options.flusher, queue: options.queue })
+  await app.register(incrementRoutes, { limits: config, corsOrigins: config.corsOrigins, flusher: options.flusher, queue: options.queue })
   await app.register(totalsRoutes, { totals: options.totals })
   await app.register(healthRoutes, { flusher: options.flusher, queue: options.queue })
   await app.register(metricsRoutes, { metrics: options.metrics })
   app.setNotFoundHandler((request, reply) => { throw refuseUnrouted(request, reply, allowed) })
   await app.ready()
   return app
+}
+
+/** Node's HTTP server, with the fast lane in front of it if that is on. */
+function createServer (listener: RequestListener, { config, flusher, queue, logger }: ServerOptions, replied: (statusCode: number) => void): Server {
+  const http: HttpOptions = {
+    // A missing Host is refused in our own shape.
+    requireHostHeader: false,
+    headersTimeout: config.headersTimeoutMs,
+    requestTimeout: config.requestTimeoutMs,
+    keepAliveTimeout: config.keepAliveTimeoutMs,
+    connectionsCheckingInterval: timeoutCheckMs,
+  }
+  const toKnown = (error: unknown): RequestError => {
+    const known = toRequestError(error)
+    if (known.statusCode === 500) logger.error({ err: error }, 'a request failed')
+    return known
+  }
+  const server = config.fastLane === 'on'
+    ? new FastLaneServer(http, listener, { limits: config, flusher, queue, replied, toRequestError: toKnown })
+    : new Server(http, listener)
+  server.maxConnections = config.connectionsMax
+  // Without any progress, in either direction: nobody else cuts off who does not read replies. One that is held takes ACK_TIMEOUT_MS.
+  return server.setTimeout(config.ackTimeoutMs + config.requestTimeoutMs)
 }
 
 function refuseUnrouted (request: FastifyRequest, reply: FastifyReply, allowed: (url: string) => string | undefined): RequestError {

@@ -97,6 +97,7 @@ const settings = {
   bodyBytesMax: integer(65_536, 1, 2 ** 26, 'bytes of one request body'),
   bodyPairsMax: integer(1000, 1, 1_000_000, 'pairs in one request body'),
   connectionsMax: integer(15_000, 1, 1_000_000, 'connections to one worker'),
+  fastLane: oneOf('on', ['on', 'off'], 'whether plain increments pass by Node\'s HTTP parser'),
   headersTimeoutMs: integer(5000, 1, hourMs, 'ms a client may take for its headers'),
   requestTimeoutMs: integer(10_000, 1, hourMs, 'ms a client may take for a whole request'),
   keepAliveTimeoutMs: integer(72_000, 1, hourMs, 'ms an idle connection stays open'),

@@ -35,6 +35,7 @@ const defaults: Config = {
   bodyBytesMax: 65_536,
   bodyPairsMax: 1000,
   connectionsMax: 15_000,
+  fastLane: 'on',
   headersTimeoutMs: 5000,
   requestTimeoutMs: 10_000,
   keepAliveTimeoutMs: 72_000,
@@ -49,7 +50,7 @@ const defaults: Config = {
 
 const variables = [
   'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
-  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS',
+  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS',
   'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'API_KEYS', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
 ]
 
@@ -86,6 +87,7 @@ describe('an environment', () => {
       BODY_BYTES_MAX: '3',
       BODY_PAIRS_MAX: '4',
       CONNECTIONS_MAX: '5',
+      FAST_LANE: 'off',
       HEADERS_TIMEOUT_MS: '6',
       REQUEST_TIMEOUT_MS: '7',
       KEEP_ALIVE_TIMEOUT_MS: '8',
@@ -115,6 +117,7 @@ describe('an environment', () => {
       bodyBytesMax: 3,
       bodyPairsMax: 4,
       connectionsMax: 5,
+      fastLane: 'off',
       headersTimeoutMs: 6,
       requestTimeoutMs: 7,
       keepAliveTimeoutMs: 8,
@@ -149,7 +152,7 @@ describe('a problem', () => {
     ['ACK', 'Queued', 'sure', '__proto__', '1'],
     ['ACK_TIMEOUT_MS', '0', '30001'],
     ['WEB_WORKERS', '0', '-1', 'all'],
-    ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'], ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'],
+    ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'], ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'], ['FAST_LANE', 'yes'],
     ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'],
     ['API_KEYS', ',', 'a,', ',a', 'a,,b', 'a b', 'é', ' '],
     ['CORS_ORIGINS', '*', 'null', 'example.org', 'https://example.org/', 'https://example.org/x', 'https://a.example,', 'HTTPS://EXAMPLE.ORG', 'https://user@a.example'],

@@ -1,0 +1,373 @@
+// The way most increments come in: a lane in front of Node's HTTP parser that serves one shape of request (recogniser.ts) straight
+// from the socket. Whatever is not of that shape goes, with all bytes unread, to Node's parser and Fastify behind it, and its
+// connection stays there. What a request comes to is decided in count.ts for both lanes.
+import { hash } from 'node:crypto'
+import { Server, STATUS_CODES, type RequestListener, type ServerOptions } from 'node:http'
+import { Socket } from 'node:net'
+import type { Config } from '@gearbox/runtime/config.ts'
+import { count, refusal, type CountOptions } from './count.ts'
+import type { RequestError } from './errors.ts'
+import type { Outcome } from './held-replies.ts'
+import { Recogniser } from './recogniser.ts'
+
+export interface FastLaneOptions extends CountOptions {
+  readonly limits: CountOptions['limits'] & Pick<Config, 'apiKeys' | 'bodyBytesMax' | 'corsOrigins' | 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
+  /** Counts a reply. */
+  readonly replied: (statusCode: number) => void
+  /** What a client is told of any error; logs those that are no RequestError. */
+  readonly toRequestError: (error: unknown) => RequestError
+}
+
+/**
+ * How often connections are looked at. One that is silent or in the middle of a request at two looks is for the other lane, which has
+ * the timeouts for slow clients: they begin at most this much later, twice.
+ */
+const lookMs = 500
+
+/** Beyond so many replies due on one connection no more of it is read: a client that pipelines without end must wait for some. */
+const dueMax = 64
+
+/** A head that comes in more pieces than this is split oddly. Each piece is looked at from its start again. */
+const headPiecesMax = 4
+
+/** An HTTP server with a fast lane for the connections it accepts. */
+export class FastLaneServer extends Server {
+  readonly #lane: FastLane
+
+  constructor (options: ServerOptions, listener: RequestListener, laneOptions: FastLaneOptions) {
+    super(options, listener)
+    const [slow] = this.listeners('connection')
+    if (slow === undefined) throw new Error('an HTTP server without a listener for connections')
+    this.#lane = new FastLane(this, (socket) => slow.call(this, socket), laneOptions)
+    this.removeAllListeners('connection')
+    // See readInto.
+    Object.assign(this, { pauseOnConnect: true })
+    this.on('connection', (socket: Socket) => this.#lane.enter(socket))
+    this.once('close', () => this.#lane.close())
+  }
+
+  /** From here on requests are for the other lane, which refuses them. */
+  stop (): void {
+    this.#lane.stop()
+  }
+
+  override closeIdleConnections (): void {
+    super.closeIdleConnections()
+    this.#lane.closeIdle()
+  }
+
+  override closeAllConnections (): void {
+    super.closeAllConnections()
+    this.#lane.closeAll()
+  }
+}
+
+/** A reply in its place among those that are due on its connection; '' until it is known. */
+interface Reply {
+  text: string
+}
+
+class FastLane {
+  readonly #server: Server
+  readonly #handOver: (socket: Socket) => void
+  readonly #connections = new Set<Connection>()
+  readonly #looking: NodeJS.Timeout
+  /** Connections whose next reply is known and not written. */
+  #answered: Connection[] = []
+  #writing = false
+  #headers: string | undefined
+  readonly #vary: string
+  readonly #apiKeys: ReadonlySet<string>
+  readonly recogniser: Recogniser
+  readonly options: FastLaneOptions
+  stopping = false
+
+  constructor (server: Server, handOver: (socket: Socket) => void, options: FastLaneOptions) {
+    this.#server = server
+    this.#handOver = handOver
+    this.options = options
+    this.recogniser = new Recogniser(options.limits.bodyBytesMax)
+    this.#vary = options.limits.corsOrigins.length > 0 ? 'vary: Origin\r\n' : ''
+    // Looked up by their digests, so that the time it takes tells nothing of a key.
+    this.#apiKeys = new Set(options.limits.apiKeys.map(digest))
+    this.#looking = setInterval(() => { for (const connection of this.#connections) connection.look() }, lookMs).unref()
+  }
+
+  enter (socket: Socket): void {
+    this.#connections.add(new Connection(this, this.#server, socket))
+  }
+
+  stop (): void {
+    this.stopping = true
+  }
+
+  close (): void {
+    clearInterval(this.#looking)
+  }
+
+  closeIdle (): void {
+    for (const connection of this.#connections) connection.closeIfIdle()
+  }
+
+  closeAll (): void {
+    for (const connection of this.#connections) connection.socket.destroy()
+  }
+
+  forget (connection: Connection): void {
+    this.#connections.delete(connection)
+  }
+
+  /** Gives a connection with all its unread bytes to Node's parser. */
+  release (connection: Connection): void {
+    const { socket } = connection
+    this.forget(connection)
+    connection.leaveSocket()
+    this.#handOver(socket)
+    socket.resume()
+  }
+
+  /** A connection that ended within a request: what the other lane says of it. */
+  refuseTruncated (socket: Socket): void {
+    this.#server.emit('clientError', Object.assign(new Error('the connection ended within a request'), { code: 'HPE_INVALID_EOF_STATE' }), socket)
+  }
+
+  isAllowed (authorization: string | undefined): boolean {
+    if (this.#apiKeys.size === 0) return true
+    return authorization?.startsWith('Bearer ') === true && this.#apiKeys.has(digest(authorization.slice('Bearer '.length)))
+  }
+
+  /** Replies are written when all that are due now are known: in one pass, and with one write a connection. */
+  answer (connection: Connection): void {
+    this.#answered.push(connection)
+    if (this.#writing) return
+    this.#writing = true
+    Promise.resolve().then(() => this.#writeAnswers()).catch((error: unknown) => { throw error })
+  }
+
+  #writeAnswers (): void {
+    const answered = this.#answered
+    this.#answered = []
+    this.#writing = false
+    for (const connection of answered) connection.write()
+  }
+
+  /** A reply as the other lane would write it. */
+  replyTo (outcome: Outcome | RequestError): string {
+    if (outcome === 'reached') return this.#reply(204, '', '')
+    if (outcome === 'late') return this.#reply(202, 'content-length: 0\r\n', '')
+    const error = 'refused' in outcome ? refusal(outcome.refused) : outcome
+    const body = Buffer.from(JSON.stringify(error))
+    const retry = error.statusCode === 503 ? 'retry-after: 1\r\n' : ''
+    return this.#reply(error.statusCode, `${retry}content-type: application/json; charset=utf-8\r\ncontent-length: ${body.length}\r\n`, body.toString('latin1'))
+  }
+
+  #reply (statusCode: number, headers: string, body: string): string {
+    this.options.replied(statusCode)
+    return `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode]}\r\n${this.#vary}${headers}${this.#headers ?? this.#makeHeaders()}${body}`
+  }
+
+  #makeHeaders (): string {
+    const now = new Date()
+    this.#headers = `Date: ${now.toUTCString()}\r\nConnection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(this.#server.keepAliveTimeout / 1000)}\r\n\r\n`
+    setTimeout(() => { this.#headers = undefined }, 1000 - now.getMilliseconds()).unref()
+    return this.#headers
+  }
+}
+
+/** What all connections are read into, one at a time: what is to be kept of it must be copied. */
+const readBuffer = Buffer.allocUnsafeSlow(65_536)
+
+/**
+ * Reads a socket that was just accepted, and is still paused, into readBuffer. Node gives each read 64 KiB of its own and a way through
+ * a Readable, which together cost a fifth of a request; only for a socket of its own making it takes a buffer instead, and makes one of
+ * another's handle for those who know that option. Where a Node knows none of this, chunks come as everywhere.
+ */
+function readInto (accepted: Socket, server: Server, onRead: (bytes: Buffer, length: number) => void): Socket {
+  const handle: unknown = Reflect.get(accepted, '_handle')
+  if (typeof handle !== 'object' || handle === null || !('useUserBuffer' in handle) || Reflect.get(accepted, '_server') !== server) {
+    accepted.on('data', (chunk: Buffer) => onRead(chunk, chunk.length))
+    return accepted
+  }
+  const callback = (length: number): boolean => {
+    onRead(readBuffer, length)
+    return true
+  }
+  Object.assign(accepted, { _handle: null, _server: null })
+  const socket: Socket = Reflect.construct(Socket, [{ handle, allowHalfOpen: true, onread: { buffer: readBuffer, callback } }])
+  return Object.assign(socket, { server, _server: server })
+}
+
+/** A connection in the fast lane. */
+class Connection {
+  readonly socket: Socket
+  readonly #lane: FastLane
+  /** Replies to requests that were taken in, in their order. */
+  #due: Reply[] = []
+  /** A request's beginning, of which `#partialBytes` are there and `#wholeBytes` will be; that is 0 while its head is not whole. */
+  #partial: Buffer[] = []
+  #partialBytes = 0
+  #wholeBytes = 0
+  #headPieces = 0
+  /** Whether it is to be written to in this pass. */
+  #answered = false
+  #served = false
+  /** What it sends from here on is for the other lane, once no reply is due. */
+  #leaving = false
+  /** The client will send nothing more. */
+  #ended = false
+  /** Looks at it since it last finished a request or got a reply. */
+  #looks = 0
+
+  constructor (lane: FastLane, server: Server, accepted: Socket) {
+    this.#lane = lane
+    this.socket = readInto(accepted, server, (bytes, length) => this.#onRead(bytes, length))
+    this.socket.on('end', this.#onEnd).on('drain', this.#onDrain).on('error', onError).on('close', this.#onClose)
+  }
+
+  /** Sends away what is slow, and closes what is idle for KEEP_ALIVE_TIMEOUT_MS or does not read its replies. */
+  look (): void {
+    this.#looks++
+    const sinceMs = this.#looks * lookMs
+    const { keepAliveTimeoutMs, ackTimeoutMs, requestTimeoutMs } = this.#lane.options.limits
+    if (this.socket.writableNeedDrain) {
+      if (sinceMs > ackTimeoutMs + requestTimeoutMs) this.socket.destroy()
+    } else if (this.#leaving || this.#due.length > 0) {
+      this.#looks = 0
+    } else if (this.#partialBytes > 0 || !this.#served) {
+      if (this.#looks > 1) this.#leave(this.#takePartial())
+    } else if (sinceMs > keepAliveTimeoutMs) {
+      this.socket.destroy()
+    }
+  }
+
+  closeIfIdle (): void {
+    if (this.#due.length === 0 && this.#partialBytes === 0 && this.socket.writableLength === 0) this.socket.destroy()
+  }
+
+  /** Writes what is known, up to the first reply that is not. */
+  write (): void {
+    this.#answered = false
+    let known = 0
+    let text = ''
+    for (; known < this.#due.length && this.#due[known]!.text !== ''; known++) text += this.#due[known]!.text
+    if (known === this.#due.length) this.#due = []
+    else this.#due.splice(0, known)
+    const { socket } = this
+    if (socket.destroyed) return
+    if (known > 0) {
+      this.#looks = 0
+      socket.write(text, 'latin1')
+    }
+    if (this.#due.length > 0) return
+    if (this.#leaving) this.#lane.release(this)
+    else if (this.#ended) this.#end()
+    else this.#readOn()
+  }
+
+  #onRead (bytes: Buffer, length: number): void {
+    if (this.#leaving) this.socket.push(Buffer.copyBytesFrom(bytes, 0, length))
+    else if (this.#partialBytes === 0) this.#read(bytes, length)
+    else this.#readMore(Buffer.copyBytesFrom(bytes, 0, length))
+  }
+
+  #readMore (bytes: Buffer): void {
+    this.#partial.push(bytes)
+    this.#partialBytes += bytes.length
+    if (this.#partialBytes < this.#wholeBytes) return
+    const partial = this.#takePartial()
+    this.#read(partial, partial.length)
+  }
+
+  readonly #onEnd = (): void => {
+    this.#ended = true
+    if (this.#due.length === 0) this.#end()
+  }
+
+  readonly #onDrain = (): void => this.#readOn()
+
+  readonly #onClose = (): void => this.#lane.forget(this)
+
+  #read (bytes: Buffer, end: number): void {
+    const lane = this.#lane
+    const { recogniser } = lane
+    for (let at = 0; at < end; at = recogniser.bodyEnd) {
+      const recognised = lane.stopping ? 'other' : recogniser.read(bytes, at, end)
+      if (recognised === 'partial' && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) return
+      if (recognised !== 'whole' || !lane.isAllowed(recogniser.authorization)) return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
+      this.#serve(bytes.subarray(recogniser.bodyStart, recogniser.bodyEnd))
+    }
+    if (this.#due.length >= dueMax || this.socket.writableNeedDrain) this.socket.pause()
+  }
+
+  /** @returns false if it is split too oddly to be kept */
+  #keep (bytes: Buffer, wholeBytes: number): boolean {
+    this.#headPieces++
+    if (wholeBytes === 0 && this.#headPieces > headPiecesMax) return false
+    this.#partial = [bytes]
+    this.#partialBytes = bytes.length
+    this.#wholeBytes = wholeBytes
+    return true
+  }
+
+  #takePartial (): Buffer {
+    const [first, ...others] = this.#partial
+    const bytes = first === undefined || others.length > 0 ? Buffer.concat(this.#partial) : first
+    this.#partial = []
+    this.#partialBytes = this.#wholeBytes = 0
+    return bytes
+  }
+
+  #serve (body: Buffer): void {
+    this.#looks = this.#headPieces = 0
+    this.#served = true
+    const { options, recogniser: { ack, authorization, idempotencyKey } } = this.#lane
+    const reply: Reply = { text: '' }
+    this.#due.push(reply)
+    try {
+      const when = count(options, { ack, form: undefined, idempotencyKey, authorization, body }, (outcome) => this.#answer(reply, outcome))
+      if (when === 'in memory') this.#answer(reply, 'late')
+    } catch (error) {
+      this.#answer(reply, options.toRequestError(error))
+    }
+  }
+
+  #answer (reply: Reply, outcome: Outcome | RequestError): void {
+    reply.text = this.#lane.replyTo(outcome)
+    if (this.#answered) return
+    this.#answered = true
+    this.#lane.answer(this)
+  }
+
+  /** Nothing from these bytes on is read here. */
+  #leave (unread: Buffer): void {
+    const { socket } = this
+    this.#leaving = true
+    socket.removeAllListeners('data')
+    // Back in the socket at once: an end that comes behind them then waits for whoever reads them.
+    socket.pause()
+    if (unread.length > 0) socket.unshift(unread)
+    if (this.#due.length === 0) this.#lane.release(this)
+  }
+
+  /** The client has sent all it ever will, and has all replies. */
+  #end (): void {
+    if (this.#partialBytes > 0) this.#lane.refuseTruncated(this.socket)
+    else this.socket.end()
+  }
+
+  #readOn (): void {
+    if (!this.#leaving && this.socket.isPaused() && this.#due.length < dueMax && !this.socket.writableNeedDrain) this.socket.resume()
+  }
+
+  /** Takes its listeners off the socket, which goes on without it. */
+  leaveSocket (): void {
+    this.socket.off('end', this.#onEnd).off('drain', this.#onDrain).off('error', onError).off('close', this.#onClose)
+  }
+}
+
+/** An error closes the socket by itself, and there is nobody left to tell. */
+function onError (): void {}
+
+function digest (key: string): string {
+  return hash('sha256', key)
+}

@@ -1,0 +1,184 @@
+// The one shape of request that the fast lane serves, told from all others. Pure; strict on purpose: whatever is not
+// exactly of this shape, HTTP or not, is for Node's own parser, so nothing unusual is ever decided here.
+import type { AckLevel } from '@gearbox/runtime/config.ts'
+
+/** whole: fields say where its parts are. partial: more bytes may make it whole. other: not this shape, whatever comes. */
+export type Recognised = 'whole' | 'partial' | 'other'
+
+/** A longer head is for Node, which takes 16 KiB; a client's of today is under 1 KiB. */
+const headBytesMax = 4096
+
+const [tab, lineFeed, carriageReturn, space, colon, question, zero, nine] = [0x09, 0x0a, 0x0d, 0x20, 0x3a, 0x3f, 0x30, 0x39]
+
+const path = Buffer.from('POST /increment')
+const version = Buffer.from(' HTTP/1.1\r\n')
+const queries = (['memory', 'queued', 'stored'] as const).map((ack) => ({ ack, bytes: Buffer.from(`?ack=${ack}`) }))
+
+/** Each byte of a header's name in lower case (RFC 9110, 5.6.2: token), 0 for what is none. */
+const tokens = new Uint8Array(256)
+for (const character of "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz") {
+  tokens[character.charCodeAt(0)] = character.charCodeAt(0)
+  tokens[character.toUpperCase().charCodeAt(0)] = character.charCodeAt(0)
+}
+
+/** Bytes of a header's value: visible ASCII, spaces and tabs. */
+const valueBytes = new Uint8Array(256).fill(1, space, 0x7f)
+valueBytes[tab] = 1
+
+const formTypes = ['', ';charset=utf-8', ';charset=UTF-8', '; charset=utf-8', '; charset=UTF-8'].map((parameter) => Buffer.from(`application/x-www-form-urlencoded${parameter}`))
+
+type Header = 'host' | 'length' | 'type' | 'connection' | 'authorization' | 'idempotency key' | 'other'
+
+/** Headers that mean something here, by the length of their names. Those that change what a request is lead to Node. */
+const headersByLength: ReadonlyArray<ReadonlyArray<{ readonly name: Buffer, readonly header: Header }>> = (() => {
+  const byLength: Array<Array<{ name: Buffer, header: Header }>> = Array.from({ length: 32 }, () => [])
+  const known: ReadonlyArray<readonly [string, Header]> = [
+    ['host', 'host'],
+    ['content-length', 'length'],
+    ['content-type', 'type'],
+    ['connection', 'connection'],
+    ['authorization', 'authorization'],
+    ['idempotency-key', 'idempotency key'],
+    ...['transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'trailer', 'te', 'proxy-connection', 'http2-settings'].map((name) => [name, 'other'] as const),
+  ]
+  for (const [name, header] of known) byLength[name.length]!.push({ name: Buffer.from(name), header })
+  return byLength
+})()
+
+export class Recogniser {
+  readonly #bodyBytesMax: number
+  /** Of the last whole request: its parameters and headers, and where its body lies. */
+  ack: AckLevel | undefined
+  authorization: string | undefined
+  idempotencyKey: string | undefined
+  bodyStart = 0
+  bodyEnd = 0
+  #seen = 0
+  #length = 0
+
+  /** @param bodyBytesMax longest body that it takes for this shape */
+  constructor (bodyBytesMax: number) {
+    this.#bodyBytesMax = bodyBytesMax
+  }
+
+  /**
+   * Reads one request at the start of bytes [start, end).
+   * If it is partial and its head is whole, `bodyEnd` says where it will end; otherwise that is 0.
+   */
+  read (bytes: Buffer, start: number, end: number): Recognised {
+    this.ack = undefined
+    this.authorization = this.idempotencyKey = undefined
+    this.bodyEnd = 0
+    this.#seen = 0
+    this.#length = -1
+    let at = start + path.length
+    const begun = matches(bytes, start, end, path)
+    if (begun !== 'whole') return begun
+    if (at === end) return 'partial'
+    if (bytes[at] === question) {
+      // The first of the words that tells them apart.
+      const first = at + '?ack='.length
+      if (first >= end) return matches(bytes, at, end, queries[0]!.bytes)
+      const query = queries.find((candidate) => candidate.bytes[first - at] === bytes[first])
+      if (query === undefined) return 'other'
+      const matched = matches(bytes, at, end, query.bytes)
+      if (matched !== 'whole') return matched
+      at += query.bytes.length
+      this.ack = query.ack
+    }
+    const versioned = matches(bytes, at, end, version)
+    if (versioned !== 'whole') return versioned
+    return this.#readHeaders(bytes, start, at + version.length, end)
+  }
+
+  #readHeaders (bytes: Buffer, start: number, from: number, end: number): Recognised {
+    const last = Math.min(end, start + headBytesMax)
+    const partial = last < end ? 'other' : 'partial'
+    for (let at = from; ;) {
+      if (at >= last) return partial
+      if (bytes[at] === carriageReturn) {
+        if (at + 1 >= last) return partial
+        return bytes[at + 1] === lineFeed ? this.#findBody(at + 2, end) : 'other'
+      }
+      const nameStart = at
+      while (at < last && tokens[bytes[at]!] !== 0) at++
+      if (at >= last) return partial
+      if (bytes[at] !== colon || at === nameStart) return 'other'
+      const nameEnd = at++
+      while (at < last && (bytes[at] === space || bytes[at] === tab)) at++
+      const valueStart = at
+      while (at < last && valueBytes[bytes[at]!] === 1) at++
+      let valueEnd = at
+      while (valueEnd > valueStart && (bytes[valueEnd - 1] === space || bytes[valueEnd - 1] === tab)) valueEnd--
+      if (at + 1 >= last) return at < last && bytes[at] !== carriageReturn ? 'other' : partial
+      if (bytes[at] !== carriageReturn || bytes[at + 1] !== lineFeed) return 'other'
+      at += 2
+      if (!this.#readHeader(bytes, nameStart, nameEnd, valueStart, valueEnd)) return 'other'
+    }
+  }
+
+  /** @returns false if the header makes the request another shape */
+  #readHeader (bytes: Buffer, nameStart: number, nameEnd: number, valueStart: number, valueEnd: number): boolean {
+    const candidates = headersByLength[nameEnd - nameStart]
+    if (candidates === undefined) return true
+    for (const { name, header } of candidates) {
+      let i = 0
+      while (i < name.length && tokens[bytes[nameStart + i]!] === name[i]) i++
+      if (i < name.length) continue
+      return header !== 'other' && this.#take(header, bytes, valueStart, valueEnd)
+    }
+    return true
+  }
+
+  /** Each of these may stand in a request once. @returns whether it has a value of this shape */
+  #take (header: Exclude<Header, 'other'>, bytes: Buffer, start: number, end: number): boolean {
+    const bit = bitOf[header]
+    if ((this.#seen & bit) !== 0 || start === end) return false
+    this.#seen |= bit
+    switch (header) {
+      case 'host': return true
+      case 'length':
+        this.#length = readLength(bytes, start, end)
+        return this.#length > 0 && this.#length <= this.#bodyBytesMax
+      case 'type': return formTypes.some((type) => type.length === end - start && matches(bytes, start, end, type) === 'whole')
+      case 'connection': return end - start === 10 && bytes.toString('latin1', start, end).toLowerCase() === 'keep-alive'
+      case 'authorization':
+        this.authorization = bytes.toString('latin1', start, end)
+        return true
+      case 'idempotency key':
+        this.idempotencyKey = bytes.toString('latin1', start, end)
+        return true
+    }
+  }
+
+  #findBody (bodyStart: number, end: number): Recognised {
+    if ((this.#seen & needed) !== needed) return 'other'
+    this.bodyStart = bodyStart
+    this.bodyEnd = bodyStart + this.#length
+    return this.bodyEnd <= end ? 'whole' : 'partial'
+  }
+}
+
+const bitOf = { host: 1, length: 2, type: 4, connection: 8, authorization: 16, 'idempotency key': 32 } as const
+const needed = bitOf.host | bitOf.length | bitOf.type
+
+/** Whether what is there of [at, end) is `expected`, all of it or its beginning. */
+function matches (bytes: Buffer, at: number, end: number, expected: Buffer): Recognised {
+  const length = Math.min(end - at, expected.length)
+  for (let i = 0; i < length; i++) {
+    if (bytes[at + i] !== expected[i]) return 'other'
+  }
+  return length === expected.length ? 'whole' : 'partial'
+}
+
+/** Digits only, none of them a leading zero, at most 8 (more than any limit on a body); -1 for anything else. */
+function readLength (bytes: Buffer, start: number, end: number): number {
+  if (end - start > 8 || bytes[start] === zero) return -1
+  let length = 0
+  for (let at = start; at < end; at++) {
+    const digit = bytes[at]!
+    if (digit < zero || digit > nine) return -1
+    length = length * 10 + digit - zero
+  }
+  return length
+}

@@ -1,0 +1,209 @@
+// What was measured, as Markdown: the table of what to reach, the ratios, and every figure behind them.
+import type { ConsumerRate } from './consumer-rate.ts'
+import type { Lag } from './lag.ts'
+import type { Pending } from './pending.ts'
+import type { Figures, RowResult } from './rounds.ts'
+import { ratio, spread, type Spread } from './statistics.ts'
+import type { Steps } from './steps.ts'
+
+export interface Results {
+  readonly rows: readonly RowResult[]
+  readonly consumer: readonly ConsumerRate[] | undefined
+  readonly lags: readonly Lag[] | undefined
+  readonly pending: Pending | undefined
+  readonly steps: Steps | undefined
+  /** Measurements beside the rows that failed, by name. */
+  readonly failures: ReadonlyMap<string, string>
+}
+
+export interface Circumstances {
+  readonly machine: string
+  readonly loadAverage: number
+  readonly versions: string
+  readonly date: string
+  readonly command: string
+  readonly pinning: string
+  readonly rounds: number
+  readonly seconds: number
+}
+
+/** Rows of Gearbox itself; all others are what it is held against. */
+const own = /^(memory|queued|stored)/
+
+/** A core that was busy for less than this share was not what held up a row. */
+const fullShare = 0.9
+
+const mebi = 2 ** 20
+
+/** One line of "What to reach". */
+export interface Reach {
+  readonly figure: string
+  readonly reach: string
+  readonly measured: string
+  readonly reached: boolean | undefined
+}
+
+function figuresOf ({ rows }: Results, name: string): readonly Figures[] {
+  return rows.find(({ row }) => row.name === name)?.rounds ?? []
+}
+
+function column (results: Results, name: string, figure: keyof Figures): number[] {
+  return figuresOf(results, name).map((figures) => figures[figure])
+}
+
+/** One row's figure ÷ another's, round by round; undefined unless both were measured. */
+function ratioOf (results: Results, above: string, below: string, figure: keyof Figures, belowFigure = figure): Spread | undefined {
+  const [a, b] = [column(results, above, figure), column(results, below, belowFigure)]
+  return a.length === 0 || b.length === 0 ? undefined : ratio(a, b)
+}
+
+/** What Gearbox is to reach, held against what was measured. */
+export function whatToReach (results: Results): Reach[] {
+  const line = (figure: string, sign: '≥' | '≤', limit: number, unit: string, measured: Spread | number | undefined): Reach => {
+    const value = typeof measured === 'number' ? measured : measured?.median
+    return {
+      figure,
+      reach: `${sign} ${limit}${unit}`,
+      measured: measured === undefined ? 'not measured' : typeof measured === 'number' ? `${number(measured)}${unit}` : shown(measured, unit),
+      reached: value === undefined ? undefined : sign === '≥' ? value >= limit : value <= limit,
+    }
+  }
+  const rate = results.consumer?.[0]
+  const lag = results.lags?.find(({ rate }) => rate === 9000)
+  const full = results.pending?.memory.at(-1)
+  const pauses = [results.pending?.filling, results.pending?.flushing].filter((ms) => ms !== undefined)
+  const than = (name: string): Spread | undefined => ratioOf(results, 'queued', name, 'requestsPerSecond')
+  return [
+    line('`queued` ÷ bare Fastify, 256 connections', '≥', 1.4, '', than('fastify')),
+    line('`queued` ÷ nginx `return 204`', '≥', 0.8, '', than('nginx')),
+    line('`queued` ÷ webdis `INCRBY`', '≥', 2, '', than('webdis')),
+    line('`queued` ÷ Fastify + SQLite upsert a request', '≥', 10, '', than('fastify-sqlite')),
+    line('increments/s with 100 pairs a body ÷ requests/s with one pair', '≥', 30, '', ratioOf(results, 'queued-100-pairs', 'queued', 'incrementsPerSecond', 'requestsPerSecond')),
+    line('consumer, 1,000 keys a transaction', '≥', 1.2, ' M rows/s', rate === undefined ? undefined : scaled(spread(rate.updated), 1e-6)),
+    line('lag p99 at 9,000 requests/s, Redis mode', '≤', 60, ' ms', lag?.p99),
+    line('`queued` latency p99 ÷ `memory` latency p99, 64 connections', '≤', 1.5, '', ratioOf(results, 'queued-64', 'memory-64', 'p99')),
+    line('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB', full === undefined ? undefined : full.bytes / 1e6),
+    line('longest event-loop stall while filling and flushing those', '≤', 20, ' ms', pauses.length === 0 ? undefined : Math.max(...pauses)),
+  ]
+}
+
+/** The whole of RESULTS.md. */
+export function describe (results: Results, circumstances: Circumstances, plotName: string): string {
+  const { machine, loadAverage, versions, date, command, pinning, rounds, seconds } = circumstances
+  return `# Results of the bench
+
+${date}, \`${command}\`: ${rounds} ${rounds === 1 ? 'round' : 'rounds'} of ${seconds} s a row.
+
+- Machine: ${machine}; load average before the start: ${loadAverage.toFixed(2)}
+- Versions: ${versions}
+- ${pinning}
+- Load: wrk, one thread, closed-loop, POST of \`foo=1\`, 256 connections where nothing else is said. wrk itself can be the limit: where the server used less than ${fullShare * 100} % of its core while the load's core was full, the row is marked
+  *load-bound*, and the CPU time of a request says more than the rate. Where neither core was full, it *waits*: for its disk or a timer.
+- Every server stays up for all rounds; in each round each gets the load once, in an order that turns. A figure is the median of the rounds, (least–most) in brackets; a ratio is taken within each round first.
+- After every run the total was held against what was answered; Gearbox's own is exactly what it accepted. Express and nginx sum nothing.
+- \`queued\` and \`stored\` go through a Redis with \`appendfsync always\`, except where it says *embedded*.
+
+${failuresOf(results)}## What to reach
+
+${table(['figure', 'reach', 'measured', ''], whatToReach(results).map(({ figure, reach, measured, reached }) => [figure, reach, measured, reached === undefined ? '–' : reached ? 'reached' : '**not reached**']))}
+
+## Against others
+
+Above 1, Gearbox answers more requests a second, or uses less CPU for one; below 1 (bold), the other one does.
+
+${againstOthers(results)}
+
+## Gearbox
+
+${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s a million increments', 'beside it'], results.rows.filter(isOwn).map(ownLine))}
+
+*Beside it* is the CPU of consumer, parent and Redis for a million increments, until all was stored.
+
+## As work grows
+
+![throughput and latency by connections, the consumer's rows a second and a worker's memory by distinct keys](${plotName})
+
+${[consumerTable(results), lagTable(results), pendingTables(results)].filter((text) => text !== '').join('\n\n')}
+`
+}
+
+function isOwn ({ row }: RowResult): boolean {
+  return own.test(row.name)
+}
+
+function failuresOf (results: Results): string {
+  const failed = [...results.rows.flatMap(({ row, failed }) => failed === undefined ? [] : [[row.name, failed] as const]), ...results.failures]
+  return failed.length === 0 ? '' : `**Failed, and so without figures:**\n\n${failed.map(([name, why]) => `- ${name}: ${why}`).join('\n')}\n\n`
+}
+
+function againstOthers (results: Results): string {
+  return table(['against', 'requests/s', 'p99 ms', 'server CPU', 'CPU s a million', '`queued` ÷ it', '`memory` ÷ it', '`stored` ÷ it', "its CPU a request ÷ `queued`'s"], results.rows.filter((result) => !isOwn(result)).map((result) => {
+    const { row, rounds } = result
+    if (rounds.length === 0) return [row.label, whyNot(result), '', '', '', '', '', '', '']
+    const than = (name: string): string => {
+      const measured = ratioOf(results, name, row.name, 'requestsPerSecond')
+      return measured === undefined ? '–' : measured.median < 1 ? `**${shown(measured)}**` : shown(measured)
+    }
+    const cpu = ratioOf(results, row.name, 'queued', 'cpuPerMillionRequests')
+    return [row.label, of(rounds, 'requestsPerSecond'), of(rounds, 'p99'), cpuShown(rounds), of(rounds, 'cpuPerMillionRequests'), than('queued'), than('memory'), than('stored'), cpu === undefined ? '–' : cpu.median < 1 ? `**${shown(cpu)}**` : shown(cpu)]
+  }))
+}
+
+function ownLine (result: RowResult): string[] {
+  const { row, rounds } = result
+  if (rounds.length === 0) return [row.label, whyNot(result), '', '', '', '', '', '']
+  return [row.label, of(rounds, 'requestsPerSecond'), of(rounds, 'incrementsPerSecond'), of(rounds, 'p50'), of(rounds, 'p99'), cpuShown(rounds), of(rounds, 'cpuPerMillion'), of(rounds, 'besidePerMillion')]
+}
+
+function whyNot ({ notMeasured, failed }: RowResult): string {
+  return failed === undefined ? `not measured: ${notMeasured ?? 'nobody asked'}` : `**failed**: ${failed}`
+}
+
+function cpuShown (rounds: readonly Figures[]): string {
+  const { median: share } = spread(rounds.map(({ cpuShare }) => cpuShare))
+  const { median: load } = spread(rounds.map(({ loadShare }) => loadShare))
+  return `${(share * 100).toFixed(0)} %${share >= fullShare ? '' : load >= fullShare ? ' *load-bound*' : ' *waits*'}`
+}
+
+function consumerTable ({ consumer }: Results): string {
+  if (consumer === undefined) return ''
+  return `### Consumer\n\nRows a second that its \`Store\` commits to a real file, keys of 16 bytes.\n\n${table(['distinct keys', 'rows a transaction', 'keys that are there', 'new keys'], consumer.map(({ keys, rowsPerTransaction, updated, inserted }) =>
+    [number(keys), number(rowsPerTransaction), shown(spread(updated)), number(inserted)]))}`
+}
+
+function lagTable ({ lags }: Results): string {
+  if (lags === undefined) return ''
+  return `### Lag\n\nFrom POST to visible in SQLite, Redis mode, a steady load from 64 connections; looked for about every millisecond by another connection.\n\n${table(['requests/s', 'answered/s', 'probes', 'p50 ms', 'p99 ms', 'most ms', 'resolution ms'], lags.map((lag) =>
+    [lag.rate, lag.answeredPerSecond, lag.probes, lag.p50, lag.p99, lag.most, lag.resolution].map(number)))}`
+}
+
+function pendingTables ({ pending, steps }: Results): string {
+  const parts: string[] = []
+  if (pending !== undefined) {
+    parts.push(`### Memory of a worker\n\nResident, by distinct keys of 16 bytes that wait for a flush. The most there ever was, the flush included: ${number(pending.mostBytes / mebi)} MiB.\n\n${table(['pending keys', 'MiB'], pending.memory.map(({ keys, bytes }) => [number(keys), number(bytes / mebi)]))}`,
+      `### Event loop\n\nLongest pause in a real worker: ${number(pending.filling)} ms while a million keys come in (one client, a thousand pairs a request), ${number(pending.flushing)} ms while they leave.`)
+  }
+  if (steps !== undefined) parts.push(`Longest single step of the code alone, by round: parse and add a thousand pairs ${shown(spread(steps.add))} ms, encode a batch ${shown(spread(steps.encode))} ms.`)
+  return parts.join('\n\n')
+}
+
+function of (rounds: readonly Figures[], figure: keyof Figures): string {
+  return shown(spread(rounds.map((figures) => figures[figure])))
+}
+
+function scaled ({ median, min, max }: Spread, factor: number): Spread {
+  return { median: median * factor, min: min * factor, max: max * factor }
+}
+
+function shown ({ median, min, max }: Spread, unit = ''): string {
+  return min === max ? `${number(median)}${unit}` : `${number(median)}${unit} (${number(min)}–${number(max)})`
+}
+
+/** Three digits, or all before the point. */
+export function number (value: number): string {
+  return value.toLocaleString('en', value >= 100 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 3 })
+}
+
+function table (head: readonly string[], lines: ReadonlyArray<readonly string[]>): string {
+  return [head, head.map((_, i) => i === 0 ? '---' : '---:'), ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+}
