@@ -5,14 +5,18 @@ import { runChaos } from './run.ts'
 
 const durationMs = 20_000
 
-/** Early in its schedule Redis loses its data while much waits there. */
-const fixedSeed = 11
+/** Early in its schedule Redis loses its data, and comes back from an older copy, while much waits there; limits are low. */
+const fixedSeed = 390
 
 const seeds = [fixedSeed, randomInt(2 ** 31)]
 
+// The product leads a process group of its own, so a Ctrl-C reaches only this process.
+const interrupted = new AbortController()
+for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => interrupted.abort(name))
+
 for (const queue of ['redis', 'embedded'] as const) {
-  test.each(seeds)(`with the ${queue} queue every total is exact, whatever befalls it (seed %i)`, { timeout: 90_000 }, async (seed) => {
-    const { summary, problems } = await runChaos({ seed, queue, durationMs })
+  test.each(seeds)(`with the ${queue} queue every total is exact, whatever befalls it (seed %i)`, { timeout: 60_000 }, async (seed) => {
+    const { summary, problems } = await runChaos({ seed, queue, durationMs, signal: interrupted.signal })
     expect(problems, summary).toEqual([])
   })
 }

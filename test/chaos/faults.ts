@@ -11,6 +11,10 @@ interface Fault {
   readonly name: string
   readonly targets: readonly Target[]
   readonly queues: readonly Queue[]
+  /** Redis forgets what it had: made good only where windows still have it. */
+  readonly losesData?: true
+  /** Only where windows are so small that they are trimmed. */
+  readonly trims?: true
   readonly plan: (random: Random) => Plan
 }
 
@@ -102,6 +106,17 @@ const faults: readonly Fault[] = [
     }),
   },
   { name: 'the consumer stands still', targets: ['consumer'], queues: both, plan: (random) => forMs(random, 500, 4000, async (system, ms) => { await system.freezeFor(await system.consumer(), ms) }) },
+  {
+    name: 'the consumer stands still until windows are trimmed',
+    targets: ['consumer'],
+    queues: redisOnly,
+    trims: true,
+    plan: always(async (system) => {
+      const before = await system.trimmed()
+      const thaw = system.freeze(await system.consumer())
+      await until('windows to be trimmed', async () => await system.trimmed() > before).finally(thaw)
+    }),
+  },
   { name: 'a newer consumer takes over', targets: ['consumer'], queues: redisOnly, plan: always(async (system) => { await system.startOtherConsumer() }) },
   { name: 'another process holds the database', targets: ['database'], queues: both, plan: (random) => forMs(random, 300, 3000, async (system, ms) => { await system.holdDatabase(ms) }) },
   { name: 'kill -9 of Redis, restarted after', targets: ['redis'], queues: redisOnly, plan: (random) => forMs(random, 0, 3000, async (system, ms) => { await system.restartRedis(ms, false) }) },
@@ -109,10 +124,22 @@ const faults: readonly Fault[] = [
     name: 'kill -9 of Redis, restarted with nothing after',
     targets: ['redis', 'consumer'],
     queues: redisOnly,
+    losesData: true,
     plan: (random) => {
       const backlog = planBacklog(random)
       const ms = random.int(0, 2000)
       return { details: `${ms} ms${backlog.details}`, run: async (system) => { await backlog.run(system, async () => { await system.restartRedis(ms, true) }) } }
+    },
+  },
+  {
+    name: 'Redis rolled back to an older copy',
+    targets: ['redis', 'consumer'],
+    queues: redisOnly,
+    losesData: true,
+    plan: (random) => {
+      const backlog = planBacklog(random)
+      const [ageMs, downMs] = [random.int(100, 1500), random.int(0, 1000)]
+      return { details: `of ${ageMs} ms before${backlog.details}`, run: async (system) => { await backlog.run(system, async () => { await system.rollBackRedis(ageMs, downMs) }) } }
     },
   },
   { name: 'Redis stands still', targets: ['redis'], queues: redisOnly, plan: (random) => forMs(random, 500, 5000, async (system, ms) => { await system.freezeFor(system.redis.pid, ms) }) },
@@ -120,6 +147,7 @@ const faults: readonly Fault[] = [
     name: 'FLUSHALL',
     targets: ['redis', 'consumer'],
     queues: redisOnly,
+    losesData: true,
     plan: (random) => {
       const backlog = planBacklog(random)
       const times = random.int(1, 3)
@@ -212,9 +240,12 @@ const faults: readonly Fault[] = [
 /** Single faults come first, so that what breaks under one is not blamed on two. */
 const singleSteps = 5
 
-/** An endless schedule, the same for the same seed. */
-export function * schedule (random: Random, queue: Queue): Generator<Step> {
-  const applicable = faults.filter(({ queues }) => queues.includes(queue))
+/**
+ * An endless schedule, the same for the same seed.
+ * @param trimmed windows are so small that they are trimmed: then Redis alone keeps what was queued, and may lose nothing
+ */
+export function * schedule (random: Random, queue: Queue, trimmed: boolean): Generator<Step> {
+  const applicable = faults.filter(({ queues, losesData = false, trims = false }) => queues.includes(queue) && (trimmed ? !losesData : !trims))
   let rest: Fault[] = []
   for (let step = 0; ; step++) {
     // Every kind comes once before any comes again.

@@ -2,7 +2,8 @@
 //
 // An attempt that was answered may still be excused, and only for these two losses, which the contract names:
 // a 202 lived in one worker's memory, and that worker was killed before the database had it; or Redis lost its data
-// and the worker had left, both before the database had it.
+// and the worker had left, both before the database had it. Pairs of edge keys are never to be counted: their totals
+// stand at an end of 64 bits, so each has to be found among what was rejected.
 import { closeSync, openSync, writeSync } from 'node:fs'
 import type Database from 'better-sqlite3'
 
@@ -40,6 +41,8 @@ export interface Operation {
   readonly own: readonly Pair[]
   /** A pair of a key that all clients use. */
   readonly shared: Pair | undefined
+  /** A pair whose total would leave 64 bits. */
+  readonly edge: Pair | undefined
   readonly level: Level
   readonly idempotencyKey: string | undefined
   readonly attempts: Attempt[]
@@ -55,11 +58,16 @@ const sumsMax = 100_000
 
 const reportedMax = 20
 
+/** Keys whose totals stand at the ends of 64 bits, from before the first operation on. */
+export const edges: readonly Pair[] = [{ key: 'edge above', delta: 2n ** 63n - 1n }, { key: 'edge below', delta: -(2n ** 63n) }]
+
 export class Ledger {
   readonly operations: Operation[] = []
   readonly problems: string[] = []
   /** Attempts with both marks, answered or not: only for these may the queue have lost a batch for good. */
   lostWithWorker = 0
+  /** Operations that judge() found to be lost, and whose loss is excused. */
+  lost = 0
   readonly #file: number
   readonly #db: Database.Database
   readonly #total: Database.Statement<[string], bigint>
@@ -77,23 +85,23 @@ export class Ledger {
   begin (operation: Operation): Attempt {
     if (operation.attempts.length === 0) {
       this.operations.push(operation)
-      this.#write({ id: operation.id, pairs: [...operation.own, operation.shared ?? []].flat().map(({ key, delta }) => `${key}=${delta}`), level: operation.level, once: operation.idempotencyKey })
+      this.#write({ id: operation.id, pairs: pairsOf(operation).map(({ key, delta }) => `${key}=${delta}`), level: operation.level, once: operation.idempotencyKey })
     }
     const attempt: Attempt = { operation, sentAt: performance.now(), port: undefined, outcome: 'open', killed: false, orphan: false, dataLost: false }
     operation.attempts.push(attempt)
     this.#write({ id: operation.id, attempt: operation.attempts.length })
-    this.#pending.add(attempt)
+    if (!isRefusedWhole(operation)) this.#pending.add(attempt)
     return attempt
   }
 
-  /** @param stored it was answered as being in the database */
+  /** @param stored it was answered as being in the database, or refused for nothing but its edge pair */
   end (attempt: Attempt, outcome: Outcome, how: string, stored: boolean): void {
     attempt.outcome = outcome
     this.#write({ id: attempt.operation.id, attempt: attempt.operation.attempts.indexOf(attempt) + 1, port: attempt.port, outcome, how })
     if (outcome === 'notCounted') this.#pending.delete(attempt)
     if (stored) {
       this.#pending.delete(attempt)
-      if (!this.#has(attempt.operation)) this.problems.push(`answered as stored and not in the database: ${describe(attempt.operation)}`)
+      if (!isRefusedWhole(attempt.operation) && !this.#has(attempt.operation)) this.problems.push(`answered as stored and not in the database: ${describe(attempt.operation)}`)
     }
   }
 
@@ -139,39 +147,55 @@ export class Ledger {
     return this.operations.filter(({ attempts }) => attempts.some(isExcused)).length
   }
 
-  /** Holds all totals against all operations. @returns how many had which verdict */
+  /** Holds all totals, and all that was rejected, against all operations. @returns how many had which verdict */
   judge (): Record<Verdict, number> {
     const counts: Record<Verdict, number> = { counted: 0, 'not counted': 0, either: 0 }
     const totals = new Map(this.#db.prepare<[], { key: string, value: bigint }>('SELECT key, value FROM numbers').safeIntegers().all().map(({ key, value }) => [key, value]))
     const shared = new Map<string, { sure: bigint, unsure: bigint[] }>()
+    /** What has to be among the rejected, by edge key. */
+    const refused = new Map(edges.map(({ key }) => [key, { sure: 0n, unsure: [] as bigint[] }]))
     const wrong: string[] = []
     for (const operation of this.operations) {
       const verdict = verdictOf(operation)
       counts[verdict]++
-      const found = operation.own.map(({ key }) => totals.get(key))
-      const whole = operation.own.every(({ delta }, i) => found[i] === delta)
+      const { own, shared: hot, edge, idempotencyKey } = operation
+      const found = own.map(({ key }) => totals.get(key))
+      const whole = own.every(({ delta }, i) => found[i] === delta)
       const none = found.every((total) => total === undefined)
-      const each = operation.own.every(({ delta }, i) => found[i] === undefined || found[i] === delta)
-      const right = verdict === 'counted' ? whole : verdict === 'not counted' ? none : operation.idempotencyKey === undefined ? each : whole || none
+      const each = own.every(({ delta }, i) => found[i] === undefined || found[i] === delta)
+      const right = verdict === 'counted' ? whole : verdict === 'not counted' ? none : idempotencyKey === undefined ? each : whole || none
+      if (!whole && !isRefusedWhole(operation) && operation.attempts.some(isExcused)) this.lost++
       if (!right) wrong.push(`${verdict}, found ${found.map((total) => total ?? 'nothing').join(', ')}: ${describe(operation)}`)
-      for (const { key } of operation.own) totals.delete(key)
-      if (operation.shared === undefined) continue
-      const { key, delta } = operation.shared
-      const sums = shared.get(key) ?? { sure: 0n, unsure: [] }
-      shared.set(key, sums)
-      if (verdict === 'counted') sums.sure += delta
-      // Of a whole one the own keys tell.
-      else if (verdict === 'either' && operation.idempotencyKey !== undefined && whole) sums.sure += delta
-      else if (verdict === 'either' && operation.idempotencyKey === undefined) sums.unsure.push(delta)
+      for (const { key } of own) totals.delete(key)
+      for (const [pair, sums] of [[hot, shared], [idempotencyKey === undefined ? edge : undefined, refused]] as const) {
+        if (pair === undefined) continue
+        const before = sums.get(pair.key) ?? { sure: 0n, unsure: [] }
+        sums.set(pair.key, before)
+        // Of an idempotent one the own keys tell.
+        if (verdict === 'counted' || (verdict === 'either' && idempotencyKey !== undefined && whole)) before.sure += pair.delta
+        else if (verdict === 'either' && idempotencyKey === undefined) before.unsure.push(pair.delta)
+      }
     }
-    for (const [key, { sure, unsure }] of shared) {
-      const found = totals.get(key) ?? 0n
+    for (const [key, sums] of shared) {
+      wrong.push(...this.#judgeSum(`shared ${key}`, totals.get(key) ?? 0n, sums))
       totals.delete(key)
-      if (!isReachable(found - sure, unsure)) wrong.push(`shared ${key} is ${found}, which is not ${sure} and any of ${unsure.length} unsure ones (${unsure.slice(0, reportedMax).join(' ')})`)
+    }
+    for (const { key, delta } of edges) {
+      if (totals.get(key) !== delta) wrong.push(`${key} is ${totals.get(key) ?? 'nothing'}, not ${delta}`)
+      totals.delete(key)
+    }
+    const rejected = this.#db.prepare<[], { key: string | null, value: bigint | null, once: string | null, reason: string }>('SELECT key, value, once, reason FROM rejected').safeIntegers().all()
+    for (const { key, reason } of rejected) if (reason !== 'overflow' || key === null || !refused.has(key)) wrong.push(`rejected for "${reason}": ${key ?? 'a batch'}`)
+    for (const [key, sums] of refused) {
+      wrong.push(...this.#judgeSum(`rejected of ${key}`, rejected.filter((row) => row.key === key && row.once === null).reduce((sum, { value }) => sum + (value ?? 0n), 0n), sums))
     }
     for (const [key, value] of totals) wrong.push(`${key} is ${value} and nobody counted it`)
     if (wrong.length > 0) this.problems.push(`${wrong.length} totals disagree with what the clients were told:`, ...wrong.slice(0, reportedMax))
     return counts
+  }
+
+  #judgeSum (name: string, found: bigint, { sure, unsure }: { readonly sure: bigint, readonly unsure: readonly bigint[] }): string[] {
+    return isReachable(found - sure, unsure) ? [] : [`${name} is ${found}, which is not ${sure} and any of ${unsure.length} unsure ones (${unsure.slice(0, reportedMax).join(' ')})`]
   }
 
   close (): void {
@@ -204,9 +228,21 @@ function mustCount (attempt: Attempt): boolean {
 }
 
 /** Of several attempts with one idempotency key, one that must count is enough. */
-export function verdictOf ({ attempts }: Operation): Verdict {
+export function verdictOf (operation: Operation): Verdict {
+  const { attempts } = operation
+  if (isRefusedWhole(operation)) return 'not counted'
   if (attempts.some(mustCount)) return 'counted'
   return attempts.every(({ outcome }) => outcome === 'notCounted') ? 'not counted' : 'either'
+}
+
+/** An idempotent request applies whole or not at all. */
+export function isRefusedWhole ({ edge, idempotencyKey }: Operation): boolean {
+  return edge !== undefined && idempotencyKey !== undefined
+}
+
+/** All that it sends. */
+export function pairsOf ({ own, shared, edge }: Operation): Pair[] {
+  return [...own, shared ?? [], edge ?? []].flat()
 }
 
 /** Whether some of the deltas make this sum. */
@@ -223,8 +259,9 @@ function isReachable (sum: bigint, deltas: readonly bigint[]): boolean {
   return sums.has(sum)
 }
 
-export function describe ({ id, own, shared, level, idempotencyKey, attempts }: Operation): string {
-  const pairs = [...own, ...shared === undefined ? [] : [shared]].map(({ key, delta }) => `${key}=${delta}`).join('&')
+export function describe (operation: Operation): string {
+  const { id, level, idempotencyKey, attempts } = operation
+  const pairs = pairsOf(operation).map(({ key, delta }) => `${key}=${delta}`).join('&')
   const told = attempts.map(({ sentAt, port, outcome, killed, orphan, dataLost }) => `${Math.round(sentAt)} ms port ${port ?? '?'} ${outcome}${killed ? ' killed' : ''}${orphan ? ' orphan' : ''}${dataLost ? ' dataLost' : ''}`)
   return `operation ${id} ${pairs} at level ${level}${idempotencyKey === undefined ? '' : ` once ${idempotencyKey}`} [${told.join('; ')}]`
 }

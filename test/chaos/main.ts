@@ -1,7 +1,9 @@
 // `npm run chaos`: counts on the real product while faults befall it, as a seed says, and checks that every total is exact.
+import { constants } from 'node:os'
 import { parseArgs } from 'node:util'
 import { randomInt } from 'node:crypto'
-import { runChaos } from './run.ts'
+import { findProgram } from '../fixtures/requirements.ts'
+import { graceMs, runChaos } from './run.ts'
 import type { Queue } from './system.ts'
 
 const usage = `Counts on the real product while faults befall it, and checks that every total is exact.
@@ -9,8 +11,10 @@ const usage = `Counts on the real product while faults befall it, and checks tha
 usage: npm run chaos -- [--seed N] [--minutes M] [--queue redis|embedded|both]
 
   --seed     names the schedule of faults (default: a new one, which is printed)
-  --minutes  how long, may be a fraction (default: 1); with both queues each gets half of it
+  --minutes  how long, may be a fraction (default: 1); with both queues each gets half of it. Ends at the latest ${graceMs / 1000} s after
   --queue    default: both
+
+Exit code 0: every total is exact; 1: it is not, or something else went wrong, and the output says what.
 `
 
 async function main (): Promise<number> {
@@ -22,14 +26,33 @@ async function main (): Promise<number> {
     process.stdout.write(usage)
     return values.help === true ? 0 : 1
   }
-  let failed = false
-  for (const queue of queues) {
-    const { summary, problems } = await runChaos({ seed, queue, durationMs: minutes * 60_000 / queues.length })
-    if (problems.length > 0) process.stdout.write(`${problems.join('\n')}\n`)
-    process.stdout.write(`${problems.length > 0 ? 'FAILED ' : ''}${summary}\n`)
-    failed ||= problems.length > 0
+  for (const program of ['ps', ...queues.includes('redis') ? ['redis-server'] : []]) {
+    if (findProgram(program) === undefined) throw new Error(`${program} is not installed${program === 'redis-server' ? ' (without it: --queue embedded)' : ''}`)
   }
-  return failed ? 1 : 0
+  const interrupted = new AbortController()
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => interrupted.abort(name))
+  // From the start of this process on.
+  const endAt = minutes * 60_000
+  for (const [i, queue] of queues.entries()) {
+    try {
+      const { summary, problems } = await runChaos({ seed, queue, durationMs: Math.max(0, (endAt - performance.now()) / (queues.length - i)), signal: interrupted.signal })
+      process.stdout.write(`${[...problems, `${problems.length > 0 ? 'FAILED ' : ''}${summary}`].join('\n')}\n`)
+      // What is left of its time may be too short for another.
+      if (problems.length > 0) return 1
+    } catch (error) {
+      const name = interrupted.signal.aborted ? String(interrupted.signal.reason) : undefined
+      if (name === 'SIGINT' || name === 'SIGTERM') {
+        process.stderr.write(`chaos: ended by ${name}; nothing is left of it\n`)
+        return 128 + constants.signals[name]
+      }
+      throw new Error(`seed ${seed}, ${queue}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+    }
+  }
+  return 0
 }
 
-process.exitCode = await main()
+// What a run left waiting in the background does not keep the process.
+process.exit(await main().catch((error: unknown) => {
+  process.stderr.write(`chaos: ${error instanceof Error ? error.message : String(error)}\n`)
+  return 1
+}))

@@ -1,13 +1,13 @@
 // The product under chaos: `npm start` with a real Redis behind a bad network, or with the embedded queue.
 // Faults reach its processes through this, and the ledger hears of every one that may cost something.
 import { createHash } from 'node:crypto'
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
 import { request } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import type { Redis } from 'ioredis'
-import { Program, root, startAll, type RunningProcess } from '../fixtures/gearbox.ts'
+import { listening, listProcesses, Program, root, type RunningProcess } from '../fixtures/gearbox.ts'
 import { freePort, RedisServer } from '../fixtures/redis.ts'
 import { TcpProxy } from '../fixtures/tcp-proxy.ts'
 import { until } from '../fixtures/until.ts'
@@ -22,8 +22,14 @@ const recoverMs = 15_000
 const readyAnswers = 4
 const askTimeoutMs = 3000
 
-/** A worker of this product under this load stays far below; one that leaks does not. */
-const rssBytesMax = 512 * 1024 * 1024
+/** PENDING_BYTES_MAX and UNSTORED_BYTES_MAX of a run: little, so that what may be held is little beside what a process needs anyway. */
+export const heldBytesMax = 4 * 2 ** 20
+
+/**
+ * By this much a process may ever have grown since the first start: twice heldBytesMax as objects, which take about 4 times the bytes, and as much again for
+ * the garbage between two collections. Runs of two minutes took 16 MiB.
+ */
+const growthBytesMax = 64 * 2 ** 20
 
 const webModule = 'apps/web/src/main.ts'
 const consumerModule = 'apps/consumer/src/main.ts'
@@ -36,7 +42,10 @@ export const commands = [...['push', 'take', 'acknowledge'].map((name) => ({
 export class System {
   readonly databasePath: string
   readonly openPorts = new Set<number>()
-  readonly rss = { most: 0 }
+  /** The most one process ever held, in bytes, and by how much the one that grew most did. */
+  readonly memory = { most: 0, growth: 0 }
+  /** What each kind of part held when it was first started. */
+  readonly #firstBytes = new Map<string, number>()
   /** The slowest recovery from a fault, in ms. */
   slowestRecovery = 0
   readonly queue: Queue
@@ -51,6 +60,8 @@ export class System {
   #otherConsumer: Program | undefined
   #ledger: Ledger | undefined
   readonly #frozen = new Set<number>()
+  /** Nothing is started any more. */
+  #ended = false
   url = ''
 
   private constructor (queue: Queue, dir: string, env: NodeJS.ProcessEnv, redis: RedisServer | undefined, proxy: TcpProxy | undefined) {
@@ -66,18 +77,14 @@ export class System {
     this.#admin?.on('error', () => {})
   }
 
-  /** @param dir where it keeps everything; the caller's to remove */
-  static async start (queue: Queue, dir: string, env: NodeJS.ProcessEnv): Promise<System> {
+  /**
+   * Redis and the network; the product follows with startProduct.
+   * @param dir where it keeps everything; the caller's to remove
+   */
+  static async make (queue: Queue, dir: string, env: NodeJS.ProcessEnv): Promise<System> {
     const redis = queue === 'redis' ? await RedisServer.start() : undefined
     const proxy = redis === undefined ? undefined : await TcpProxy.start(redis.port)
-    const system = new System(queue, dir, { PORT: String(await freePort()), ...env }, redis, proxy)
-    try {
-      await system.startProduct()
-    } catch (error) {
-      await system.end()
-      throw error
-    }
-    return system
+    return new System(queue, dir, { PORT: String(await freePort()), ...env }, redis, proxy)
   }
 
   set ledger (ledger: Ledger) {
@@ -113,14 +120,18 @@ export class System {
     return this.#outputs.map(({ output }) => output).join('\n')
   }
 
+  /** @throws Error with the product's last line if it does not start */
   async startProduct (): Promise<void> {
-    const product = await startAll(this.#env, { detached: true })
+    this.#mustGoOn()
+    const product = new Program(process.execPath, ['start.ts'], this.#env, { detached: true })
     this.#product = product
     this.#outputs.push(product)
-    this.url = product.url
+    const failed = product.exited.then((code) => { throw new Error(`npm start ended with ${code}: ${product.output.trim().split('\n').at(-1) ?? ''}`) })
+    this.url = (await Promise.race([listening(product), failed])).url
     // It has a consumer of its own again, and that is the newest.
     if (this.#otherConsumer !== undefined) await this.#expectSuperseded(this.#otherConsumer)
     this.#otherConsumer = undefined
+    this.#watchMemory()
   }
 
   /** SIGTERM to all of it. */
@@ -194,6 +205,7 @@ export class System {
 
   /** A newer consumer of the same database: the one before it leaves. */
   async startOtherConsumer (): Promise<void> {
+    this.#mustGoOn()
     const { REDIS_URL, TMPDIR } = this.#env
     const before = this.#otherConsumer
     const own = before === undefined ? this.product.parts(consumerModule)[0]?.pid : undefined
@@ -229,10 +241,33 @@ export class System {
   async restartRedis (downMs: number, loseData: boolean): Promise<void> {
     if (loseData) this.ledger.sweep()
     await this.redis.kill()
-    if (loseData) rmSync(join(this.redis.dir, 'appendonlydir'), { recursive: true })
-    await delay(downMs)
-    await this.redis.startAgain()
+    if (loseData) rmSync(this.#redisFiles, { recursive: true })
+    await this.#startRedisAgain(downMs)
     if (loseData) this.ledger.dataLost()
+  }
+
+  /** Redis dies, and comes back with what its disk had a while before. */
+  async rollBackRedis (ageMs: number, downMs: number): Promise<void> {
+    const copy = join(this.#dir, 'older')
+    cpSync(this.#redisFiles, copy, { recursive: true })
+    await delay(ageMs)
+    this.ledger.sweep()
+    await this.redis.kill()
+    rmSync(this.#redisFiles, { recursive: true })
+    cpSync(copy, this.#redisFiles, { recursive: true })
+    rmSync(copy, { recursive: true })
+    await this.#startRedisAgain(downMs)
+    this.ledger.dataLost()
+  }
+
+  get #redisFiles (): string {
+    return join(this.redis.dir, 'appendonlydir')
+  }
+
+  async #startRedisAgain (downMs: number): Promise<void> {
+    await delay(downMs)
+    this.#mustGoOn()
+    await this.redis.startAgain()
   }
 
   async flushRedis (): Promise<void> {
@@ -272,8 +307,14 @@ export class System {
     return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{(.*)\\})? (\\S+)$`, 'gm')), ([, labels = '', value]) => ({ labels, value: Number(value) }))
   }
 
+  /** Batches that windows have let go, so far and by living products' workers. */
+  async trimmed (): Promise<number> {
+    return (await this.figures('gearbox_window_trimmed_total')).reduce((sum, { value }) => sum + value, 0)
+  }
+
   unsentFiles (): string[] {
-    return readdirSync(join(this.#dir, 'data')).filter((name) => name.endsWith('.jsonl'))
+    const dir = join(this.#dir, 'data', 'unsent')
+    return existsSync(dir) ? readdirSync(dir).filter((name) => name.endsWith('.jsonl')) : []
   }
 
   async queueLength (): Promise<number> {
@@ -302,16 +343,22 @@ export class System {
     for (const pid of this.#frozen) this.#signal(pid, 'SIGCONT')
   }
 
-  async end (): Promise<void> {
+  /** Kills whatever runs, and keeps Redis's files with all others if `keep` says so. */
+  async end (keep: boolean): Promise<void> {
+    this.#ended = true
     this.heal()
     this.#admin?.disconnect()
-    for (const program of this.#outputs) {
-      if (program.child.exitCode === null && program.child.signalCode === null) program.kill('SIGKILL')
-    }
-    const product = this.#product
-    for (const { pid } of product?.group() ?? []) this.#signal(pid, 'SIGKILL')
+    const own = new Set(this.#outputs.map(({ pid }) => pid))
+    for (const { pid, group } of listProcesses()) if (own.has(pid) || own.has(group)) this.#signal(pid, 'SIGKILL')
     await this.#proxy?.close()
+    await this.#redis?.kill()
+    if (keep && this.#redis !== undefined) cpSync(this.#redis.dir, join(this.#dir, 'redis'), { recursive: true })
     await this.#redis?.stop()
+  }
+
+  /** What goes on in the background when all is over must not start anything anew. */
+  #mustGoOn (): void {
+    if (this.#ended) throw new Error('it has ended')
   }
 
   /** @returns false if it is gone already */
@@ -325,10 +372,16 @@ export class System {
   }
 
   #watchMemory (): void {
-    for (const { pid, command } of [...this.workers(), ...this.product.parts(consumerModule)]) {
-      const bytes = residentBytes(pid)
-      this.rss.most = Math.max(this.rss.most, bytes)
-      if (bytes > rssBytesMax) this.ledger.problems.push(`${command} holds ${Math.round(bytes / 2 ** 20)} MiB`)
+    const { memory } = this
+    for (const module of [webModule, consumerModule]) {
+      for (const { pid } of this.product.parts(module)) {
+        const bytes = mostBytes(pid)
+        const first = this.#firstBytes.get(module) ?? bytes
+        this.#firstBytes.set(module, first)
+        memory.most = Math.max(memory.most, bytes)
+        memory.growth = Math.max(memory.growth, bytes - first)
+        if (bytes - first > growthBytesMax) this.ledger.problems.push(`${module} has grown from ${Math.round(first / 2 ** 20)} to ${Math.round(bytes / 2 ** 20)} MiB`)
+      }
     }
   }
 }
@@ -345,10 +398,10 @@ async function gone (pid: number): Promise<void> {
   })
 }
 
-/** @returns 0 where the system does not tell */
-function residentBytes (pid: number): number {
+/** The most that a process ever held. @returns 0 where the system does not tell */
+function mostBytes (pid: number): number {
   try {
-    return Number(/^VmRSS:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+    return Number(/^VmHWM:\s+(\d+) kB/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
   } catch {
     return 0
   }

@@ -1,5 +1,6 @@
 // A consumer that is killed between any two of its steps, stands still, has a rival, or is away: nothing is lost or counted twice.
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '../fixtures/gearbox.ts'
@@ -8,34 +9,26 @@ import { batchesKey, expectExact, figure, freeze, later, launchConsumer, makePla
 
 const why = noStrace === undefined ? '' : ` (${noStrace})`
 
+const long = process.env.GEARBOX_LONG === '1'
+
+/** Filling and storing as much as UNSTORED_BYTES_MAX is unless set, in two workers, takes most of a minute. */
+const windowBytes = long ? 64 * 2 ** 20 : 100_000
+
 /** Calls of a consumer, counted from its start or from when the tracer attached. */
 const files = 'pwrite64,fdatasync,fsync'
 const sockets = 'write,writev'
 
 describe.skipIf(noStrace !== undefined)(`killed at a system call${why}`, () => {
-  test('of its files, from its start on, with Redis', { timeout: 60_000 }, async () => {
+  test.each<[what: string, calls: string, places: readonly number[]]>([
+    ['of its files', files, [1, 2, 9, 20, 21, 22, 23, 24, 25, 26, 40, 75]],
+    // The last ones take and acknowledge batches, and tell of them.
+    ['of its sockets', sockets, [1, 12, 30, 31, 32, 33, 34, 35]],
+  ])('%s, from its start on, with Redis', { timeout: 60_000 }, async (_what, calls, places) => {
     const place = makePlace((await startRedis()).url)
     const web = await startWeb(place)
     const load = new Load(web.url)
-    for (const nth of [1, 2, 9, 20, 21, 22, 23, 24, 25, 26, 40, 75]) {
-      const consumer = launchConsumer(place, place.databasePath, tracing(files, `signal=SIGKILL:when=${nth}`))
-      expect(await consumer.exited, `call ${nth}: ${consumer.output}`).toBe('SIGKILL')
-      await load.more(20)
-    }
-    const consumer = await startConsumer(place)
-    await load.more(100)
-    await load.stop()
-    await stop(web, consumer)
-    expectExact(place.databasePath, load)
-  })
-
-  test('that tells Redis or a worker something, with Redis', { timeout: 60_000 }, async () => {
-    const place = makePlace((await startRedis()).url)
-    const web = await startWeb(place)
-    const load = new Load(web.url)
-    await stop(await startConsumer(place))
-    for (const nth of [1, 12, 30, 31, 32, 33, 34, 35]) {
-      const consumer = launchConsumer(place, place.databasePath, tracing(sockets, `signal=SIGKILL:when=${nth}`))
+    for (const nth of places) {
+      const consumer = launchConsumer(place, place.databasePath, tracing(calls, `signal=SIGKILL:when=${nth}`))
       expect(await consumer.exited, `call ${nth}: ${consumer.output}`).toBe('SIGKILL')
       await load.more(20)
     }
@@ -130,28 +123,36 @@ describe('two consumers of one database', () => {
 })
 
 describe('no replay storm', () => {
-  test('a consumer that comes back to as much as UNSTORED_BYTES_MAX and more: no batch is pushed twice', async () => {
+  test(`a consumer that comes back to workers that each have ${windowBytes} bytes in their window: no batch is pushed twice`, { timeout: long ? 180_000 : 30_000 }, async () => {
     const redis = await startRedis()
     const client = redis.client()
     onTestFinished(() => client.disconnect())
-    const place = makePlace(redis.url, { UNSTORED_BYTES_MAX: '100000' })
-    const gearboxWeb = await startWeb(place)
+    const place = makePlace(redis.url, { UNSTORED_BYTES_MAX: String(windowBytes) })
+    const webs = [await startWeb(place), await startWeb(place)]
     const consumer = await startConsumer(place)
-    const load = new Load(gearboxWeb.url)
-    await load.more(100)
+    const loads = webs.map(({ url }, i) => new Load(url, `load ${i}`))
+    for (const load of loads) await load.more(100)
     consumer.kill('SIGKILL')
     await consumer.exited
-    await gearboxWeb.printed(/UNSTORED_BYTES_MAX/)
-    await load.more(100)
+    const filler = Array.from({ length: 250 }, (_, i) => `${i}${'-'.repeat(200)}=1`).join('&')
+    await Promise.all(webs.map(async (web) => {
+      await until('its window to be full', async () => {
+        expect((await post(web.url, filler)).status).toBe(204)
+        return web.output.includes('UNSTORED_BYTES_MAX')
+      }, 60_000)
+    }))
     const next = await startConsumer(place)
-    await load.more(200)
-    await load.stop()
-    await until('the queue to be empty', async () => await client.llen(batchesKey) === 0)
-    expect(await figure(gearboxWeb.url, 'gearbox_window_replays_total')).toBe(0)
-    const pushed = await figure(gearboxWeb.url, 'gearbox_batches_pushed_total')
+    for (const load of loads) await load.more(200)
+    for (const load of loads) await load.stop()
+    await until('the queue to be empty', async () => await client.llen(batchesKey) === 0, 60_000)
+    let pushed = 0
+    for (const web of webs) {
+      expect(await figure(web.url, 'gearbox_window_replays_total')).toBe(0)
+      pushed += await figure(web.url, 'gearbox_batches_pushed_total')
+    }
     expect(query(place.databasePath, 'SELECT sum(high) AS high FROM producers')).toEqual([{ high: pushed }])
-    await stop(gearboxWeb, next)
-    expectExact(place.databasePath, load)
+    await stop(...webs, next)
+    for (const load of loads) expectExact(place.databasePath, load)
   })
 
   test.each(['SIGSTOP', 'SIGKILL'] as const)('an embedded consumer that gets %s: at most one replay a worker, and one batch in each', async (signal) => {
@@ -174,6 +175,44 @@ describe('no replay storm', () => {
     expect(await figure(gearbox.url, 'gearbox_batches_duplicate_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
     await stopAndExpectExact(gearbox, place, load)
   })
+})
+
+test('what has left a window (UNSTORED_BYTES_MAX) is kept by Redis alone, through its death and that of the worker', async () => {
+  const redis = await startRedis()
+  const place = makePlace(redis.url, { UNSTORED_BYTES_MAX: '2048' })
+  const [web, other] = [await startWeb(place), await startWeb(place)]
+  const loads = [new Load(web.url), new Load(other.url, 'other')]
+  await web.printed(/UNSTORED_BYTES_MAX/)
+  await redis.kill()
+  await redis.startAgain()
+  for (const load of loads) await load.more(100)
+  web.kill('SIGKILL')
+  await loads[0]!.stop()
+  const consumer = await startConsumer(place)
+  await loads[1]!.more(100)
+  await loads[1]!.stop()
+  await stop(other, consumer)
+  expectExact(place.databasePath, loads[0]!, ['memory'])
+  expectExact(place.databasePath, loads[1]!)
+})
+
+test('a worker that is stopped while an embedded consumer stands still leaves a file, the next worker pushes it, and all counts once', async () => {
+  const place = await makePlaceFor('the embedded queue', { WEB_WORKERS: '1' })
+  const gearbox = await startGearbox(place)
+  expect((await post(`${gearbox.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
+  const worker = await partOf(gearbox, 'apps/web')
+  const thaw = freeze(await partOf(gearbox, 'apps/consumer'))
+  // The first batch is on its way to the consumer, the second waits behind it.
+  expect((await post(`${gearbox.url}/increment?ack=queued`, 'a=10')).status, 'not reached in time').toBe(202)
+  expect((await post(`${gearbox.url}/increment?ack=memory`, 'a=100', { 'idempotency-key': 'k' })).status).toBe(202)
+  process.kill(worker, 'SIGTERM')
+  const unsentFiles = (): string[] => existsSync(join(place.dir, 'data', 'unsent')) ? readdirSync(join(place.dir, 'data', 'unsent')) : []
+  await until('the file', () => unsentFiles().some((name) => name.endsWith('.jsonl')))
+  thaw()
+  await until('the file to go', () => unsentFiles().length === 0)
+  expect((await post(`${gearbox.url}/increment?ack=stored`, 'a=100', { 'idempotency-key': 'k' })).status).toBe(204)
+  await stop(gearbox)
+  expect(readTotals(place.databasePath)).toEqual(new Map([['a', 111n]]))
 })
 
 test('a restored copy is refused with 69 until a rebind, and then counts what is still to come', async () => {

@@ -4,8 +4,9 @@ import { existsSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
+import { TcpProxy } from '../fixtures/tcp-proxy.ts'
 import { until } from '../fixtures/until.ts'
-import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, partOf, query, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
+import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
 
 /** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */
 async function once (url: string, key: string, more: { readonly apiKey?: string, readonly value?: number } = {}): Promise<{ status: number, text: string }> {
@@ -103,6 +104,32 @@ test('an Idempotency-Key counts once although Redis is killed, and loses all it 
   expect(readTotals(place.databasePath)).toEqual(new Map(keys.map((key) => [key, 1n])))
 })
 
+test('an Idempotency-Key that a worker could not push in time is refused as too late, if what came meanwhile has pushed its repeat out of memory', async () => {
+  const redis = await startRedis()
+  const proxy = await TcpProxy.start(redis.port)
+  onTestFinished(async () => { await proxy.close() })
+  const place = makePlace(redis.url, { IDEMPOTENCY_ROWS_MAX: '5' })
+  const [cutOff, other] = [await startWeb(place, { REDIS_URL: proxy.url, ACK_TIMEOUT_MS: '20000' }), await startWeb(place)]
+  const consumer = await startConsumer(place)
+  proxy.blackHole()
+  const late = [once(cutOff.url, 'repeated'), once(cutOff.url, 'never seen')]
+  await until('it to be on its way', async () => await figure(cutOff.url, 'gearbox_unstored_batches') > 0)
+  expect((await once(other.url, 'repeated')).status).toBe(204)
+  for (let i = 0; i < 6; i++) expect((await once(other.url, `filler ${i}`)).status).toBe(204)
+  proxy.heal()
+  for (const reply of await Promise.all(late)) expect(reply).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
+  await stop(cutOff, other, consumer)
+  expect(query(place.databasePath, 'SELECT reason, count(*) AS entries FROM rejected GROUP BY reason')).toEqual([{ reason: 'too late', entries: 2 }])
+  expect(readTotals(place.databasePath).get('repeated')).toBe(1n)
+  expect(readTotals(place.databasePath).has('never seen')).toBe(false)
+
+  // Whoever looks at it may count it by hand, and only once.
+  const ids = query(place.databasePath, "SELECT id FROM rejected WHERE json_type(sums, '$.\"never seen\"') IS NOT NULL")
+  expect(ids.length).toBe(1)
+  for (let times = 1; times <= 2; times++) await runCommand(place, 'rejected', ['--retry', String(Object(ids[0]).id)])
+  expect(readTotals(place.databasePath).get('never seen')).toBe(1n)
+})
+
 const library = existsSync('/usr/lib')
   ? readdirSync('/usr/lib').map((name) => join('/usr/lib', name, 'faketime/libfaketimeMT.so.1')).find((path) => existsSync(path))
   : undefined
@@ -170,6 +197,23 @@ describe.skipIf(library === undefined)(`a wrong clock${why}`, () => {
     await stop(web, consumer)
     expectExact(place.databasePath, load)
     expect([...readTotals(place.databasePath)].filter(([key]) => !key.startsWith('load'))).toEqual([['ahead', 1n], ['before', 1n], ['behind', 1n]])
+  })
+
+  test('of all of it, with the embedded queue, set an hour forth and back: every key counts once', async () => {
+    const place = await makePlaceFor('the embedded queue', { STATS_INTERVAL_MS: '200' })
+    const clock = new WrongClock(place.dir)
+    const gearbox = await startGearbox({ ...place, env: { ...place.env, ...clock.env } })
+    const load = new Load(gearbox.url)
+    const keys: string[] = []
+    for (const hours of [0, 1, -1, 0]) {
+      clock.set(hours)
+      keys.push(`at ${hours} (${keys.length})`)
+      for (const key of [...keys, ...keys]) expect((await once(gearbox.url, key)).status, key).toBe(204)
+      if (hours === 1) await until('its log to show its clock', () => clockOf(gearbox) > 0.9)
+      await load.more(30)
+    }
+    await stopAndExpectExact(gearbox, place, load)
+    for (const key of keys) expect(readTotals(place.databasePath).get(key), key).toBe(1n)
   })
 
   test('of a worker, an hour back, when keys are forgotten for want of room: what may be a repeat is refused as too late', async () => {

@@ -1,4 +1,5 @@
 // A Redis that dies, forgets, or refuses to write, below the whole product under load. While the workers live nothing of what they answered is lost.
+import { randomInt } from 'node:crypto'
 import { cpSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
@@ -36,7 +37,7 @@ test('killed under load, three times: all that was answered is there', async () 
 })
 
 // With the consumer at a stand the list is long, so that the cut goes through batches and not only through what was acknowledged.
-test.each([1, 37, 1000, 20_000])('killed, and the last %i bytes of its append-only file are gone', async (bytes) => {
+test.each([1, 37, 1000, randomInt(1, 20_000)])('killed, and the last %i bytes of its append-only file are gone', async (bytes) => {
   const redis = await startRedis(['--aof-load-truncated', 'yes'])
   const { place, gearbox, load } = await running(redis)
   const thaw = freeze(await partOf(gearbox, 'apps/consumer'))

@@ -15,12 +15,12 @@ export const configurations = {
   'no fault, three batches': { increments: [3], consumers: 1, faults: {}, statesMin: 1_100 },
   timeouts: { ...one, faults: { timeouts: 2 }, statesMin: 7_000 },
   'timeouts, two workers': { increments: [1, 1], consumers: 1, faults: { timeouts: 1 }, statesMin: 11_000 },
-  'late messages': { ...one, faults: { late: 2 }, statesMin: 24_000 },
+  'late messages': { ...one, faults: { late: 2 }, statesMin: 20_000 },
   'consumer crash': { ...one, faults: { consumerCrashes: 2 }, statesMin: 4_400 },
   'consumer crash, two workers': { increments: [1, 1], consumers: 1, faults: { consumerCrashes: 1 }, statesMin: 7_500 },
-  'worker crash': { ...one, faults: { workerCrashes: 1, late: 1 }, statesMin: 4_000 },
-  'two consumers': { increments: [2], consumers: 2, faults: { secondConsumers: 1 }, statesMin: 6_500 },
-  'two consumers, twice': { increments: [2], consumers: 2, faults: { secondConsumers: 2 }, statesMin: 24_000 },
+  'worker crash': { ...one, faults: { workerCrashes: 1, late: 1 }, statesMin: 3_700 },
+  'two consumers': { increments: [2], consumers: 2, faults: { secondConsumers: 1 }, statesMin: 5_900 },
+  'two consumers, twice': { increments: [2], consumers: 2, faults: { secondConsumers: 2 }, statesMin: 14_000 },
   'loss noticed': { ...one, faults: { restarts: 1, saves: 1 }, statesMin: 110_000 },
   'loss noticed, failover': { increments: [1], consumers: 1, faults: { failovers: 1, saves: 1 }, statesMin: 7_000 },
   'loss unnoticed': { ...one, faults: { flushes: 1 }, statesMin: 5_400 },
@@ -31,7 +31,7 @@ export const configurations = {
 /** Two kinds at a time, where one alone can't show something. */
 export const mixed = {
   'worker crash and loss': { ...one, faults: { workerCrashes: 1, flushes: 1 }, statesMin: 6_000 },
-  'loss and late messages': { ...one, faults: { flushes: 1, late: 1 }, statesMin: 95_000 },
+  'loss and late messages': { ...one, faults: { flushes: 1, late: 1 }, statesMin: 90_000 },
   'two failovers': { increments: [1], consumers: 1, faults: { failovers: 2, saves: 1 }, statesMin: 30_000 },
 } as const satisfies Record<string, Configuration>
 

@@ -117,7 +117,8 @@ function raiseEpoch (state: State, index: number): State {
 function takeOver (state: State, rules: Rules, index: number): State {
   const { found, epoch } = at(state.consumers, index)
   const { state: after, bound } = queue.bind(state, found, epoch)
-  if (!bound) return leave(after, index)
+  // One with a lower epoch can't write any more: if this one left too, nobody would consume.
+  if (!bound) return after.redis.data.owner > epoch ? leave(after, index) : withConsumer(after, index, { found: after.redis.data.owner })
   const toTell = after.database.producers.map((stored) => rules.start === 'tells' && stored.high > 0 ? stored : undefined)
   return withConsumer(after, index, { phase: 'running', found: 0, toTell })
 }

@@ -15,7 +15,7 @@ export interface Rules {
   /** push.lua compares the generation; if not, a look may still notice that it changed, or nothing does. */
   readonly generation: 'compared' | 'looked at' | 'ignored'
   /** readServer: run_id and replication id are parts of the incarnation. */
-  readonly runId: 'read' | 'ignored' | 'read with replication id'
+  readonly runId: 'read with replication id' | 'read' | 'ignored'
   /** Store.apply: the highest sequence of a producer and the gaps below it. */
   readonly appliedBefore: 'highest and gaps' | 'highest'
   /** Store.apply: what was applied before is read inside the transaction. */
