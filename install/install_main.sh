@@ -194,7 +194,7 @@ start_parts () {
   systemctl start gearbox.target
   for ((i = 1; i <= 60; i++)); do
     if ready; then
-      say "listens on $(setting HOST):$(setting PORT) with $web_workers web workers, stores in $(setting DATABASE_PATH)"
+      say "listens on $(setting HOST):$(setting PORT), web workers: $web_workers, stores in $(setting DATABASE_PATH)"
       say "try: curl -d 'foo=1&bar=-2&foo=3' http://127.0.0.1:$(setting PORT)/increment"
       return
     fi

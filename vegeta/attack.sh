@@ -53,7 +53,7 @@ while (($# > 0)); do
   esac
 done
 
-command -v vegeta >/dev/null || fail "vegeta is missing; vegeta/install_vegeta.sh installs it"
+command -v vegeta >/dev/null || fail "vegeta is missing; install/install_vegeta.sh installs it"
 [[ -r $targets ]] || fail "there are no targets in $targets; make some: npm run targets -- 9000 127.0.0.1"
 read -rn1 first <"$targets" || true
 format=http

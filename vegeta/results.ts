@@ -42,7 +42,7 @@ export async function * readResults (path: string): AsyncGenerator<Result> {
   let errors = ''
   vegeta.stderr.on('data', (chunk) => { errors += String(chunk) })
   const ended = once(vegeta, 'close').then(([code]) => Number(code), (error: unknown) => {
-    throw new FatalError(`vegeta can't be started (${reasonOf(error)}); vegeta/install_vegeta.sh installs it`, 2)
+    throw new FatalError(`vegeta can't be started (${reasonOf(error)}); install/install_vegeta.sh installs it`, 2)
   })
   ended.catch(() => {})
   let count = 0

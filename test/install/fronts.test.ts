@@ -32,8 +32,8 @@ const fronts = [
     name: 'nginx',
     configure: ({ dir, port, upstreams }: Place): string[] => {
       writeFileSync(join(dir, 'gearbox.conf'), replaced('install/nginx/gearbox.conf', [
-        ['listen 443 ssl;', `listen 127.0.0.1:${port} ssl;`],
-        ['listen [::]:443 ssl;', ''],
+        ['listen 443 ssl', `listen 127.0.0.1:${port} ssl`],
+        ['listen [::]:443 ssl backlog=65535;', ''],
         ['/etc/ssl/certs/gearbox.pem', join(dir, 'cert.pem')],
         ['/etc/ssl/private/gearbox.key', join(dir, 'key.pem')],
         ['server 127.0.0.1:3333 max_fails=0;', upstreams.map((upstream) => `server 127.0.0.1:${upstream} max_fails=0;`).join(' ')],

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The scripts of install/ on a fresh system: installs from nothing, counts, upgrades under load, uninstalls, reinstalls, purges.
+# The scripts of install/ on a fresh system: installs an older release from nothing, counts, upgrades under load, uninstalls,
+# reinstalls, purges.
 # The system is made by debootstrap in a directory and booted by systemd-nspawn, so that systemd runs the units with all their
 # settings. Where it can't be booted, it is entered by chroot and the units' commands are started by hand.
 set -euo pipefail
@@ -40,25 +41,43 @@ root=$dir/root
 log=$dir/log
 nspawn=
 leader=
+made=no
+finished=no
 declare -A running=()
 
 cleanup () {
   local status=$?
   trap - EXIT
+  trap '' INT TERM HUP
   set +e
-  if [ "$status" != 0 ]; then
+  # A signal that ends this script leaves the status of whatever came before.
+  if [ "$finished" = no ] && [ "$made" = no ] && [ "$status" = 1 ]; then
+    tail -n 5 "$log"
+    echo 'skipped: no system can be made and entered here'
+    status=0
+  elif [ "$finished" = no ]; then
+    [ "$status" != 0 ] || status=1
     echo "FAILED: $step"
     tail -n 40 "$log"
     [ -n "$leader" ] && inside journalctl --no-pager -n 60 -u 'gearbox*'
   fi
-  local pid
-  for pid in "${running[@]}"; do kill "$pid" 2>/dev/null; done
+  # Where this script alone was interrupted, its debootstrap or load goes on.
+  local started
+  mapfile -t started < <(descendants $$)
+  kill "${started[@]}" 2>/dev/null
+  await_end 100 "${started[@]}"
+  # And what it made nobody's children.
+  mapfile -t -O "${#started[@]}" started < <(find /proc -maxdepth 2 -path '/proc/[0-9]*/root' -lname "$root" 2>/dev/null | cut -d / -f 3)
+  kill -KILL "${started[@]}" 2>/dev/null
+  await_end 100 "${started[@]}"
   if [ -n "$nspawn" ]; then
-    # Its init takes SIGRTMIN+4 for "power off".
+    # Its init takes SIGRTMIN+4 for "power off". Once that is gone, so is everything in there.
     [ -n "$leader" ] && kill -s RTMIN+4 "$leader"
-    for _ in $(seq 100); do kill -0 "$nspawn" 2>/dev/null || break; sleep 0.1; done
-    kill -KILL "$nspawn" 2>/dev/null
-    wait "$nspawn" 2>/dev/null
+    await_end 100 "$nspawn"
+    # shellcheck disable=SC2086
+    kill -KILL "$nspawn" $leader 2>/dev/null
+    # shellcheck disable=SC2086
+    await_end 300 "$nspawn" $leader
   fi
   wait
   unmount
@@ -69,6 +88,27 @@ cleanup () {
 
 unmount () {
   awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/mounts | sort -r | while read -r mount; do umount "$mount" || umount -l "$mount"; done
+}
+
+# All that this script has started, but for the booted system, which is stopped from inside.
+descendants () {
+  local child
+  for child in $(pgrep -P "$1"); do
+    if [ "$child" != "$nspawn" ] && [ "$child" != "$BASHPID" ]; then
+      echo "$child"
+      descendants "$child"
+    fi
+  done
+}
+
+# await_end TENTHS PID...: until none of them runs.
+await_end () {
+  local tenths=$1
+  shift
+  while [ "$tenths" -gt 0 ] && kill -0 "$@" 2>/dev/null; do
+    sleep 0.1
+    tenths=$((tenths - 1))
+  done
 }
 
 step='preparing'
@@ -99,9 +139,14 @@ make_system () {
   if [ -n "$base" ]; then
     cp -a "$base" "$root"
   else
-    debootstrap --variant=minbase --include=ca-certificates,systemd,systemd-sysv,dbus "$suite" "$root" >>"$log" 2>&1
+    local from=()
+    case "$suite" in
+      bookworm | trixie) ;;
+      # All releases of Ubuntu have one script, and a debootstrap knows the names of those before it only.
+      *) from=(http://archive.ubuntu.com/ubuntu /usr/share/debootstrap/scripts/gutsy) ;;
+    esac
+    debootstrap --variant=minbase --include=ca-certificates,systemd,systemd-sysv,dbus "$suite" "$root" "${from[@]}" >>"$log" 2>&1
   fi
-  local components=main
   case "$suite" in
     bookworm | trixie)
       cat >"$root/etc/apt/sources.list" <<EOF
@@ -110,10 +155,9 @@ deb http://deb.debian.org/debian-security $suite-security main
 EOF
       ;;
     *)
-      components='main universe'
       cat >"$root/etc/apt/sources.list" <<EOF
-deb http://archive.ubuntu.com/ubuntu $suite $components
-deb http://archive.ubuntu.com/ubuntu $suite-updates $components
+deb http://archive.ubuntu.com/ubuntu $suite main universe
+deb http://archive.ubuntu.com/ubuntu $suite-updates main universe
 EOF
       ;;
   esac
@@ -123,6 +167,11 @@ EOF
   if [ -e /etc/ssl/certs/ca-certificates.crt ]; then cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"; fi
   mkdir "$root/checkout"
   tar -C "$source" -cf - --exclude=node_modules --exclude=.git --exclude=.tmp --exclude=data . | tar -C "$root/checkout" -xf - --no-same-owner
+  # An older release: another version, a unit that allows fewer files, and a module that is gone by now.
+  cp -a "$root/checkout" "$root/older"
+  sed -i 's/"version": ".*"/"version": "0.0.0"/' "$root/older/package.json"
+  sed -i 's/^LimitNOFILE=.*/LimitNOFILE=2048/' "$root/older/install/systemd/gearbox-consumer.service"
+  echo 'export {}' >"$root/older/apps/consumer/src/gone.ts"
 }
 
 # Both ways share this host's network, so that apt and npm work, and its ports: everything listens on free ones.
@@ -213,6 +262,14 @@ refused () { [ "$(status_of "$url/healthz")" = 000 ]; }
 post () { status_of -d "$1" "$url/increment?ack=stored"; }
 total () { inside sqlite3 /var/local/gearbox/sqlite/numbers.db "select value from numbers where key = '$1'"; }
 expect () { [ "$2" = "$3" ] || fail "$1 is $2, not $3"; }
+# What is installed and differs from this release.
+differences () {
+  local of
+  for of in apps packages install start.ts package.json package-lock.json; do
+    diff -rq --exclude=node_modules --exclude=test "$root/checkout/$of" "$root/usr/local/gearbox/$of" || true
+  done
+  for of in "$root"/checkout/install/systemd/*; do diff -q "$of" "$root/etc/systemd/system/" || true; done
+}
 configuration () { (cd "$root/etc/gearbox" && stat -c '%n %a %U:%G %Y' ./* && sha256sum ./*); }
 
 load () {
@@ -236,6 +293,8 @@ make_system
 begin 'entering it'
 enter_system
 echo "        by $([ "$mode" = boot ] && echo 'systemd-nspawn, booted' || echo 'chroot')"
+inside apt-get update >>"$log" 2>&1 || fail 'its archive is out of reach'
+made=yes
 
 begin 'install_ubuntu.sh'
 script /checkout/install/install_ubuntu.sh
@@ -243,8 +302,9 @@ begin 'install_ubuntu.sh again changes nothing'
 script /checkout/install/install_ubuntu.sh
 tail -n 5 "$log" | grep -q 'all packages are installed' || fail 'it installed something'
 
-begin 'install_main.sh'
-script /checkout/install/install_main.sh "${options[@]}"
+begin 'install_main.sh of an older release'
+script /older/install/install_main.sh "${options[@]}"
+expect 'how much differs from this release' "$(differences | wc -l)" 4
 [ "$mode" = boot ] || start
 await 'the service to be ready' 30 ready
 
@@ -282,7 +342,7 @@ if [ "$mode" = boot ]; then
   inside systemctl start gearbox-consumer.service
 fi
 
-begin 'install_main.sh again: an upgrade under load'
+begin 'install_main.sh of this release: an upgrade under load'
 before=$(configuration)
 touch "$dir/load"
 : >"$dir/answers"
@@ -300,6 +360,14 @@ await 'the service to be ready' 30 ready
 rm "$dir/load"
 [ "$mode" = chroot ] || wait "$loader"
 expect 'the configuration' "$(configuration)" "$before"
+expect 'what differs from this release' "$(differences)" ''
+if [ "$mode" = boot ]; then
+  for unit in gearbox-consumer gearbox-web@1 gearbox-web@2; do
+    pid=$(inside systemctl show -P MainPID "$unit.service")
+    program=$(inside readlink "/proc/$pid/exe")
+    [[ "$program" == /usr/local/gearbox/*/bin/node ]] || fail "$unit still runs $program"
+  done
+fi
 stored=$(grep -c '^204$' "$dir/answers")
 unknown=$(grep -c '^000$' "$dir/answers" || true)
 late=$(grep -c '^202$' "$dir/answers" || true)
@@ -338,8 +406,9 @@ expect 'foo' "$(total foo)" 4
 begin 'uninstall.sh --purge removes everything'
 [ "$mode" = boot ] || stop
 script /checkout/install/uninstall.sh --purge
-left=$(inside find / -xdev \( -path /checkout -o -path /proc -o -path /sys -o -path /var/log -o -path /tmp \) -prune -o -name '*gearbox*' -print)
+left=$(inside find / -xdev \( -path /checkout -o -path /older -o -path /proc -o -path /sys -o -path /var/log -o -path /tmp \) -prune -o -name '*gearbox*' -print)
 expect 'what is left' "$left" ''
 if inside getent passwd gearbox >>"$log"; then fail 'the user is left'; fi
 
 begin "all is well on $suite ($mode)"
+finished=yes

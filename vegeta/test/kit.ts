@@ -14,8 +14,8 @@ export const installTimeoutMs = 300_000
 export function requireVegeta (): void {
   process.env.PATH = `${process.env.PATH ?? ''}${delimiter}${join(root, '.tmp/bin')}`
   if (findProgram('vegeta') !== undefined) return
-  const { status, stdout, stderr } = spawnSync('vegeta/install_vegeta.sh', { cwd: root, encoding: 'utf8' })
-  if (status !== 0 || findProgram('vegeta') === undefined) throw new Error(`install vegeta first, the load kit is tested with it; vegeta/install_vegeta.sh said:\n${stdout}${stderr}`)
+  const { status, stdout, stderr } = spawnSync('install/install_vegeta.sh', { cwd: root, encoding: 'utf8' })
+  if (status !== 0 || findProgram('vegeta') === undefined) throw new Error(`install vegeta first, the load kit is tested with it; install/install_vegeta.sh said:\n${stdout}${stderr}`)
 }
 
 export interface Ended {

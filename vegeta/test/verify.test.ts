@@ -100,8 +100,9 @@ test('with idempotency keys, targets that were sent many times count once, over 
   const first = await attack(product.dir, ['-rate=400', '-duration=1s'])
   const second = await attack(product.dir, ['-rate=300', '-duration=1s'], 'second.bin')
   const { code, output } = await verify(...of(product, first, second))
-  expect(output).toContain('700 counted')
-  expect(output).toContain('every total is exact')
+  // On a busy machine Vegeta's time is up before its last request.
+  const [, sent] = /^(\d+) requests \(204: \1\): \1 counted, 0 not counted, 0 may have been\n\d+ keys: every total is exact\n$/.exec(output) ?? []
+  expect(Number(sent), output).toBeGreaterThan(600)
   expect(code).toBe(0)
   expect(sorted(readTotals(product.databasePath))).toEqual(sorted(readExpected(join(product.dir, 'expected.json'))))
 })

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Vegeta into .tmp/bin, where the scripts beside this one look for it, or into DIR/bin.
+# Installs Vegeta into .tmp/bin, where the scripts of vegeta/ look for it, or into DIR/bin.
 set -euo pipefail
 
 version=v12.13.0
@@ -11,29 +11,31 @@ case ${1-} in
   '') ;;
   --prefix) prefix=${2:?"--prefix needs a directory"} ;;
   *)
-    printf 'usage: vegeta/install_vegeta.sh [--prefix DIR]   (the program goes to DIR/bin; default: %s)\n' "$prefix"
+    printf 'usage: install/install_vegeta.sh [--prefix DIR]   (the program goes to DIR/bin; default: %s)\n' "$prefix"
     [[ $1 == --help || $1 == -h ]] && exit
     exit 2
     ;;
 esac
 
 if ! command -v go >/dev/null; then
-  printf '%s\n' "Vegeta is built with Go, which is missing. Install it (https://go.dev/dl, or your distribution's golang package) and run this again," \
+  printf '%s\n' "Vegeta is built with Go 1.22 or newer, which is missing. Install it (https://go.dev/dl, or your distribution's golang package) and run this again," \
     "or put a vegeta $version from https://github.com/tsenart/vegeta/releases, or from 'brew install vegeta', anywhere in your PATH." >&2
   exit 1
 fi
 
 mkdir -p "$prefix/bin"
 bin=$(cd "$prefix/bin" && pwd)
+# Built beside its place and moved there: whoever runs the one that is there goes on with it.
+build=$(mktemp -d "$bin/.vegeta-XXXXXX")
+trap 'rm -rf "$build"' EXIT
 
 # "go install" asks for the list of all versions, which some module proxies refuse; a module that requires just this one never asks.
-if ! GOBIN=$bin go install "$module@$version"; then
+if ! GOBIN=$build go install "$module@$version"; then
   printf '%s\n' "go install failed; building $version from a module of its own" >&2
-  build=$(mktemp -d)
-  trap 'rm -rf "$build"' EXIT
   printf 'module build\n\ngo 1.22\n\nrequire %s %s\n' "$module" "$version" >"$build/go.mod"
-  (cd "$build" && go build -mod=mod -o "$bin/vegeta" "$module")
+  (cd "$build" && go build -mod=mod -o vegeta "$module")
 fi
+mv -f "$build/vegeta" "$bin/vegeta"
 
 printf 'installed %s\n' "$bin/vegeta"
 go version -m "$bin/vegeta" | awk '$1 == "mod" { print $2, $3 }'
