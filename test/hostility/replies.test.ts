@@ -49,6 +49,12 @@ const otherType = refusal(415, 'Unsupported Media Type', 'GBX_UNSUPPORTED_MEDIA_
 const tooManyPairs = Array.from({ length: 1001 }, (_, i) => `k${i}=1`).join('&')
 const manyPairs = refusal(400, 'Bad Request', 'GBX_TOO_MANY_PAIRS', 'more than 1000 pairs; send them in several requests')
 
+/**
+ * To what can't be read behind replies that are due: the fast lane hands it over when none is due any more, and it is refused in its turn.
+ * Where Node read on meanwhile, its refusal would be taken for one of those replies: the connection is closed without a word.
+ */
+const [thenNoHttp, thenTooLate] = process.env.FAST_LANE === 'off' ? [[], []] : [[noHttp], [tooLate]]
+
 interface Case {
   readonly name: string
   readonly sent: string
@@ -96,10 +102,10 @@ describe('with an ordinary worker', () => {
     { name: 'another Expect', sent: `${post('Content-Length: 3\r\nExpect: miracles\r\n', 'a=1')}${goodbye}`, replies: [unmet, healthy], counted: 0 },
     { name: 'another Expect and then a good request', sent: `${post('Content-Length: 3\r\nExpect: 200-ok\r\n', 'a=1')}${form('b=1')}${goodbye}`, replies: [unmet, counted, healthy], counted: 1 },
     { name: 'Expect: 100-continue for what is refused by its head', sent: `${post('Content-Length: 3\r\nExpect: 100-continue\r\n', 'a=1').replace(formType, 'text/plain')}${goodbye}`, replies: [goOn, otherType, healthy], counted: 0 },
-    { name: 'more bytes than the Content-Length says', sent: post('Content-Length: 3\r\n', 'a=1&b=2'), replies: [counted], counted: 1 },
-    { name: 'a good request and garbage', sent: form('a=1') + garbage, replies: [counted], counted: 1 },
-    { name: 'two good requests and garbage', sent: form('a=1') + form('b=1') + garbage, replies: [counted, counted], counted: 2 },
-    { name: 'a good request, a refused one and garbage', sent: form('a=1') + form('a=x') + garbage, replies: [counted, badPair], counted: 1 },
+    { name: 'more bytes than the Content-Length says', sent: post('Content-Length: 3\r\n', 'a=1&b=2'), replies: [counted, ...thenNoHttp], counted: 1 },
+    { name: 'a good request and garbage', sent: form('a=1') + garbage, replies: [counted, ...thenNoHttp], counted: 1 },
+    { name: 'two good requests and garbage', sent: form('a=1') + form('b=1') + garbage, replies: [counted, counted, ...thenNoHttp], counted: 2 },
+    { name: 'a good request, a refused one and garbage', sent: form('a=1') + form('a=x') + garbage, replies: [counted, badPair, ...thenNoHttp], counted: 1 },
     { name: 'a good request and one in a bad chunk', sent: form('a=1') + chunked('zz\r\n'), replies: [counted, noHttp], counted: 1 },
     { name: 'three good requests and one in a good and a bad chunk', sent: form('a=1').repeat(3) + chunked(`${chunk('a=1')}zz\r\n`), replies: [counted, counted, counted, noHttp], counted: 3 },
     { name: 'a good request and one that is too large', sent: form('a=1') + post('Content-Length: 65537\r\n', 'a=1'), replies: [counted, tooLarge], counted: 1 },
@@ -130,8 +136,8 @@ test('an upgrade that nobody offers does not make replies answer other requests 
 
 describe('a reply that is due is not answered by what follows its request', () => {
   test.each<{ name: string, next: string, replies: readonly PlainReply[] }>([
-    { name: 'garbage', next: garbage, replies: [counted] },
-    { name: 'a refused request and garbage', next: form('a=x') + garbage, replies: [counted, badPair] },
+    { name: 'garbage', next: garbage, replies: [counted, ...thenNoHttp] },
+    { name: 'a refused request and garbage', next: form('a=x') + garbage, replies: [counted, badPair, ...thenNoHttp] },
     { name: 'a request for nothing and garbage', next: `GET /x HTTP/1.1\r\nHost: x\r\n\r\n${garbage}`, replies: [counted, nothingHere] },
     { name: 'another Expect and garbage', next: post('Content-Length: 3\r\nExpect: miracles\r\n', 'a=1') + garbage, replies: [counted, unmet] },
     { name: 'a bad chunk', next: chunked('zz\r\n'), replies: [counted, noHttp] },
@@ -156,7 +162,7 @@ describe('a reply that is due is not answered by what follows its request', () =
   })
 
   test.each<{ name: string, next: string, replies: readonly PlainReply[] }>([
-    { name: 'half a header', next: 'POST /incre', replies: [late] },
+    { name: 'half a header', next: 'POST /incre', replies: [late, ...thenTooLate] },
     { name: 'half a body', next: post('Content-Length: 30\r\n', 'a=1'), replies: [late, tooLate] },
     { name: 'a body that is too large and does not come', next: post('Content-Length: 65537\r\n', 'a=1'), replies: [late, tooLarge] },
   ])('$name that takes too long', async ({ next, replies }) => {

@@ -67,6 +67,13 @@ interface Reply {
   text: string
 }
 
+/** What is the same in all replies of one second: the end of their heads, and the two whole ones that have no body. */
+interface Same {
+  readonly headers: string
+  readonly reached: string
+  readonly late: string
+}
+
 class FastLane {
   readonly #server: Server
   readonly #handOver: (socket: Socket) => void
@@ -75,7 +82,7 @@ class FastLane {
   /** Connections whose next reply is known and not written. */
   #answered: Connection[] = []
   #writing = false
-  #headers: string | undefined
+  #same: Same | undefined
   readonly #vary: string
   readonly #apiKeys: ReadonlySet<string>
   readonly recogniser: Recogniser
@@ -153,24 +160,27 @@ class FastLane {
 
   /** A reply as the other lane would write it. */
   replyTo (outcome: Outcome | RequestError): string {
-    if (outcome === 'reached') return this.#reply(204, '', '')
-    if (outcome === 'late') return this.#reply(202, 'content-length: 0\r\n', '')
+    const same = this.#same ??= this.#makeSame()
+    if (outcome === 'reached' || outcome === 'late') {
+      this.options.replied(outcome === 'reached' ? 204 : 202)
+      return same[outcome]
+    }
     const error = 'refused' in outcome ? refusal(outcome.refused) : outcome
+    this.options.replied(error.statusCode)
     const body = Buffer.from(JSON.stringify(error))
     const retry = error.statusCode === 503 ? 'retry-after: 1\r\n' : ''
-    return this.#reply(error.statusCode, `${retry}content-type: application/json; charset=utf-8\r\ncontent-length: ${body.length}\r\n`, body.toString('latin1'))
+    return this.#head(error.statusCode, `${retry}content-type: application/json; charset=utf-8\r\ncontent-length: ${body.length}\r\n${same.headers}`) + body.toString('latin1')
   }
 
-  #reply (statusCode: number, headers: string, body: string): string {
-    this.options.replied(statusCode)
-    return `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode]}\r\n${this.#vary}${headers}${this.#headers ?? this.#makeHeaders()}${body}`
+  #head (statusCode: number, headers: string): string {
+    return `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode]}\r\n${this.#vary}${headers}`
   }
 
-  #makeHeaders (): string {
+  #makeSame (): Same {
     const now = new Date()
-    this.#headers = `Date: ${now.toUTCString()}\r\nConnection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(this.#server.keepAliveTimeout / 1000)}\r\n\r\n`
-    setTimeout(() => { this.#headers = undefined }, 1000 - now.getMilliseconds()).unref()
-    return this.#headers
+    const headers = `Date: ${now.toUTCString()}\r\nConnection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(this.#server.keepAliveTimeout / 1000)}\r\n\r\n`
+    setTimeout(() => { this.#same = undefined }, 1000 - now.getMilliseconds()).unref()
+    return { headers, reached: this.#head(204, headers), late: this.#head(202, `content-length: 0\r\n${headers}`) }
   }
 }
 
@@ -185,8 +195,7 @@ const readBuffer = Buffer.allocUnsafeSlow(65_536)
 function readInto (accepted: Socket, server: Server, onRead: (bytes: Buffer, length: number) => void): Socket {
   const handle: unknown = Reflect.get(accepted, '_handle')
   if (typeof handle !== 'object' || handle === null || !('useUserBuffer' in handle) || Reflect.get(accepted, '_server') !== server) {
-    accepted.on('data', (chunk: Buffer) => onRead(chunk, chunk.length))
-    return accepted
+    return accepted.on('data', (chunk: Buffer) => onRead(chunk, chunk.length)).resume()
   }
   const callback = (length: number): boolean => {
     onRead(readBuffer, length)
@@ -231,7 +240,7 @@ class Connection {
     const { keepAliveTimeoutMs, ackTimeoutMs, requestTimeoutMs } = this.#lane.options.limits
     if (this.socket.writableNeedDrain) {
       if (sinceMs > ackTimeoutMs + requestTimeoutMs) this.socket.destroy()
-    } else if (this.#leaving || this.#due.length > 0) {
+    } else if (this.#leaving || this.#ended || this.#due.length > 0) {
       this.#looks = 0
     } else if (this.#partialBytes > 0 || !this.#served) {
       if (this.#looks > 1) this.#leave(this.#takePartial())
@@ -274,8 +283,9 @@ class Connection {
     this.#partial.push(bytes)
     this.#partialBytes += bytes.length
     if (this.#partialBytes < this.#wholeBytes) return
+    const headWasWhole = this.#wholeBytes > 0
     const partial = this.#takePartial()
-    this.#read(partial, partial.length)
+    this.#read(partial, partial.length, headWasWhole)
   }
 
   readonly #onEnd = (): void => {
@@ -287,13 +297,15 @@ class Connection {
 
   readonly #onClose = (): void => this.#lane.forget(this)
 
-  #read (bytes: Buffer, end: number): void {
+  /** @param inHand whether the first request's head was there before: then a stop, too, waits for it */
+  #read (bytes: Buffer, end: number, inHand = false): void {
     const lane = this.#lane
     const { recogniser } = lane
     for (let at = 0; at < end; at = recogniser.bodyEnd) {
-      const recognised = lane.stopping ? 'other' : recogniser.read(bytes, at, end)
-      if (recognised === 'partial' && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) return
-      if (recognised !== 'whole' || !lane.isAllowed(recogniser.authorization)) return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
+      const recognised = lane.stopping && !(inHand && at === 0) ? 'other' : recogniser.read(bytes, at, end)
+      const allowed = recogniser.bodyEnd === 0 || lane.isAllowed(recogniser.authorization)
+      if (recognised === 'partial' && allowed && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) break
+      if (recognised !== 'whole' || !allowed) return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
       this.#serve(bytes.subarray(recogniser.bodyStart, recogniser.bodyEnd))
     }
     if (this.#due.length >= dueMax || this.socket.writableNeedDrain) this.socket.pause()
@@ -301,7 +313,7 @@ class Connection {
 
   /** @returns false if it is split too oddly to be kept */
   #keep (bytes: Buffer, wholeBytes: number): boolean {
-    this.#headPieces++
+    if (this.#headPieces++ === 0) this.#looks = 0
     if (wholeBytes === 0 && this.#headPieces > headPiecesMax) return false
     this.#partial = [bytes]
     this.#partialBytes = bytes.length

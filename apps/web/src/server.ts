@@ -60,6 +60,12 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     clientErrorHandler: (error, socket) => { count(refuseUnparsed(error, socket, replies.get(socket))) },
     frameworkErrors: (error, _request, reply) => { sendError(error, reply) },
   })
+  // Nobody offers a tunnel, and Node would close at once, replies due or not.
+  app.server.on('connect', (_request: IncomingMessage, socket: Socket) => {
+    const last = replies.get(socket)
+    if (last === undefined || last.writableFinished) socket.destroySoon()
+    else last.once('finish', () => socket.destroySoon())
+  })
   app.server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
     replies.set(request.socket, response)
     count(refuseExpectation(response))
@@ -249,10 +255,21 @@ function refuseUnparsed (error: NodeJS.ErrnoException, socket: Socket, last: Ser
     : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
       ? new RequestError('GBX_REQUEST_TIMEOUT', 'the request did not arrive in time')
       : new RequestError('GBX_BAD_REQUEST', 'this is not an HTTP/1.1 request')
-  if (!answered && last.req.listenerCount('error') > 0) {
-    // Its body is being read: whoever reads it refuses it, in its turn behind the replies that are due before it.
+  if (!answered) {
+    if (last.headersSent) {
+      last.once('finish', () => socket.destroySoon())
+      return undefined
+    }
+    // Whoever reads its body refuses it, in its turn behind the replies that are due before it. With API_KEYS its head may still be looked at.
     last.setHeader('connection', 'close')
-    last.req.emit('error', refusal)
+    const refuse = (): void => { last.req.emit('error', refusal) }
+    const refuseReader = (event: string | symbol): void => {
+      if (event !== 'error') return
+      last.req.off('newListener', refuseReader)
+      process.nextTick(refuse)
+    }
+    if (last.req.listenerCount('error') > 0) refuse()
+    else last.req.on('newListener', refuseReader)
     return undefined
   }
   const body = JSON.stringify(refusal)

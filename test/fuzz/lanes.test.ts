@@ -1,0 +1,25 @@
+// A part of what lanes.ts and recogniser.ts compare: the same cases every time, and new ones each time, whose seed is printed.
+import { randomInt } from 'node:crypto'
+import { describe, expect, test } from 'vitest'
+import { compareLanes, type Over } from './lanes.ts'
+import { compareRecogniser } from './recogniser.ts'
+
+const fixedSeed = 20
+const freshSeed = randomInt(2 ** 31)
+
+describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d', (_name, seed) => {
+  test.each<[over: Over, cases: number]>([['pipes', 2000], ['sockets', 600]])('both lanes answer, close and count the same, over %s', async (over, cases) => {
+    const { problems, fast, replies } = await compareLanes(seed, cases, over)
+    expect(problems, `seed ${seed}; again: node test/fuzz/lanes.ts --seed ${seed} --cases ${cases} --over ${over}`).toEqual([])
+    expect(fast, 'requests by the fast lane').toBeGreaterThan(cases / 10)
+    expect([...replies.keys()]).toEqual(expect.arrayContaining(['202', '204', '400', '401', '415']))
+  })
+
+  test('what the recogniser takes for a request is that request to Node', async () => {
+    const cases = 20_000
+    const { problems, seen } = await compareRecogniser(seed, cases)
+    expect(problems, `seed ${seed}; again: node test/fuzz/recogniser.ts --seed ${seed} --cases ${cases}`).toEqual([])
+    expect(seen.whole).toBeGreaterThan(cases / 10)
+    expect(seen.other).toBeGreaterThan(cases / 10)
+  })
+})
