@@ -7,8 +7,6 @@ export default defineConfig({
     // Every file has processes and sockets of its own; more at once than this only slows each other down.
     maxWorkers: 2,
     testTimeout: 30_000,
-    // A machine that others load can starve a process for longer than a test waits; one that fails twice there is broken.
-    retry: process.env.CI === undefined ? 0 : 1,
     hookTimeout: 30_000,
     reporters: ['dot', ['json', { outputFile: '.tmp/test-results.json' }]],
   },

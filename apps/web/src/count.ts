@@ -22,8 +22,10 @@ export interface CountRequest {
   /** The Idempotency-Key header. */
   readonly idempotencyKey: unknown
   readonly authorization: string | undefined
-  /** Not kept. */
-  readonly body: Buffer
+  /** The body is [start, end) of these, which are not kept. */
+  readonly bytes: Buffer
+  readonly start: number
+  readonly end: number
 }
 
 /**
@@ -34,7 +36,7 @@ export interface CountRequest {
  */
 export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, settle: (outcome: Outcome) => void): 'held' | 'in memory' {
   const level = ackLevel(request.ack, limits.ack)
-  const increments = parseForm(request.body, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) })
+  const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
   const once = readOnce(request, increments)
   if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
     throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue takes no batches (${flusher.failure ?? 'it is just coming back'}); try again, or count with ?ack=memory`)

@@ -81,7 +81,6 @@ class FastLane {
   readonly #looking: NodeJS.Timeout
   /** Connections whose next reply is known and not written. */
   #answered: Connection[] = []
-  #writing = false
   #same: Same | undefined
   readonly #vary: string
   readonly #apiKeys: ReadonlySet<string>
@@ -146,15 +145,12 @@ class FastLane {
   /** Replies are written when all that are due now are known: in one pass, and with one write a connection. */
   answer (connection: Connection): void {
     this.#answered.push(connection)
-    if (this.#writing) return
-    this.#writing = true
-    Promise.resolve().then(() => this.#writeAnswers()).catch((error: unknown) => { throw error })
+    if (this.#answered.length === 1) queueMicrotask(this.#writeAnswers)
   }
 
-  #writeAnswers (): void {
+  readonly #writeAnswers = (): void => {
     const answered = this.#answered
     this.#answered = []
-    this.#writing = false
     for (const connection of answered) connection.write()
   }
 
@@ -217,7 +213,7 @@ class Connection {
   #partialBytes = 0
   #wholeBytes = 0
   #headPieces = 0
-  /** Whether it is to be written to in this pass. */
+  /** Whether it will be written to when what is being read or settled now has been. */
   #answered = false
   #served = false
   /** What it sends from here on is for the other lane, once no reply is due. */
@@ -259,14 +255,13 @@ class Connection {
     let known = 0
     let text = ''
     for (; known < this.#due.length && this.#due[known]!.text !== ''; known++) text += this.#due[known]!.text
-    if (known === this.#due.length) this.#due = []
+    if (known === 0) return
+    if (known === this.#due.length) this.#due.length = 0
     else this.#due.splice(0, known)
     const { socket } = this
     if (socket.destroyed) return
-    if (known > 0) {
-      this.#looks = 0
-      socket.write(text, 'latin1')
-    }
+    this.#looks = 0
+    socket.write(text, 'latin1')
     if (this.#due.length > 0) return
     if (this.#leaving) this.#lane.release(this)
     else if (this.#ended) this.#end()
@@ -274,6 +269,13 @@ class Connection {
   }
 
   #onRead (bytes: Buffer, length: number): void {
+    // What is answered at once is written below, not in a pass of its own.
+    this.#answered = true
+    this.#take(bytes, length)
+    this.write()
+  }
+
+  #take (bytes: Buffer, length: number): void {
     if (this.#leaving) this.socket.push(Buffer.copyBytesFrom(bytes, 0, length))
     else if (this.#partialBytes === 0) this.#read(bytes, length)
     else this.#readMore(Buffer.copyBytesFrom(bytes, 0, length))
@@ -306,7 +308,7 @@ class Connection {
       const allowed = recogniser.bodyEnd === 0 || lane.isAllowed(recogniser.authorization)
       if (recognised === 'partial' && allowed && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) break
       if (recognised !== 'whole' || !allowed) return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
-      this.#serve(bytes.subarray(recogniser.bodyStart, recogniser.bodyEnd))
+      this.#serve(bytes)
     }
     if (this.#due.length >= dueMax || this.socket.writableNeedDrain) this.socket.pause()
   }
@@ -329,14 +331,14 @@ class Connection {
     return bytes
   }
 
-  #serve (body: Buffer): void {
+  #serve (bytes: Buffer): void {
     this.#looks = this.#headPieces = 0
     this.#served = true
-    const { options, recogniser: { ack, authorization, idempotencyKey } } = this.#lane
+    const { options, recogniser: { ack, authorization, idempotencyKey, bodyStart: start, bodyEnd: end } } = this.#lane
     const reply: Reply = { text: '' }
     this.#due.push(reply)
     try {
-      const when = count(options, { ack, form: undefined, idempotencyKey, authorization, body }, (outcome) => this.#answer(reply, outcome))
+      const when = count(options, { ack, form: undefined, idempotencyKey, authorization, bytes, start, end }, (outcome) => this.#answer(reply, outcome))
       if (when === 'in memory') this.#answer(reply, 'late')
     } catch (error) {
       this.#answer(reply, options.toRequestError(error))

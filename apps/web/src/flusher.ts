@@ -60,6 +60,8 @@ export class Flusher {
   /** Replies to what is in the accumulator. */
   readonly #held: Held = { replies: 0 }
   #round = new Round(this.#held)
+  /** The round that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
+  #reached: Round | undefined
   /** Rounds on their way or waiting to be stored, oldest first. */
   readonly #rounds = new Set<Round>()
   #seq = 0
@@ -180,6 +182,7 @@ export class Flusher {
     if (deadline.aborted) this.#abandon.abort()
     await this.#running
     for (const timer of this.#timers) clearInterval(timer)
+    this.#settleReached()
     for (const round of [...this.#rounds, this.#round]) {
       round.queued.settleAll(() => 'late')
       round.stored.settleAll(() => 'late')
@@ -195,6 +198,7 @@ export class Flusher {
 
   async #run (): Promise<void> {
     while (!this.#abandon.signal.aborted) {
+      if (!this.#due || this.#needsReplay() || this.#options.flushIntervalMs !== 'auto') this.#settleReached()
       await this.#untilDue()
       if (this.#needsReplay()) await this.#attempt(async () => { await this.#catchUp() })
       if (!this.#accumulator.isEmpty) await this.#flush()
@@ -212,8 +216,8 @@ export class Flusher {
     while (!this.#due && !this.#finishing) await this.#pause(undefined, false)
     this.#due = false
     this.#flushedAt = performance.now()
-    // What else arrived in the same turn of the event loop leaves with it.
-    if (flushIntervalMs === 'auto' && !this.#finishing) await new Promise((resolve) => setImmediate(resolve))
+    // What else arrived in the same turn of the event loop leaves with it. During the push before, all had time to arrive.
+    if (flushIntervalMs === 'auto' && !this.#finishing && this.#reached === undefined) await new Promise((resolve) => setImmediate(resolve))
   }
 
   /** Waits for a wake-up or, with `untilFinish`, only for the time or the end. */
@@ -245,16 +249,25 @@ export class Flusher {
     while (drain.pendingKeys > 0) {
       const batch = this.#encode(drain)
       this.#window.add(batch)
-      if (!await this.#attempt(async () => { await this.#deliver(batch) })) return
+      const delivered = this.#attempt(async () => { await this.#deliver(batch) })
+      // Writing hundreds of replies takes about as long as the disk takes for the push that has just left.
+      this.#settleReached()
+      if (!await delivered) return
       this.#trimWindow()
     }
     round.lastSeq = this.#seq
     this.#drain = undefined
-    round.queued.settleAll(() => 'reached')
+    this.#reached = round
     if (round.stored.size === 0) this.#rounds.delete(round)
     // The last batch may have been told as stored before its push was known to have worked.
     else if (this.#lastHeard !== undefined) this.#settleStored(this.#lastHeard)
     this.#options.observeFlush((performance.now() - startedAt) / 1000)
+  }
+
+  #settleReached (): void {
+    const round = this.#reached
+    this.#reached = undefined
+    round?.queued.settleAll(() => 'reached')
   }
 
   #encode (drain: Drain): Batch {
@@ -306,7 +319,8 @@ export class Flusher {
   /** Pushes a batch of the window, always the same bytes, until the queue has it. @throws QueueUnavailableError */
   async #deliver (batch: Batch): Promise<void> {
     while (this.#window.needsPush(batch.seq)) {
-      const incarnation = await this.#catchUp()
+      // Without a turn of the event loop where nothing is to be caught up with: then a push leaves at once.
+      const incarnation = this.#options.queue.incarnation === this.#incarnation ? this.#incarnation ?? await this.#catchUp() : await this.#catchUp()
       if (!this.#window.needsPush(batch.seq)) return
       if (await this.#options.queue.push([batch.element], incarnation) === 'pushed') this.#markPushed([batch])
     }

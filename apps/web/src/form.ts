@@ -33,16 +33,17 @@ interface Piece {
 }
 
 /**
- * Parses a whole body. All or nothing.
+ * Parses a whole body, [start, end) of `bytes`. All or nothing.
  * @throws RequestError (400, or 422 if the request's own sum for a key leaves 64 bits) that names the offending pair
  */
-export function parseForm (body: Buffer, { pairsMax, pairsOnly }: FormOptions): Increment[] {
-  if (body.length === 0) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
-  const plain = readPlain(body, pairsMax)
+export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length): Increment[] {
+  if (start === end) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
+  const plain = readPlain(bytes, start, end, pairsMax)
   if (plain !== undefined && (pairsOnly || !isOriginal(plain))) {
     checkSums(plain)
     return plain
   }
+  const body = bytes.subarray(start, end)
   const pieces = split(body, pairsMax)
   const original = pairsOnly || pieces.length !== 2 ? undefined : readOriginal(body, pieces)
   if (original !== undefined) return [original]
@@ -63,23 +64,23 @@ const plainBytes = new Uint8Array(256).fill(1, 0x21, 0x7f)
 for (const byte of [ampersand, equalsSign, percent, plus]) plainBytes[byte] = 0
 
 /** The usual body, in one pass: pairs that need no decoding and fit doubles. @returns undefined for any other, whether it is right or wrong */
-function readPlain (body: Buffer, pairsMax: number): Increment[] | undefined {
+function readPlain (body: Buffer, from: number, to: number, pairsMax: number): Increment[] | undefined {
   const increments: Increment[] = []
-  for (let at = 0; ; at++) {
+  for (let at = from; ; at++) {
     const start = at
     let hash = 0
-    for (; plainBytes[body[at]!] === 1; at++) hash = Math.imul(hash ^ body[at]!, 0x01000193)
-    if (body[at] !== equalsSign || at === start || at - start > keyBytesMax || increments.length === pairsMax) return undefined
+    for (; at < to && plainBytes[body[at]!] === 1; at++) hash = Math.imul(hash ^ body[at]!, 0x01000193)
+    if (at === to || body[at] !== equalsSign || at === start || at - start > keyBytesMax || increments.length === pairsMax) return undefined
     const key = keyAt(body, start, at, hash)
-    const negative = body[++at] === minus
+    const negative = ++at < to && body[at] === minus
     if (negative) at++
     const first = at
     let value = 0
-    for (; body[at]! >= zero && body[at]! <= nine; at++) value = value * 10 + body[at]! - zero
+    for (; at < to && body[at]! >= zero && body[at]! <= nine; at++) value = value * 10 + body[at]! - zero
     if (at === first || at - first > safeDigits) return undefined
     // 0 - value, as -value would be -0.
     increments.push({ key, delta: negative ? 0 - value : value })
-    if (at === body.length) return increments
+    if (at === to) return increments
     if (body[at] !== ampersand) return undefined
   }
 }

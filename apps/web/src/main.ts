@@ -57,7 +57,7 @@ async function main (): Promise<number> {
   const registry = createRegistry()
   const flusher = new Flusher({ ...config, queue, producer, logger, observeFlush: durations(registry, 'gearbox_flush_duration_seconds', 'Time from a drain to its last acknowledged push') })
   const totals = new Totals(config.databasePath)
-  const requests = new Map<string, number>()
+  const requests = new Map<number, number>()
   register(registry, flusher, queue, requests)
   registerProducer(registry, flusher, producer)
   link?.onCollect(() => snapshot(registry))
@@ -153,7 +153,7 @@ async function saveUnsent (left: readonly Buffer[], dir: string, producer: strin
   }
 }
 
-function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, requests: ReadonlyMap<string, number>): void {
+function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, requests: ReadonlyMap<number, number>): void {
   counter(registry, 'gearbox_requests_total', 'Replies by status', () => requests, 'status')
   counter(registry, 'gearbox_increments_total', 'Increments accepted', () => flusher.counts.increments)
   counter(registry, 'gearbox_batches_pushed_total', 'Batches that the queue took, replays included', () => flusher.counts.pushed)

@@ -55,6 +55,9 @@ export class Recogniser {
   bodyEnd = 0
   #seen = 0
   #length = 0
+  /** The head of the last whole request, up to its body: that of the next is often the same, and then need not be read again. */
+  readonly #head = Buffer.alloc(headBytesMax)
+  #headBytes = 0
 
   /** @param bodyBytesMax longest body that it takes for this shape */
   constructor (bodyBytesMax: number) {
@@ -66,6 +69,17 @@ export class Recogniser {
    * If it is partial and its head is whole, `bodyEnd` says where it will end; otherwise that is 0.
    */
   read (bytes: Buffer, start: number, end: number): Recognised {
+    if (this.#headBytes > 0 && matches(bytes, start, end, this.#head, this.#headBytes) === 'whole') return this.#findBody(start + this.#headBytes, end)
+    this.#headBytes = 0
+    const recognised = this.#readHead(bytes, start, end)
+    if (recognised === 'whole') {
+      this.#headBytes = this.bodyStart - start
+      this.#head.set(bytes.subarray(start, this.bodyStart))
+    }
+    return recognised
+  }
+
+  #readHead (bytes: Buffer, start: number, end: number): Recognised {
     this.ack = undefined
     this.authorization = this.idempotencyKey = undefined
     this.bodyEnd = 0
@@ -162,13 +176,13 @@ export class Recogniser {
 const bitOf = { host: 1, length: 2, type: 4, connection: 8, authorization: 16, 'idempotency key': 32 } as const
 const needed = bitOf.host | bitOf.length | bitOf.type
 
-/** Whether what is there of [at, end) is `expected`, all of it or its beginning. */
-function matches (bytes: Buffer, at: number, end: number, expected: Buffer): Recognised {
-  const length = Math.min(end - at, expected.length)
+/** Whether what is there of [at, end) is what is expected, all of it or its beginning. */
+function matches (bytes: Buffer, at: number, end: number, expected: Buffer, expectedBytes = expected.length): Recognised {
+  const length = Math.min(end - at, expectedBytes)
   for (let i = 0; i < length; i++) {
     if (bytes[at + i] !== expected[i]) return 'other'
   }
-  return length === expected.length ? 'whole' : 'partial'
+  return length === expectedBytes ? 'whole' : 'partial'
 }
 
 /** Digits only, none of them a leading zero, at most 8 (more than any limit on a body); -1 for anything else. */

@@ -27,7 +27,7 @@ export interface ServerOptions {
   /** All figures as Prometheus text. */
   readonly metrics: () => Promise<string>
   /** Counted by status for every reply. */
-  readonly requests: Map<string, number>
+  readonly requests: Map<number, number>
 }
 
 /** How often Node looks for clients that are over their time; its own default of 30 s would let a slow one sit for that long. */
@@ -43,8 +43,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   const replies = new WeakMap<Socket, ServerResponse>()
   const count = (statusCode: number | undefined): void => {
     if (statusCode === undefined) return
-    const status = String(statusCode)
-    options.requests.set(status, (options.requests.get(status) ?? 0) + 1)
+    options.requests.set(statusCode, (options.requests.get(statusCode) ?? 0) + 1)
   }
   // What Fastify has to say of a normal day, our own lines say better.
   const loggerInstance: FastifyBaseLogger = options.logger.child({}, { level: options.logger.isLevelEnabled('warn') ? 'warn' : options.logger.level })

@@ -457,7 +457,7 @@ test('replies of both lanes are counted by status', async () => {
   const connection = connectTo(worker)
   connection.write(post('a=1').repeat(3) + post('a=1', '?ack=memory') + post('a=x').repeat(2) + chunked('a=1') + health)
   await repliesOn(connection, 8)
-  await until('all to be counted', () => worker.replies.get('200') === 1)
+  await until('all to be counted', () => worker.replies.get(200) === 1)
   expect(Object.fromEntries(worker.replies)).toEqual({ 200: 1, 202: 1, 204: 4, 400: 2 })
 })
 

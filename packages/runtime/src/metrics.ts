@@ -8,7 +8,7 @@ export type { Registry } from 'prom-client'
 /** How one figure is made of several processes' figures. */
 export type Aggregation = 'sum' | 'max' | 'min'
 
-export type Labelled = ReadonlyMap<string, number>
+export type Labelled = ReadonlyMap<string | number, number>
 
 /** A registry with the usual process metrics. */
 export function createRegistry (): promClient.Registry {

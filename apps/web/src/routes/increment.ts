@@ -48,7 +48,7 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     validatorCompiler: () => () => true,
     onRequest: (request, _reply, done) => done(checkHead(request, options.corsOrigins)),
   }, ({ query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody }, reply) => {
-    const when = count(options, { ack, form, idempotencyKey, authorization, body }, (outcome) => settle(reply, outcome))
+    const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length }, (outcome) => settle(reply, outcome))
     if (when === 'in memory') reply.code(202).send()
   })
 }
