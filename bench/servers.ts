@@ -74,7 +74,7 @@ export async function startGearbox (host: Host, env: NodeJS.ProcessEnv, withRedi
   const databasePath = join(mkdtempSync(join(host.dir, 'gearbox-')), 'numbers.db')
   const redis = withRedis ? await host.redis() : undefined
   const port = await freePort()
-  const [command, ...args] = pinned(host.cores.load, [process.execPath, 'start.ts'])
+  const [command, ...args] = pinned(host.cores.load, [process.execPath, ...process.execArgv, 'start.ts'])
   // The queue has a name of its own, as several share the Redis.
   const common = { PORT: String(port), DATABASE_PATH: databasePath, WEB_WORKERS: '1', QUEUE_NAME: `bench-${port}`, REDIS_URL: redis?.url, STATS_INTERVAL_MS: '86400000' }
   const program = await listening(new Program(command, args, { ...common, ...env }))

@@ -9,7 +9,7 @@ export const batchVersion = 1
  * JSON bytes of a batch, at most about this many: Redis copies and hashes an element in one go, and a worker
  * builds one without letting go of its event loop (1 MiB of 16-byte keys took 11 to 28 ms, cold).
  */
-export const batchBytesMax = 512 * 1024
+export const batchBytesMax = 256 * 1024
 
 /** JSON grows in pieces of this many characters: joining a megabyte of small strings in one go takes twice as long. */
 const pieceLength = 8192
