@@ -13,7 +13,11 @@ export function encodeKeys (count: number, producer: string, firstSeq: number): 
   const batches: Batch[] = []
   const drawn = { keys: 0 }
   const source = {
-    nextSum: () => drawn.keys < count ? [keyOf(drawn.keys++, count), 1] as const : undefined,
+    nextSum: () => {
+      if (drawn.keys === count) return undefined
+      const bytes = Buffer.from(keyOf(drawn.keys++, count))
+      return { bytes, start: 0, end: bytes.length, sum: 1 }
+    },
     nextOnce: () => undefined,
   }
   while (drawn.keys < count) {

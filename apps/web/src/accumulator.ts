@@ -1,12 +1,10 @@
 // The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
-import { add, int64Max, int64Min, narrow, type Once, type Source, type Sum } from '@gearbox/queue/batch.ts'
-import type { Increment } from './form.ts'
-import { Table } from './table.ts'
+import { int64Max, int64Min, narrow, type DrawnSum, type Once, type Source, type Sum } from '@gearbox/queue/batch.ts'
+import type { Increments } from './increments.ts'
+import { keyOverheadBytes, Sums } from './sums.ts'
+import { hashOf, KeyTable, noBytes } from './table.ts'
 
-/** Bytes that a key or an idempotent request is taken to need beside its text; what V8 needs for a Map's entry, a string and a number. */
-const entryBytes = 48
-
-/** The same for an idempotent request beside its keys: its id, its Map and itself. */
+/** Bytes that an idempotent request is taken to need beside its keys: its id, its Map and itself. */
 const onceBytes = 512
 
 /** What was accumulated between two drains. Its entries can be drawn once, in any portions. */
@@ -27,9 +25,12 @@ export class Accumulator {
   #increments = 0
   #oldestAt = 0
   #bytes = 0
-  #sums = new Table<Sum>()
+  #sums = new Sums()
+  /** A drain's sums come back here empty, so that a small flush costs no new memory. */
+  readonly #spare: Sums[] = []
   #once: Once[] = []
-  #onceById = new Table<Once>()
+  /** The ids of `#once`, in the same order. */
+  #onceIds = new KeyTable()
 
   get isEmpty (): boolean {
     return this.#requests === 0
@@ -49,38 +50,47 @@ export class Accumulator {
     return this.#oldestAt
   }
 
-  has (key: string): boolean {
-    return this.#sums.get(key) !== undefined
+  /** Whether the key of a request's pair `i` is pending. */
+  has ({ bytes, starts, ends, hashes }: Increments, i: number): boolean {
+    return this.#sums.has(bytes, starts[i]!, ends[i]!, hashes[i]!)
   }
 
-  /** Adds a request's increments. Exact whatever the sums become. */
-  add (increments: readonly Increment[], at: number): void {
-    this.#count(increments.length, at)
-    for (const { key, delta } of increments) this.#addOne(key, delta)
+  /** Adds a request's increments. Exact whatever the sums become. @param at Unix ms, of no matter unless it is empty */
+  add (increments: Increments, at: number): void {
+    const { bytes, length, starts, ends, hashes, deltas } = increments
+    this.#count(length, at)
+    for (let i = 0; i < length; i++) {
+      const start = starts[i]!
+      const end = ends[i]!
+      if (this.#sums.add(bytes, start, end, hashes[i]!, deltas[i]!)) this.#bytes += end - start + keyOverheadBytes
+    }
   }
 
   /** The idempotent request with this id that waits for the next drain. */
   pendingOnce (id: string): Once | undefined {
-    return this.#onceById.get(id)
+    if (this.#once.length === 0) return undefined
+    const bytes = Buffer.from(id, 'latin1')
+    return this.#once[this.#onceIds.find(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))]
   }
 
   /** Keeps an idempotent request as it is. A repeat of one that waits here must not be added. */
   addOnce (once: Once, increments: number, at: number): void {
     this.#count(increments, at)
     this.#once.push(once)
-    this.#onceById.put(once.id, once, () => once)
-    this.#bytes += onceBytes
-    for (const key of once.sums.keys()) this.#bytes += key.length + entryBytes
+    const bytes = Buffer.from(once.id, 'latin1')
+    this.#onceIds.put(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))
+    this.#bytes += bytesOf(once)
   }
 
   /** Takes everything out. What is added from now on is in the next drain. */
   drain (): Drain {
-    const drain = new Drained(this.#sums, this.#once, this)
+    const sums = this.#sums
+    const drain = new Drained(sums, this.#once, this, () => { if (sums.clear()) this.#spare.push(sums) })
     this.#requests = this.#increments = this.#bytes = 0
-    this.#sums = new Table()
+    this.#sums = this.#spare.pop() ?? new Sums()
     if (this.#once.length > 0) {
       this.#once = []
-      this.#onceById = new Table()
+      this.#onceIds = new KeyTable()
     }
     return drain
   }
@@ -98,30 +108,38 @@ export class Accumulator {
     this.#requests++
     this.#increments += increments
   }
-
-  #addOne (key: string, delta: Sum): void {
-    if (this.#sums.put(key, delta, add)) this.#bytes += key.length + entryBytes
-  }
 }
+
+function bytesOf (once: Once): number {
+  let bytes = onceBytes
+  for (const key of once.sums.keys()) bytes += key.length + keyOverheadBytes
+  return bytes
+}
+
+const noSums = new Sums()
 
 class Drained implements Drain {
   #counts: { requests: number, increments: number }
   readonly oldestAt: number
   #pendingKeys: number
   #pendingBytes: number
-  #sums: Table<Sum>
+  #sums: Sums
   #drawnSums = 0
+  readonly #drawn = { bytes: noBytes, start: 0, end: 0, sum: 0 as Sum }
   /** What of a sum beyond 64 bits is left for later batches, where its key may stand again. */
-  #leftOver = new Table<Sum>()
+  #leftOver: Sums | undefined
+  #release: (() => void) | undefined
   readonly #once: Iterator<Once, undefined>
 
-  constructor (sums: Table<Sum>, once: readonly Once[], { requests, increments, oldestAt, pendingKeys, pendingBytes }: Accumulator) {
+  /** @param release called when nothing of `sums` is needed any more */
+  constructor (sums: Sums, once: readonly Once[], { requests, increments, oldestAt, pendingKeys, pendingBytes }: Accumulator, release: () => void) {
     this.#counts = { requests, increments }
     this.oldestAt = oldestAt
     this.#pendingKeys = pendingKeys
     this.#pendingBytes = pendingBytes
     this.#sums = sums
     this.#once = once.values()
+    this.#release = release
   }
 
   get pendingKeys (): number {
@@ -142,35 +160,39 @@ class Drained implements Drain {
     return counts
   }
 
-  nextSum (): readonly [key: string, sum: Sum] | undefined {
-    const next = this.#sums.at(this.#drawnSums)
-    if (next === undefined) return this.#leftOver.size === 0 ? undefined : this.#startLeftOver()
-    this.#drawnSums++
-    const [key, sum] = next
-    if (typeof sum === 'number' || (sum <= int64Max && sum >= int64Min)) {
+  nextSum (): DrawnSum | undefined {
+    if (this.#drawnSums === this.#sums.size) return this.#startLeftOver()
+    const index = this.#drawnSums++
+    const drawn = this.#drawn
+    this.#sums.locate(index, drawn)
+    drawn.sum = this.#sums.sumAt(index)
+    if (typeof drawn.sum === 'number' || (drawn.sum <= int64Max && drawn.sum >= int64Min)) {
       this.#pendingKeys--
-      this.#pendingBytes -= key.length + entryBytes
-      return next
+      this.#pendingBytes -= drawn.end - drawn.start + keyOverheadBytes
+      return drawn
     }
-    const part = sum > 0n ? int64Max : int64Min
-    this.#leftOver.put(key, narrow(sum - part), add)
-    return [key, part]
+    const part = drawn.sum > 0n ? int64Max : int64Min
+    this.#leftOver ??= new Sums()
+    this.#leftOver.add(drawn.bytes, drawn.start, drawn.end, hashOf(drawn.bytes, drawn.start, drawn.end), narrow(drawn.sum - part))
+    drawn.sum = part
+    return drawn
   }
 
   nextOnce (): Once | undefined {
     const once = this.#once.next().value
     if (once === undefined) return undefined
-    this.#pendingBytes -= onceBytes
-    for (const key of once.sums.keys()) this.#pendingBytes -= key.length + entryBytes
+    this.#pendingBytes -= bytesOf(once)
     this.#pendingKeys--
     return once
   }
 
   /** Ends this batch's sums: a key may stand in it only once. The next call goes on with what was left over. */
   #startLeftOver (): undefined {
-    this.#sums = this.#leftOver
+    this.#release?.()
+    this.#release = undefined
+    this.#sums = this.#leftOver ?? noSums
     this.#drawnSums = 0
-    this.#leftOver = new Table()
+    this.#leftOver = undefined
     return undefined
   }
 }

@@ -5,8 +5,9 @@ import type { ProducerQueue, Rejection } from '@gearbox/queue/queue.ts'
 import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
 import { echoAll, RequestError } from './errors.ts'
 import type { Flusher } from './flusher.ts'
-import { parseForm, sumByKey, type Increment } from './form.ts'
-import type { Outcome } from './held-replies.ts'
+import { parseForm } from './form.ts'
+import type { HeldReply } from './held-replies.ts'
+import type { Increments } from './increments.ts'
 
 export interface CountOptions {
   readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax'>
@@ -30,11 +31,11 @@ export interface CountRequest {
 
 /**
  * Counts a request whole, or not at all.
- * @param settle called once, later, with what became of it; never if it is 'in memory'
+ * @param reply settled later, with what became of it; never if it is 'in memory'
  * @returns whether the reply is held until its ack level is reached, or was only to be in memory and so is due now
  * @throws RequestError if nothing was counted
  */
-export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, settle: (outcome: Outcome) => void): 'held' | 'in memory' {
+export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: HeldReply): 'held' | 'in memory' {
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
   const once = readOnce(request, increments)
@@ -54,16 +55,12 @@ export function count ({ limits, flusher, queue }: CountOptions, request: CountR
     flusher.accept(increments, once, reached, undefined)
     return 'in memory'
   }
-  flusher.accept(increments, once, reached, {
-    heldAt: performance.now(),
-    keys: reached === 'stored' ? increments.map(({ key }) => key) : noKeys,
-    once: once?.id,
-    settle,
-  })
+  reply.heldAt = performance.now()
+  if (reached === 'stored') reply.keys = increments.keys()
+  reply.once = once?.id
+  flusher.accept(increments, once, reached, reply)
   return 'held'
 }
-
-const noKeys: readonly string[] = []
 
 /** What a client is told of what the consumer refused. */
 export function refusal (refused: readonly Rejection[]): RequestError {
@@ -90,7 +87,7 @@ function pairsOnly (text: unknown): boolean {
 }
 
 /** @throws RequestError (400) for a header that is no idempotency key */
-function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: readonly Increment[]): Once | undefined {
+function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments): Once | undefined {
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY', 'the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header')
@@ -98,7 +95,7 @@ function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increme
   const caller = authorization?.replace(/^bearer +/i, '').trim() ?? ''
   // With its length before each, no caller can make another's id.
   const id = createHash('sha256').update(`${caller.length}:${caller}${key.length}:${key}`).digest('hex')
-  return { id, at: Date.now(), sums: sumByKey(increments) }
+  return { id, at: Date.now(), sums: increments.sums() }
 }
 
 function sameSums (some: Once['sums'], others: Once['sums']): boolean {
@@ -106,12 +103,12 @@ function sameSums (some: Once['sums'], others: Once['sums']): boolean {
 }
 
 /** @throws RequestError (503) if this request would go over what one worker may hold */
-function checkPending (flusher: Flusher, increments: readonly Increment[], once: Once | undefined, { pendingKeysMax, pendingBytesMax }: CountOptions['limits']): void {
+function checkPending (flusher: Flusher, increments: Increments, once: Once | undefined, { pendingKeysMax, pendingBytesMax }: CountOptions['limits']): void {
   const bytes = increments.length * keyBytesEstimate
   if (flusher.pendingKeys + increments.length <= pendingKeysMax && flusher.pendingBytes + bytes <= pendingBytesMax) return
   // Near a limit it is worth finding out which keys are new.
   const added = once === undefined
-    ? new Set(increments.map(({ key }) => key).filter((key) => !flusher.isPending(key)))
+    ? new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i)))
     : once.sums
   if (added.size === 0) return
   if (flusher.pendingKeys + (once === undefined ? added.size : 1) > pendingKeysMax) throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')

@@ -5,9 +5,9 @@ import { hash } from 'node:crypto'
 import { Server, STATUS_CODES, type RequestListener, type ServerOptions } from 'node:http'
 import { Socket } from 'node:net'
 import type { Config } from '@gearbox/runtime/config.ts'
-import { count, refusal, type CountOptions } from './count.ts'
+import { count, refusal, type CountOptions, type CountRequest } from './count.ts'
 import type { RequestError } from './errors.ts'
-import type { Outcome } from './held-replies.ts'
+import { notHeld, type HeldReply, type Outcome } from './held-replies.ts'
 import { Recogniser } from './recogniser.ts'
 
 export interface FastLaneOptions extends CountOptions {
@@ -62,9 +62,32 @@ export class FastLaneServer extends Server {
   }
 }
 
-/** A reply in its place among those that are due on its connection; '' until it is known. */
-interface Reply {
-  text: string
+/** A reply in its place among those that are due on its connection. */
+class Reply implements HeldReply {
+  readonly #connection: Connection
+  heldAt = notHeld.heldAt
+  keys = notHeld.keys
+  once = notHeld.once
+  /** '' until it is known. */
+  text = ''
+
+  constructor (connection: Connection) {
+    this.#connection = connection
+  }
+
+  settle (outcome: Outcome): void {
+    this.#connection.answer(this, outcome)
+  }
+}
+
+/** A request as it is handed on: one for all, as nobody keeps it. */
+interface Handed extends CountRequest {
+  ack: unknown
+  idempotencyKey: unknown
+  authorization: string | undefined
+  bytes: Buffer
+  start: number
+  end: number
 }
 
 /** What is the same in all replies of one second: the end of their heads, and the two whole ones that have no body. */
@@ -86,6 +109,7 @@ class FastLane {
   readonly #apiKeys: ReadonlySet<string>
   readonly recogniser: Recogniser
   readonly options: FastLaneOptions
+  readonly request: Handed = { ack: undefined, form: undefined, idempotencyKey: undefined, authorization: undefined, bytes: readBuffer, start: 0, end: 0 }
   stopping = false
 
   constructor (server: Server, handOver: (socket: Socket) => void, options: FastLaneOptions) {
@@ -334,18 +358,24 @@ class Connection {
   #serve (bytes: Buffer): void {
     this.#looks = this.#headPieces = 0
     this.#served = true
-    const { options, recogniser: { ack, authorization, idempotencyKey, bodyStart: start, bodyEnd: end } } = this.#lane
-    const reply: Reply = { text: '' }
+    const { options, recogniser, request } = this.#lane
+    request.ack = recogniser.ack
+    request.authorization = recogniser.authorization
+    request.idempotencyKey = recogniser.idempotencyKey
+    request.bytes = bytes
+    request.start = recogniser.bodyStart
+    request.end = recogniser.bodyEnd
+    const reply = new Reply(this)
     this.#due.push(reply)
     try {
-      const when = count(options, { ack, form: undefined, idempotencyKey, authorization, bytes, start, end }, (outcome) => this.#answer(reply, outcome))
-      if (when === 'in memory') this.#answer(reply, 'late')
+      if (count(options, request, reply) === 'in memory') this.answer(reply, 'late')
     } catch (error) {
-      this.#answer(reply, options.toRequestError(error))
+      this.answer(reply, options.toRequestError(error))
     }
   }
 
-  #answer (reply: Reply, outcome: Outcome | RequestError): void {
+  /** Takes in what became of a request. */
+  answer (reply: Reply, outcome: Outcome | RequestError): void {
     reply.text = this.#lane.replyTo(outcome)
     if (this.#answered) return
     this.#answered = true

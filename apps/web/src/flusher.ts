@@ -9,8 +9,8 @@ import { QueueUnavailableError, type ProducerQueue, type Stored } from '@gearbox
 import { hasAll, isSubset } from '@gearbox/queue/sequences.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
 import { Accumulator, type Drain } from './accumulator.ts'
-import type { Increment } from './form.ts'
 import { HeldReplies, outcomeWhenStored, type Held, type HeldReply } from './held-replies.ts'
+import type { Increments } from './increments.ts'
 import { Window } from './window.ts'
 
 /** After a failed push: first pause and longest one. */
@@ -138,8 +138,9 @@ export class Flusher {
     return this.#accumulator.pendingOnce(id)
   }
 
-  isPending (key: string): boolean {
-    return this.#accumulator.has(key)
+  /** Whether the key of a request's pair `i` is in no batch yet. */
+  isPending (increments: Increments, i: number): boolean {
+    return this.#accumulator.has(increments, i)
   }
 
   start (): void {
@@ -154,8 +155,9 @@ export class Flusher {
    * Takes a request's increments in: from here on they are on their way, whatever happens to the reply.
    * @param reply settled when `level` is reached, late, or refused; undefined at level `memory`, which is reached now
    */
-  accept (increments: readonly Increment[], once: Once | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
-    const at = once?.at ?? Date.now()
+  accept (increments: Increments, once: Once | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
+    // Only the oldest increment's time is kept.
+    const at = once?.at ?? (this.#accumulator.isEmpty ? Date.now() : 0)
     const repeated = once !== undefined && this.#accumulator.pendingOnce(once.id) !== undefined
     if (once === undefined) this.#accumulator.add(increments, at)
     else if (!repeated) this.#accumulator.addOnce(once, increments.length, at)

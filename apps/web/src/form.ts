@@ -1,13 +1,10 @@
 // A request's body, application/x-www-form-urlencoded, to its increments, or to what is wrong with it.
 // Pure; the server feeds it, the accumulator takes what comes out.
 import { isUtf8 } from 'node:buffer'
-import { add, int64Max, int64Min, narrow, type Sum } from '@gearbox/queue/batch.ts'
+import { int64Max, int64Min, narrow, type Sum } from '@gearbox/queue/batch.ts'
 import { echo, RequestError } from './errors.ts'
-
-export interface Increment {
-  readonly key: string
-  readonly delta: Sum
-}
+import { Increments } from './increments.ts'
+import { hashBasis, hashByte, hashEnd, hashOf } from './table.ts'
 
 export interface FormOptions {
   readonly pairsMax: number
@@ -32,78 +29,66 @@ interface Piece {
   readonly plainValue: boolean
 }
 
+/** What was read last: every body goes into the same columns. */
+const read = new Increments()
+
 /**
  * Parses a whole body, [start, end) of `bytes`. All or nothing.
+ * @returns its increments, which last until the next call or until `bytes` change
  * @throws RequestError (400, or 422 if the request's own sum for a key leaves 64 bits) that names the offending pair
  */
-export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length): Increment[] {
+export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length): Increments {
   if (start === end) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
-  const plain = readPlain(bytes, start, end, pairsMax)
-  if (plain !== undefined && (pairsOnly || !isOriginal(plain))) {
-    checkSums(plain)
-    return plain
+  if (!readPlain(bytes, start, end, pairsMax) || (!pairsOnly && isOriginal(read))) {
+    const body = bytes.subarray(start, end)
+    const pieces = split(body, pairsMax)
+    // What is decoded is never longer than what was sent.
+    read.begin(Buffer.allocUnsafe(body.length))
+    if (pairsOnly || pieces.length !== 2 || !readOriginal(body, pieces)) {
+      for (const [index, piece] of pieces.entries()) take(decodeName(body, piece, index), decodeValue(body, piece, index))
+    }
   }
-  const body = bytes.subarray(start, end)
-  const pieces = split(body, pairsMax)
-  const original = pairsOnly || pieces.length !== 2 ? undefined : readOriginal(body, pieces)
-  if (original !== undefined) return [original]
-  const increments = pieces.map((piece, index) => ({ key: decodeName(body, piece, index), delta: decodeValue(body, piece, index) }))
-  if (increments.length > 1) checkSums(increments)
-  return increments
-}
-
-/** The sum a key of increments that passed parseForm: each is within 64 bits. */
-export function sumByKey (increments: readonly Increment[]): Map<string, Sum> {
-  const sums = new Map<string, Sum>()
-  for (const { key, delta } of increments) sums.set(key, add(sums.get(key) ?? 0, delta))
-  return sums
+  checkSums(read)
+  return read
 }
 
 /** Bytes that stand for themselves in a name: visible ASCII but for what separates and encodes. */
 const plainBytes = new Uint8Array(256).fill(1, 0x21, 0x7f)
 for (const byte of [ampersand, equalsSign, percent, plus]) plainBytes[byte] = 0
 
-/** The usual body, in one pass: pairs that need no decoding and fit doubles. @returns undefined for any other, whether it is right or wrong */
-function readPlain (body: Buffer, from: number, to: number, pairsMax: number): Increment[] | undefined {
-  const increments: Increment[] = []
+/** Reads the usual body, in one pass: pairs that need no decoding and fit doubles. @returns false for any other, whether it is right or wrong */
+function readPlain (body: Buffer, from: number, to: number, pairsMax: number): boolean {
+  read.begin(body)
   for (let at = from; ; at++) {
     const start = at
-    let hash = 0
-    for (; at < to && plainBytes[body[at]!] === 1; at++) hash = Math.imul(hash ^ body[at]!, 0x01000193)
-    if (at === to || body[at] !== equalsSign || at === start || at - start > keyBytesMax || increments.length === pairsMax) return undefined
-    const key = keyAt(body, start, at, hash)
+    let hash = hashBasis
+    for (; at < to && plainBytes[body[at]!] === 1; at++) hash = hashByte(hash, body[at]!)
+    if (at === to || body[at] !== equalsSign || at === start || at - start > keyBytesMax || read.length === pairsMax) return false
+    const end = at
     const negative = ++at < to && body[at] === minus
     if (negative) at++
     const first = at
     let value = 0
     for (; at < to && body[at]! >= zero && body[at]! <= nine; at++) value = value * 10 + body[at]! - zero
-    if (at === first || at - first > safeDigits) return undefined
+    if (at === first || at - first > safeDigits) return false
     // 0 - value, as -value would be -0.
-    increments.push({ key, delta: negative ? 0 - value : value })
-    if (at === to) return increments
-    if (body[at] !== ampersand) return undefined
+    read.push(start, end, hashEnd(hash), negative ? 0 - value : value)
+    if (at === to) return true
+    if (body[at] !== ampersand) return false
   }
-}
-
-/** Keys that came before: most come again, and then need no string of their own. 4,096 of 256 bytes are 1 MiB at most. */
-const recentKeys: string[] = Array<string>(4096).fill('')
-
-function keyAt (body: Buffer, start: number, end: number, hash: number): string {
-  const slot = (hash ^ (hash >>> 15)) & (recentKeys.length - 1)
-  const recent = recentKeys[slot]!
-  if (recent.length === end - start) {
-    let i = 0
-    while (i < recent.length && recent.charCodeAt(i) === body[start + i]) i++
-    if (i === recent.length) return recent
-  }
-  const key = body.toString('latin1', start, end)
-  recentKeys[slot] = key
-  return key
 }
 
 /** Whether it might be the original's form. */
-function isOriginal (increments: readonly Increment[]): boolean {
-  return increments.length === 2 && increments.some(({ key }) => key === 'key' || key === 'value')
+function isOriginal (increments: Increments): boolean {
+  return increments.length === 2 && increments.keys().some((key) => key === 'key' || key === 'value')
+}
+
+/** Takes a pair whose key was decoded. */
+function take (key: Buffer, delta: Sum): void {
+  const start = read.length === 0 ? 0 : read.ends[read.length - 1]!
+  const end = start + key.length
+  read.bytes.set(key, start)
+  read.push(start, end, hashOf(read.bytes, start, end), delta)
 }
 
 function split (body: Buffer, pairsMax: number): Piece[] {
@@ -131,34 +116,32 @@ function split (body: Buffer, pairsMax: number): Piece[] {
   return pieces
 }
 
-/** The original's form: exactly the two fields `key` and `value`, in either order. */
-function readOriginal (body: Buffer, pieces: readonly Piece[]): Increment | undefined {
+/** Reads the original's form: exactly the two fields `key` and `value`, in either order. @returns false if it is not that */
+function readOriginal (body: Buffer, pieces: readonly Piece[]): boolean {
   const names = pieces.map((piece) => piece.plainName
     ? body.toString('latin1', piece.start, piece.equals)
     : decode(body, piece.start, piece.equals)?.toString())
   const [key, value] = [names.indexOf('key'), names.indexOf('value')]
-  if (key < 0 || value < 0) return undefined
+  if (key < 0 || value < 0) return false
   const { equals, end, plainValue } = pieces[key]!
-  return {
-    key: decodeKey(body, equals + 1, end, plainValue, key, 'key'),
-    delta: decodeValue(body, pieces[value]!, value),
-  }
+  take(decodeKey(body, equals + 1, end, plainValue, key, 'key'), decodeValue(body, pieces[value]!, value))
+  return true
 }
 
-function decodeName (body: Buffer, { start, equals, plainName }: Piece, index: number): string {
+function decodeName (body: Buffer, { start, equals, plainName }: Piece, index: number): Buffer {
   return decodeKey(body, start, equals, plainName, index, undefined)
 }
 
-function decodeKey (body: Buffer, start: number, end: number, plain: boolean, index: number, field: string | undefined): string {
+function decodeKey (body: Buffer, start: number, end: number, plain: boolean, index: number, field: string | undefined): Buffer {
   const fail = (why: string): RequestError => badPair(index, field ?? asSent(body, start, end), why)
   if (start === end) throw fail('has an empty key')
   const bytes = plain ? body.subarray(start, end) : decode(body, start, end)
   if (bytes === undefined) throw fail('has a "%" that is not followed by two hex digits')
   if (bytes.length > keyBytesMax) throw fail(`has a key of ${bytes.length} bytes; at most ${keyBytesMax} are allowed`)
-  if (plain) return bytes.toString('latin1')
+  if (plain) return bytes
   if (!isUtf8(bytes)) throw fail('has a key that is not UTF-8')
   if (bytes.some((byte) => byte < 0x20 || byte === 0x7f)) throw fail('has a key with a control character')
-  return bytes.toString()
+  return bytes
 }
 
 function decodeValue (body: Buffer, { start, equals, end, plainName, plainValue }: Piece, index: number): Sum {
@@ -226,10 +209,10 @@ function hexDigit (byte = 0): number {
 }
 
 /** @throws RequestError (422) if the increments of one key alone leave 64 bits */
-function checkSums (increments: readonly Increment[]): void {
+function checkSums (increments: Increments): void {
   // A thousand numbers below 2^53 stay within 64 bits; only bigints, or more of them, can leave.
-  if (increments.length <= 1000 && increments.every(({ delta }) => typeof delta === 'number')) return
-  for (const [key, sum] of sumByKey(increments)) {
+  if (increments.length === 1 || (increments.length <= 1000 && increments.areNumbers)) return
+  for (const [key, sum] of increments.sums()) {
     if (!isInt64(sum)) throw new RequestError('GBX_SUM_OVERFLOW', `the sum of this request for key ${echo(key)} leaves 64 bits; nothing of it was counted`)
   }
 }

@@ -4,13 +4,19 @@ import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
 /** reached: the level asked for. late: not within the time; it is still on its way. Otherwise what was refused. */
 export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejection[] }
 
+/** A lane's reply. Whoever holds it says since when, and what for. */
 export interface HeldReply {
-  readonly heldAt: number
+  /** performance.now(), ms. */
+  heldAt: number
   /** For `stored`: what its rejections would name. */
-  readonly keys: readonly string[]
-  readonly once: string | undefined
-  readonly settle: (outcome: Outcome) => void
+  keys: readonly string[]
+  once: string | undefined
+  /** Called once, with what became of its request. */
+  settle (outcome: Outcome): void
 }
+
+/** What a reply starts as. */
+export const notHeld: Omit<HeldReply, 'settle'> = { heldAt: 0, keys: [], once: undefined }
 
 /** How many replies a worker holds, over all its HeldReplies. */
 export interface Held {
@@ -36,11 +42,11 @@ export class HeldReplies {
   }
 
   settleAll (outcomeOf: (reply: HeldReply) => Outcome): void {
-    const replies = this.#replies.slice(this.#first)
-    this.#held.replies -= replies.length
+    const [replies, first] = [this.#replies, this.#first]
+    this.#held.replies -= this.size
     this.#replies = []
     this.#first = 0
-    for (const reply of replies) reply.settle(outcomeOf(reply))
+    for (let i = first; i < replies.length; i++) replies[i]!.settle(outcomeOf(replies[i]!))
   }
 
   /** Settles as late what was held before `before` (performance.now ms). */

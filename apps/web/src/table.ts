@@ -1,8 +1,9 @@
-// A map from strings in the order of their coming, none of whose insertions takes long: what the accumulator keeps its many entries in.
-// A JavaScript Map would not do, for two reasons: it doubles by copying itself in one go (95 ms on the way past 524,288 entries), and it
-// interns every key that it is asked for in V8's own table of strings, which doubles in one go as well (20 ms at 688,000 distinct keys,
-// in one Map or many). Here entries are kept in pages that never move, and what finds them is split into small parts that double one
-// at a time.
+// Keys as bytes, numbered in the order of their coming: what the accumulator keeps its many sums by. No insertion takes long, and
+// V8's collector has nothing to do with it.
+// A JavaScript Map would not do, for three reasons: it doubles by copying itself in one go (95 ms on the way past 524,288 entries); it
+// interns every key that it is asked for in V8's own table of strings, which doubles in one go as well (20 ms at 688,000 distinct
+// keys, in one Map or many); and a million strings keep the collector busy for 20 to 70 ms at a time. Here keys lie in pages of plain
+// memory that never move, and what finds them is split into small parts that double one at a time.
 import { randomInt } from 'node:crypto'
 
 const shardBits = 8
@@ -10,118 +11,178 @@ const shardCount = 2 ** shardBits
 const firstSlots = 8
 
 /**
- * A key is found within so many slots of its own, or else in a Map. Keys that spread by chance never need that; keys that somebody
- * chose to collide meet V8's seeded hash there, and cost no more than in any Map.
+ * A key is found within so many slots of its own, or else in a Map. Of keys that spread by chance about one in a million needs that;
+ * keys that somebody chose to collide meet V8's seeded hash there, and cost no more than in any Map.
  */
 const probesMax = 32
 
-/** Entries that lie together. */
-interface Page<V> {
-  readonly keys: string[]
-  readonly values: V[]
+const pageBits = 12
+export const pageKeys = 2 ** pageBits
+
+/** What a page has room for at first; a page of longer keys doubles it, to 1 MiB at most (4,096 keys of 256 bytes). */
+const pageBytes = 64 * 1024
+
+/** Keys that lie together, each from where the one before ends. */
+interface Page {
+  bytes: Buffer
+  readonly ends: Int32Array
+  readonly hashes: Int32Array
 }
 
-const pageBits = 12
-const pageEntries = 2 ** pageBits
+/** Some bytes, [start, end) of a buffer. */
+export interface Slice {
+  bytes: Buffer
+  start: number
+  end: number
+}
 
-export class Table<V> {
-  readonly #pages: Array<Page<V>> = []
+export class KeyTable {
+  readonly #pages: Page[] = []
   #size = 0
-  /** Each slot has the number of an entry, from 1, or 0; the low bits of a key's hash choose the shard, those above the first slot. */
+  /** Each slot has a key's number, from 1, or 0; the low bits of its hash choose the shard, those above the first slot. */
   readonly #shards: Array<Int32Array | undefined> = Array<Int32Array | undefined>(shardCount).fill(undefined)
+  /** How many slots of each shard are taken. */
   readonly #used = new Int32Array(shardCount)
-  readonly #colliding = new Map<string, number>()
+  /** The numbers of a shard's keys that found all their slots taken. */
+  readonly #colliding: Array<Map<string, number> | undefined> = Array<Map<string, number> | undefined>(shardCount).fill(undefined)
 
   get size (): number {
     return this.#size
   }
 
-  get (key: string): V | undefined {
-    const hash = hashOf(key)
-    const slots = this.#shards[hash & (shardCount - 1)]
-    const entry = slots === undefined ? 0 : this.#find(slots, key, hash)
-    return entry === 0 ? undefined : this.#pageOf(entry).values[indexOf(entry)]
+  /** @returns the number, from 0, of the key that [start, end) of `bytes` is, which hash to `hash`; -1 if there is none */
+  find (bytes: Buffer, start: number, end: number, hash: number): number {
+    return this.#find(hash & (shardCount - 1), bytes, start, end, hash) - 1
   }
 
-  /** The entry that came as number `index` from 0; undefined if there are not so many. */
-  at (index: number): readonly [key: string, value: V] | undefined {
-    if (index >= this.#size) return undefined
-    const { keys, values } = this.#pageOf(index + 1)
-    return [keys[indexOf(index + 1)]!, values[indexOf(index + 1)]!]
-  }
-
-  /**
-   * Puts `value` in, or what `merge` makes of the value that is there and it.
-   * @returns whether the key is new
-   */
-  put (key: string, value: V, merge: (old: V, value: V) => V): boolean {
-    const hash = hashOf(key)
+  /** The same, and puts the key in if there is none: then its number is what `size` was before. */
+  put (bytes: Buffer, start: number, end: number, hash: number): number {
     const shard = hash & (shardCount - 1)
+    const found = this.#find(shard, bytes, start, end, hash)
+    if (found !== 0) return found - 1
+    const index = this.#size++
+    this.#append(index, bytes, start, end, hash)
     const slots = this.#shards[shard] ??= new Int32Array(firstSlots)
-    const entry = this.#find(slots, key, hash)
-    if (entry !== 0) {
-      const { values } = this.#pageOf(entry)
-      values[indexOf(entry)] = merge(values[indexOf(entry)]!, value)
-      return false
-    }
-    if (indexOf(this.#size + 1) === 0) this.#pages.push({ keys: [], values: [] })
-    this.#size++
-    const { keys, values } = this.#pageOf(this.#size)
-    keys.push(key)
-    values.push(value)
-    this.#place(slots, this.#size, hash)
+    this.#place(slots, shard, index + 1, hash)
     // Up to half full, nearly all keys are found within a few slots.
-    if (++this.#used[shard]! * 2 > slots.length) this.#shards[shard] = this.#doubled(slots)
-    return true
+    if (this.#used[shard]! * 2 > slots.length) this.#double(slots, shard)
+    return index
   }
 
-  #pageOf (entry: number): Page<V> {
-    return this.#pages[(entry - 1) >>> pageBits]!
+  /** Says where a key lies. */
+  locate (index: number, slice: Slice): void {
+    const page = this.#pages[index >>> pageBits]!
+    slice.bytes = page.bytes
+    slice.start = startOf(page, index & (pageKeys - 1))
+    slice.end = page.ends[index & (pageKeys - 1)]!
   }
 
-  #keyOf (entry: number): string {
-    return this.#pageOf(entry).keys[indexOf(entry)]!
+  /** Makes it empty, and keeps its memory for as many keys. */
+  clear (): void {
+    for (let index = 0; index < this.#size; index++) {
+      const shard = this.#hashAt(index) & (shardCount - 1)
+      if (this.#used[shard] === 0) continue
+      this.#shards[shard]!.fill(0)
+      this.#colliding[shard] = undefined
+      this.#used[shard] = 0
+    }
+    this.#size = 0
   }
 
-  /** @returns the key's entry, 0 if there is none */
-  #find (slots: Int32Array, key: string, hash: number): number {
+  #hashAt (index: number): number {
+    return this.#pages[index >>> pageBits]!.hashes[index & (pageKeys - 1)]!
+  }
+
+  #append (index: number, bytes: Buffer, start: number, end: number, hash: number): void {
+    const page = this.#pages[index >>> pageBits] ??= {
+      bytes: Buffer.allocUnsafeSlow(pageBytes), ends: new Int32Array(pageKeys), hashes: new Int32Array(pageKeys),
+    }
+    const at = index & (pageKeys - 1)
+    const from = startOf(page, at)
+    const to = from + end - start
+    if (to > page.bytes.length) {
+      const larger = Buffer.allocUnsafeSlow(page.bytes.length * 2)
+      larger.set(page.bytes)
+      page.bytes = larger
+    }
+    for (let i = 0; i < end - start; i++) page.bytes[from + i] = bytes[start + i]!
+    page.ends[at] = to
+    page.hashes[at] = hash
+  }
+
+  /** @returns the key's number from 1, 0 if there is none */
+  #find (shard: number, bytes: Buffer, start: number, end: number, hash: number): number {
+    const slots = this.#shards[shard]
+    if (slots === undefined) return 0
     const mask = slots.length - 1
     for (let probe = 0, slot = hash >>> shardBits; probe < probesMax; probe++, slot++) {
-      const entry = slots[slot & mask]!
-      if (entry === 0) break
-      if (this.#keyOf(entry) === key) return entry
+      const number = slots[slot & mask]!
+      if (number === 0) return 0
+      if (this.#hashAt(number - 1) === hash && this.#isAt(number - 1, bytes, start, end)) return number
     }
-    return this.#colliding.size === 0 ? 0 : this.#colliding.get(key) ?? 0
+    return this.#colliding[shard]?.get(bytes.toString('latin1', start, end)) ?? 0
   }
 
-  #place (slots: Int32Array, entry: number, hash: number): void {
+  #isAt (index: number, bytes: Buffer, start: number, end: number): boolean {
+    const page = this.#pages[index >>> pageBits]!
+    const from = startOf(page, index & (pageKeys - 1))
+    if (page.ends[index & (pageKeys - 1)]! - from !== end - start) return false
+    let i = 0
+    while (i < end - start && page.bytes[from + i] === bytes[start + i]) i++
+    return i === end - start
+  }
+
+  #place (slots: Int32Array, shard: number, number: number, hash: number): void {
     const mask = slots.length - 1
     for (let probe = 0, slot = hash >>> shardBits; probe < probesMax; probe++, slot++) {
       if (slots[slot & mask] !== 0) continue
-      slots[slot & mask] = entry
+      slots[slot & mask] = number
+      this.#used[shard]!++
       return
     }
-    this.#colliding.set(this.#keyOf(entry), entry)
+    const key: Slice = { bytes: noBytes, start: 0, end: 0 }
+    this.locate(number - 1, key)
+    const colliding = this.#colliding[shard] ??= new Map<string, number>()
+    colliding.set(key.bytes.toString('latin1', key.start, key.end), number)
   }
 
-  #doubled (slots: Int32Array): Int32Array {
-    const doubled = new Int32Array(slots.length * 2)
-    for (const entry of slots) {
-      if (entry !== 0) this.#place(doubled, entry, hashOf(this.#keyOf(entry)))
+  /** All keys of the shard get their places anew: where one of its slots is empty, a key must not be in the Map. */
+  #double (slots: Int32Array, shard: number): void {
+    const colliding = this.#colliding[shard]
+    const doubled = this.#shards[shard] = new Int32Array(slots.length * 2)
+    this.#colliding[shard] = undefined
+    this.#used[shard] = 0
+    for (const number of slots) {
+      if (number !== 0) this.#place(doubled, shard, number, this.#hashAt(number - 1))
     }
-    return doubled
+    for (const number of colliding?.values() ?? []) this.#place(doubled, shard, number, this.#hashAt(number - 1))
   }
 }
 
-function indexOf (entry: number): number {
-  return (entry - 1) & (pageEntries - 1)
+function startOf (page: Page, at: number): number {
+  return at === 0 ? 0 : page.ends[at - 1]!
 }
 
-const seed = randomInt(2 ** 32)
+export const noBytes = Buffer.alloc(0)
 
-/** FNV-1a over UTF-16 units (Fowler, Noll, Vo: prime 16777619; here from a random basis), folded, as its low bits are the weaker. */
-export function hashOf (key: string): number {
-  let hash = seed
-  for (let i = 0; i < key.length; i++) hash = Math.imul(hash ^ key.charCodeAt(i), 0x01000193)
-  return hash ^ (hash >>> 15)
+/**
+ * FNV-1a (Fowler, Noll, Vo: prime 16777619; here from a random basis), one `hashByte` for each byte from `hashBasis` on, and then
+ * `hashEnd`, MurmurHash3's last step (Appleby: fmix32): with a mere fold of the high bits, an addition among a million keys took a tenth longer.
+ */
+export const hashBasis = randomInt(2 ** 32) | 0
+
+export function hashByte (hash: number, byte: number): number {
+  return Math.imul(hash ^ byte, 0x01000193)
+}
+
+export function hashEnd (hash: number): number {
+  let mixed = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
+  mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35)
+  return mixed ^ (mixed >>> 16)
+}
+
+export function hashOf (bytes: Buffer, start: number, end: number): number {
+  let hash = hashBasis
+  for (let at = start; at < end; at++) hash = hashByte(hash, bytes[at]!)
+  return hashEnd(hash)
 }

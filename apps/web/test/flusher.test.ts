@@ -7,6 +7,7 @@ import { producerA, producerB } from '../../../packages/queue/test/batches.ts'
 import { captureLog, type CapturedLog } from '../../../packages/queue/test/captured-log.ts'
 import { Flusher, type FlusherOptions } from '../src/flusher.ts'
 import type { Outcome } from '../src/held-replies.ts'
+import { incrementsOf } from './fixtures/increments.ts'
 import { MemoryQueue } from './memory-queue.ts'
 
 interface Parsed {
@@ -39,9 +40,9 @@ function setUp (options: Partial<FlusherOptions> = {}): Setup {
     queue,
     flusher,
     log,
-    count: (key, delta = 1) => flusher.accept([{ key, delta }], undefined, 'memory', undefined),
+    count: (key, delta = 1) => flusher.accept(incrementsOf({ key, delta }), undefined, 'memory', undefined),
     post: async (key, level, delta = 1) => await new Promise((resolve) => {
-      flusher.accept([{ key, delta }], undefined, level, { heldAt: performance.now(), keys: [key], once: undefined, settle: resolve })
+      flusher.accept(incrementsOf({ key, delta }), undefined, level, { heldAt: performance.now(), keys: [key], once: undefined, settle: resolve })
     }),
   }
 }
@@ -296,7 +297,7 @@ test('a refused idempotent request is named by its id', async () => {
   queue.hold()
   for (const id of ['x', 'y']) {
     const once = { id, at: Date.now(), sums: new Map([['a', 1]]) }
-    flusher.accept([{ key: 'a', delta: 1 }], once, 'stored', { heldAt: performance.now(), keys: ['a'], once: id, settle: (outcome) => { outcomes[id] = outcome } })
+    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: ['a'], once: id, settle: (outcome) => { outcomes[id] = outcome } })
   }
   await until('the push', () => queue.attempts.length === 1)
   queue.release()
@@ -314,7 +315,7 @@ test('an idempotent request that comes again before its flush travels once, and 
   await until('the first push', () => queue.attempts.length === 1)
   const repeat = async (): Promise<Outcome> => await new Promise((resolve) => {
     const once = { id: 'x', at: Date.now(), sums: new Map([['b', 1]]) }
-    flusher.accept([{ key: 'b', delta: 1 }], once, 'queued', { heldAt: performance.now(), keys: ['b'], once: 'x', settle: resolve })
+    flusher.accept(incrementsOf({ key: 'b', delta: 1 }), once, 'queued', { heldAt: performance.now(), keys: ['b'], once: 'x', settle: resolve })
   })
   const replies = [first, repeat(), repeat()]
   expect(flusher.counts.increments).toBe(2)
@@ -398,7 +399,7 @@ test('a flush of a million keys becomes batches of their most bytes that make up
   const keys = 1_000_000
   // The first flush leaves at once; what comes behind it in the same turn leaves with it.
   for (let i = 0; i < keys; i += 1000) {
-    flusher.accept(Array.from({ length: 1000 }, (_, j) => ({ key: `counter/${i + j}`, delta: i + j })), undefined, 'memory', undefined)
+    flusher.accept(incrementsOf(...Array.from({ length: 1000 }, (_, j) => ({ key: `counter/${i + j}`, delta: i + j }))), undefined, 'memory', undefined)
   }
   expect(flusher.pendingKeys).toBe(keys)
   expect(await flusher.finish(AbortSignal.timeout(25_000))).toEqual([])
@@ -420,7 +421,7 @@ test('a sum beyond 64 bits travels in as many batches as it needs, and its store
   const { queue, flusher } = setUp()
   queue.hold()
   const outcome = new Promise<Outcome>((resolve) => {
-    const increments = [{ key: 'a', delta: int64Max }, { key: 'a', delta: int64Max }, { key: 'b', delta: 1 }]
+    const increments = incrementsOf({ key: 'a', delta: int64Max }, { key: 'a', delta: int64Max }, { key: 'b', delta: 1 })
     flusher.accept(increments, undefined, 'stored', { heldAt: performance.now(), keys: ['a', 'b'], once: undefined, settle: resolve })
   })
   let settled = false

@@ -7,7 +7,7 @@ import { parseForm } from '../src/form.ts'
 import { acceptedRows, longEcho, refusedRows } from './fixtures/odd-bodies.ts'
 
 const parse = (body: Buffer, pairsOnly = false): Array<[string, bigint]> =>
-  parseForm(body, { pairsMax: 1000, pairsOnly }).map(({ key, delta }) => [key, BigInt(delta)])
+  Array.from(parseForm(body, { pairsMax: 1000, pairsOnly }), ({ key, delta }) => [key, BigInt(delta)])
 
 function refusal (body: Buffer, pairsOnly = false): RequestError {
   try {

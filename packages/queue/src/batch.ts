@@ -1,6 +1,7 @@
 // The batch: the unit that travels from a web worker through the queue into the database.
 // The flusher encodes it once; its bytes never change after that, whoever sends or keeps them.
 import { isUtf8 } from 'node:buffer'
+import { JsonBytes } from './json-bytes.ts'
 
 /** The version that this program writes. A consumer reads it and the one before. */
 export const batchVersion = 1
@@ -10,9 +11,6 @@ export const batchVersion = 1
  * builds one without letting go of its event loop (1 MiB of 16-byte keys took 11 to 28 ms, cold).
  */
 export const batchBytesMax = 256 * 1024
-
-/** JSON grows in pieces of this many characters: joining a megabyte of small strings in one go takes twice as long. */
-const pieceLength = 8192
 
 export const int64Max = 2n ** 63n - 1n
 export const int64Min = -(2n ** 63n)
@@ -53,6 +51,9 @@ export interface Batch {
   readonly element: Buffer
 }
 
+/** A batch in the making: one at a time, in the same memory. */
+const json = new JsonBytes(batchBytesMax)
+
 /** What a batch says of itself, apart from its sums. */
 export interface Header {
   readonly producer: string
@@ -64,51 +65,43 @@ export interface Header {
   readonly once: boolean
 }
 
+/** A key, the bytes [start, end) in UTF-8, and its sum. */
+export interface DrawnSum {
+  bytes: Buffer
+  start: number
+  end: number
+  sum: Sum
+}
+
 /** Where the entries of a batch come from. What was drawn is in the batch and is not offered again. */
 export interface Source {
-  /** The next sum, of a key that this batch does not have yet; within 64 bits. Keys have no control characters and no lone surrogates. */
-  nextSum (): readonly [key: string, sum: Sum] | undefined
+  /**
+   * The next sum, of a key that this batch does not have yet; within 64 bits. Keys are UTF-8 without control characters.
+   * What is returned may be changed by the next call.
+   */
+  nextSum (): Readonly<DrawnSum> | undefined
   nextOnce (): Once | undefined
 }
 
 /** Encodes one batch from the front of a source. */
 export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batch {
   const { producer, seq, at, requests, increments } = header
-  let json = `{"v":${batchVersion},"producer":"${producer}","seq":${seq},"at":${at},"requests":${requests},"increments":${increments},"sums":{`
-  const pieces: Buffer[] = []
-  let bytes = 0
-  const written = (): number => {
-    if (json.length < pieceLength) return bytes + json.length
-    const piece = Buffer.from(json)
-    pieces.push(piece)
-    json = ''
-    bytes += piece.length
-    return bytes
+  json.clear()
+  json.text(`{"v":${batchVersion},"producer":"${producer}","seq":${seq},"at":${at},"requests":${requests},"increments":${increments},"sums":{`)
+  for (let first = true; json.length < batchBytesMax; first = false) {
+    const sum = source.nextSum()
+    if (sum === undefined) break
+    json.pair(sum, first)
   }
-  let separator = ''
-  while (written() < batchBytesMax) {
-    const next = source.nextSum()
-    if (next === undefined) break
-    json += separator + encodePair(next[0], next[1])
-    separator = ','
-  }
-  json += '},"once":['
-  separator = ''
-  while (written() < batchBytesMax) {
+  json.text('},"once":[')
+  for (let separator = ''; json.length < batchBytesMax; separator = ',') {
     const once = source.nextOnce()
     if (once === undefined) break
-    const pairs = Array.from(once.sums, ([key, value]) => encodePair(key, value))
-    json += `${separator}{"id":"${once.id}","at":${once.at},"sums":{${pairs.join(',')}}}`
-    separator = ','
+    const pairs = Array.from(once.sums, ([key, sum]) => `${JSON.stringify(key)}:${sum}`)
+    json.text(`${separator}{"id":"${once.id}","at":${once.at},"sums":{${pairs.join(',')}}}`)
   }
-  pieces.push(Buffer.from(`${json}]}`))
-  return { seq, at, increments, element: Buffer.concat(pieces) }
-}
-
-const needsEscape = /["\\]/
-
-function encodePair (key: string, value: Sum): string {
-  return needsEscape.test(key) ? `${JSON.stringify(key)}:${value}` : `"${key}":${value}`
+  json.text(']}')
+  return { seq, at, increments, element: json.copy() }
 }
 
 const written = /^\{"v":(\d{1,9}),"producer":"([0-9a-f-]{36})","seq":(\d{1,15}),"at":(\d{1,15}),"requests":(\d{1,15}),"increments":(\d{1,15}),"sums":\{/

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, type Once, type Sum } from '../src/batch.ts'
-import { element, producerA } from './batches.ts'
+import { asDrawn, element, producerA } from './batches.ts'
 import { seed } from './seeds.ts'
 
 const key = fc.string({ unit: 'binary', minLength: 1, maxLength: 20 }).filter((text) => !/\p{Cc}|\p{Cs}/u.test(text))
@@ -57,7 +57,7 @@ test('a batch ends at about its most bytes and leaves the rest to the next', () 
   const keys = Math.floor(2.5 * batchBytesMax / 265)
   let drawn = 0
   const source = {
-    nextSum: (): readonly [string, Sum] | undefined => drawn < keys ? [`${long}${drawn++}`, drawn] : undefined,
+    nextSum: () => drawn < keys ? asDrawn([`${long}${drawn++}`, drawn]) : undefined,
     nextOnce: (): Once | undefined => undefined,
   }
   const header = { producer: producerA, at: 0, requests: 1, increments: 1 }

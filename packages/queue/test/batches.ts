@@ -1,5 +1,5 @@
 // Batches for tests, encoded as a worker encodes them.
-import { encodeBatch, type Sum } from '../src/batch.ts'
+import { encodeBatch, type DrawnSum, type Sum } from '../src/batch.ts'
 
 export interface Content {
   readonly producer?: string
@@ -19,5 +19,12 @@ export function element ({ producer = producerA, seq = 1, at = 1_700_000_000_000
   const pairs = Object.entries(sums)
   const requested = once.map(({ id, at: onceAt = at, sums }) => ({ id, at: onceAt, sums: new Map(Object.entries(sums)) }))
   const counts = { requests: requests ?? 1, increments: increments ?? pairs.length }
-  return encodeBatch({ producer, seq, at, ...counts }, { nextSum: () => pairs.shift(), nextOnce: () => requested.shift() }).element
+  return encodeBatch({ producer, seq, at, ...counts }, { nextSum: () => asDrawn(pairs.shift()), nextOnce: () => requested.shift() }).element
+}
+
+/** A pair as a source offers it. */
+export function asDrawn (pair: readonly [key: string, sum: Sum] | undefined): DrawnSum | undefined {
+  if (pair === undefined) return undefined
+  const bytes = Buffer.from(pair[0])
+  return { bytes, start: 0, end: bytes.length, sum: pair[1] }
 }

@@ -3,7 +3,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/runtime/config.ts'
 import { count, refusal, type CountOptions } from '../count.ts'
 import { echo, errorSchema, RequestError } from '../errors.ts'
-import type { Outcome } from '../held-replies.ts'
+import { notHeld, type Outcome } from '../held-replies.ts'
 
 export interface IncrementOptions extends CountOptions {
   readonly corsOrigins: readonly string[]
@@ -48,7 +48,8 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     validatorCompiler: () => () => true,
     onRequest: (request, _reply, done) => done(checkHead(request, options.corsOrigins)),
   }, ({ query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody }, reply) => {
-    const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length }, (outcome) => settle(reply, outcome))
+    const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
+      { ...notHeld, settle: (outcome) => settle(reply, outcome) })
     if (when === 'in memory') reply.code(202).send()
   })
 }
