@@ -1,10 +1,12 @@
 // A real worker that is filled with a million keys of 16 bytes between two flushes: its memory by pending keys, and the longest pause of its
 // event loop while they come in and while they leave.
-import { readFileSync, rmSync } from 'node:fs'
+import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { Agent } from 'node:http'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import { postWith } from '../test/fixtures/gearbox.ts'
 import { until } from '../test/fixtures/until.ts'
+import type { Pause } from './event-loop-probe.ts'
 import { keyOf } from './keys.ts'
 import { residentBytes } from './machine.ts'
 import { readFigures, startGearbox, type Host, type Server } from './servers.ts'
@@ -14,13 +16,17 @@ export interface Pending {
   readonly memory: ReadonlyArray<{ readonly keys: number, readonly bytes: number }>
   /** The most there ever was, the flush included. */
   readonly mostBytes: number
-  /** Longest pauses in ms. */
-  readonly filling: number
-  readonly flushing: number
+  /** Longest pauses. */
+  readonly filling: Pause
+  readonly flushing: Pause
+  /** The same of the same worker with nothing to do, for about as long as it took to fill it: what the machine itself does. */
+  readonly idle: Pause
 }
 
 /** Long enough to fill the worker on a slow machine, before the next flush takes all away. */
 const flushIntervalMs = 20_000
+
+export const idleMs = 5000
 
 const pairs = 1000
 const keysMost = 1_000_000
@@ -48,10 +54,10 @@ async function fill (server: Server, file: string): Promise<Pending> {
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   const pendingKeys = async (): Promise<number> => (await readFigures(port))('gearbox_pending_keys')
   const flushed = async (): Promise<void> => { await until('the flush', async () => await pendingKeys() === 0, 2 * flushIntervalMs) }
-  const longestPause = async (): Promise<number> => {
+  const longestPause = async (): Promise<Pause> => {
     rmSync(file, { force: true })
     process.kill(pid, 'SIGUSR2')
-    return await until('the longest pause', () => Number(readFileSync(file, 'utf8')))
+    return await until('the longest pause', () => existsSync(file) && JSON.parse(readFileSync(file, 'utf8')) as Pause)
   }
 
   // The first request is flushed at once; from then on all wait for the interval.
@@ -74,5 +80,7 @@ async function fill (server: Server, file: string): Promise<Pending> {
   const flushing = await longestPause()
   agent.destroy()
   await until('all to be stored', async () => await server.total?.() === keysMost + 1)
-  return { memory, mostBytes: residentBytes(pid, 'VmHWM'), filling, flushing }
+  await longestPause()
+  await delay(idleMs)
+  return { memory, mostBytes: residentBytes(pid, 'VmHWM'), filling, flushing, idle: await longestPause() }
 }

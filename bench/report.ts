@@ -1,7 +1,7 @@
 // What was measured, as Markdown: the table of what to reach, the ratios, and every figure behind them.
 import type { ConsumerRate } from './consumer-rate.ts'
 import type { Lag } from './lag.ts'
-import type { Pending } from './pending.ts'
+import { idleMs, type Pending } from './pending.ts'
 import type { Figures, RowResult } from './rounds.ts'
 import { ratio, spread, type Spread } from './statistics.ts'
 import type { Steps } from './steps.ts'
@@ -10,7 +10,7 @@ export interface Results {
   readonly rows: readonly RowResult[]
   readonly consumer: readonly ConsumerRate[] | undefined
   readonly lags: readonly Lag[] | undefined
-  readonly pending: Pending | undefined
+  readonly pending: readonly Pending[] | undefined
   readonly steps: Steps | undefined
   /** Measurements beside the rows that failed, by name. */
   readonly failures: ReadonlyMap<string, string>
@@ -70,8 +70,8 @@ export function whatToReach (results: Results): Reach[] {
   }
   const rate = results.consumer?.[0]
   const lag = results.lags?.find(({ rate }) => rate === 9000)
-  const full = results.pending?.memory.at(-1)
-  const pauses = [results.pending?.filling, results.pending?.flushing].filter((ms) => ms !== undefined)
+  const full = memoryOf(results.pending ?? []).at(-1)
+  const pauses = results.pending?.map(({ filling, flushing }) => Math.max(filling.wallMs, flushing.wallMs))
   const than = (name: string): Spread | undefined => ratioOf(results, 'queued', name, 'requestsPerSecond')
   return [
     line('`queued` ÷ bare Fastify, 256 connections', '≥', 1.4, '', than('fastify')),
@@ -82,8 +82,8 @@ export function whatToReach (results: Results): Reach[] {
     line('consumer, 1,000 keys a transaction', '≥', 1.2, ' M rows/s', rate === undefined ? undefined : scaled(spread(rate.updated), 1e-6)),
     line('lag p99 at 9,000 requests/s, Redis mode', '≤', 60, ' ms', lag?.p99),
     line('`queued` latency p99 ÷ `memory` latency p99, 64 connections', '≤', 1.5, '', ratioOf(results, 'queued-64', 'memory-64', 'p99')),
-    line('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB', full === undefined ? undefined : full.bytes / 1e6),
-    line('longest event-loop stall while filling and flushing those', '≤', 20, ' ms', pauses.length === 0 ? undefined : Math.max(...pauses)),
+    line('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB', full === undefined ? undefined : scaled(full.bytes, 1e-6)),
+    line('longest event-loop stall while filling and flushing those', '≤', 20, ' ms', pauses === undefined ? undefined : spread(pauses)),
   ]
 }
 
@@ -177,11 +177,18 @@ function lagTable ({ lags }: Results): string {
     [lag.rate, lag.answeredPerSecond, lag.probes, lag.p50, lag.p99, lag.most, lag.resolution].map(number)))}`
 }
 
+/** A worker's memory by pending keys, over all runs. */
+export function memoryOf (runs: readonly Pending[]): Array<{ readonly keys: number, readonly bytes: Spread }> {
+  return runs[0]?.memory.map(({ keys }, i) => ({ keys, bytes: spread(runs.map(({ memory }) => memory[i]!.bytes)) })) ?? []
+}
+
 function pendingTables ({ pending, steps }: Results): string {
   const parts: string[] = []
   if (pending !== undefined) {
-    parts.push(`### Memory of a worker\n\nResident, by distinct keys of 16 bytes that wait for a flush. The most there ever was, the flush included: ${number(pending.mostBytes / mebi)} MiB.\n\n${table(['pending keys', 'MiB'], pending.memory.map(({ keys, bytes }) => [number(keys), number(bytes / mebi)]))}`,
-      `### Event loop\n\nLongest pause in a real worker: ${number(pending.filling)} ms while a million keys come in (one client, a thousand pairs a request), ${number(pending.flushing)} ms while they leave.`)
+    const most = scaled(spread(pending.map(({ mostBytes }) => mostBytes)), 1 / mebi)
+    const pauses = (['filling', 'flushing', 'idle'] as const).map((phase) => (['wallMs', 'cpuMs'] as const).map((time) => shown(spread(pending.map((run) => run[phase][time])))))
+    parts.push(`### Memory of a worker\n\nResident, by distinct keys of 16 bytes that wait for a flush. The most there ever was, the flush included: ${shown(most)} MiB.\n\n${table(['pending keys', 'MiB'], memoryOf(pending).map(({ keys, bytes }) => [number(keys), shown(scaled(bytes, 1 / mebi))]))}`,
+      `### Event loop\n\nLongest pause of a real worker's event loop while a million keys come in (one client, a thousand pairs a request) and while they leave, ${pending.length} runs on a new worker each. What is not CPU time of its own (which the kernel counts in ticks of some ms), the machine gave to others: the same worker pauses with nothing to do, too.\n\n${table(['', 'pause ms', 'CPU ms'], [['coming in', ...pauses[0]!], ['leaving', ...pauses[1]!], [`idle for ${idleMs / 1000} s`, ...pauses[2]!]])}`)
   }
   if (steps !== undefined) parts.push(`Longest single step of the code alone, by round: parse and add a thousand pairs ${shown(spread(steps.add))} ms, encode a batch ${shown(spread(steps.encode))} ms.`)
   return parts.join('\n\n')
