@@ -65,7 +65,7 @@ interface StoreOptions {
 /**
  * Where batches are longer than this on average, about 3,000 keys, a run is inserted in the order of its keys: those of one batch are distinct,
  * so they fall all over a large table, and in order each page of it is come by once: more than twice as fast on a million rows. Short batches
- * mostly repeat each other's keys, and to sort those costs more than it spares.
+ * mostly repeat each other's keys, and to sort those costs more than it spares. To sort a single one costs nothing that could be measured.
  */
 const largeBatchLength = 64 * 1024
 
@@ -434,7 +434,9 @@ export class Store {
     }
   }
 
+  /** @throws NeedsCheckingError if it has idempotent requests that can't be read */
   #readOnce (json: string): Array<{ id: string, at: number, sums: string }> {
+    if (this.#statements.onceType.get(json) !== 'array') throw new NeedsCheckingError()
     return this.#statements.readOnce.all(json).map((row) => {
       const { id, at, sums } = row
       if (typeof id !== 'string' || !Number.isSafeInteger(at) || typeof sums !== 'string') throw new NeedsCheckingError()
@@ -520,6 +522,7 @@ function prepare (db: Database.Database) {
     insertBatch: db.prepare<{ json: string }>(insertFrom("json_each(iif(json_valid(@json), jsonb(@json), NULL), '$.sums')", 'ORDER BY entry.key')),
     insertRun: db.prepare<[string]>(insertFrom("jsonb_each(?) AS batch, json_each(batch.value, '$.sums')", '')),
     insertRunInOrder: db.prepare<[string]>(insertFrom("jsonb_each(?) AS batch, json_each(batch.value, '$.sums')", 'ORDER BY entry.key, batch.key')),
+    onceType: db.prepare<[string], string>("SELECT coalesce(json_type(?, '$.once'), 'array')").pluck(),
     isJson: db.prepare<[string], number>('SELECT json_valid(?)').pluck(),
     unsoundSums: db.prepare<{ json: string }, number>(`
       SELECT (json_type(@json, '$.sums') IS NOT 'object') + (coalesce(json_type(@json, '$.once'), 'array') <> 'array')

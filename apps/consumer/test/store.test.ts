@@ -165,6 +165,8 @@ describe('a batch that can not be read', () => {
     ['truncated before its end', `${header(9)}{"a":1},"once":[`],
     ['with something behind it', `${header(9)}{"a":1},"once":[]} x`],
     ['with a NUL and something behind it', `${header(9)}{"a":1},"once":[]}\0,"once":[]}`],
+    ['with an object of requests', `${header(9)}{"a":1},"once":{}}`],
+    ['with a request that is none', `${header(9)}{"a":1},"once":[1]}`],
     ['with a value 1.0', `${header(9)}{"a":1,"b":1.0},"once":[]}`],
     ['with a value 1e3', `${header(9)}{"a":1,"b":1e3},"once":[]}`],
     ['with a value "5"', `${header(9)}{"a":1,"b":"5"},"once":[]}`],

@@ -1,10 +1,10 @@
 // Key → sum, exact whatever the sums become, for very many keys: numbers in plain memory, and bigints only where a sum is past 2^53.
 import { add, type Sum } from '@gearbox/queue/batch.ts'
-import { KeyTable, pageKeys, type Slice } from './table.ts'
+import { KeyTable, pageBits, pageKeys, type Slice } from './table.ts'
 
 /**
- * Bytes that a key is taken to need beside its text: 8 for its sum, 8 where it lies, up to 16 for its slots, and as many again for what
- * its page has not used up.
+ * Bytes that a key is taken to need beside its text: 8 for its sum, 8 for where it lies, up to 16 for its slots, and as many again for
+ * what its page has room for.
  */
 export const keyOverheadBytes = 48
 
@@ -29,18 +29,18 @@ export class Sums {
   add (bytes: Buffer, start: number, end: number, hash: number, delta: Sum): boolean {
     const known = this.#keys.size
     const index = this.#keys.put(bytes, start, end, hash)
-    const page = this.#values[Math.floor(index / pageKeys)] ??= new Float64Array(pageKeys)
+    const page = this.#values[index >>> pageBits] ??= new Float64Array(pageKeys)
     const isNew = index === known
-    if (isNew) page[index % pageKeys] = 0
-    const sum = typeof delta === 'number' ? page[index % pageKeys]! + delta : NaN
-    if (Number.isSafeInteger(sum)) page[index % pageKeys] = sum
+    if (isNew) page[index & (pageKeys - 1)] = 0
+    const sum = typeof delta === 'number' ? page[index & (pageKeys - 1)]! + delta : NaN
+    if (Number.isSafeInteger(sum)) page[index & (pageKeys - 1)] = sum
     else this.#set(index, add(this.sumAt(index), delta))
     return isNew
   }
 
   /** The sum of the key that came as number `index` from 0. */
   sumAt (index: number): Sum {
-    const sum = this.#values[Math.floor(index / pageKeys)]![index % pageKeys]!
+    const sum = this.#values[index >>> pageBits]![index & (pageKeys - 1)]!
     return Number.isNaN(sum) ? this.#exact.get(index)! : sum
   }
 
@@ -57,7 +57,7 @@ export class Sums {
   }
 
   #set (index: number, sum: Sum): void {
-    this.#values[Math.floor(index / pageKeys)]![index % pageKeys] = typeof sum === 'number' ? sum : NaN
+    this.#values[index >>> pageBits]![index & (pageKeys - 1)] = typeof sum === 'number' ? sum : NaN
     if (typeof sum === 'number') this.#exact.delete(index)
     else this.#exact.set(index, sum)
   }

@@ -16,7 +16,7 @@ const firstSlots = 8
  */
 const probesMax = 32
 
-const pageBits = 12
+export const pageBits = 12
 export const pageKeys = 2 ** pageBits
 
 /** What a page has room for at first; a page of longer keys doubles it, to 1 MiB at most (4,096 keys of 256 bytes). */
@@ -28,6 +28,8 @@ interface Page {
   readonly ends: Int32Array
   readonly hashes: Int32Array
 }
+
+export const noBytes = Buffer.alloc(0)
 
 /** Some bytes, [start, end) of a buffer. */
 export interface Slice {
@@ -162,8 +164,6 @@ export class KeyTable {
 function startOf (page: Page, at: number): number {
   return at === 0 ? 0 : page.ends[at - 1]!
 }
-
-export const noBytes = Buffer.alloc(0)
 
 /**
  * FNV-1a (Fowler, Noll, Vo: prime 16777619; here from a random basis), one `hashByte` for each byte from `hashBasis` on, and then

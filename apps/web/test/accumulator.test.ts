@@ -171,7 +171,18 @@ describe('idempotent requests', () => {
     expectEmpty(drain)
   })
 
-  test('leave in batches of about a mebibyte, each request whole', () => {
+  test('are found by their ids until they are drained, drain after drain', () => {
+    const accumulator = new Accumulator()
+    for (const id of ['1', '2', '3']) {
+      const once = request(id, ['a'])
+      accumulator.addOnce(once, 1, 1000)
+      expect(accumulator.pendingOnce(once.id)).toBe(once)
+      accumulator.drain()
+      expect(accumulator.pendingOnce(once.id)).toBeUndefined()
+    }
+  })
+
+  test('leave in batches of about their most bytes, each request whole', () => {
     const accumulator = new Accumulator()
     const keys = Array.from({ length: 100 }, (_, i) => `${i}${'"'.repeat(250)}`)
     const ids = Array.from({ length: 200 }, (_, i) => String(i).padStart(64, '0'))
@@ -190,7 +201,7 @@ describe('idempotent requests', () => {
 })
 
 describe('batches', () => {
-  test('of very many keys are of about a mebibyte, and add up', () => {
+  test('of very many keys are of about their most bytes, and add up', () => {
     const accumulator = new Accumulator()
     const model = new Map<string, bigint>()
     for (let i = 0; i < 60_000; i++) {

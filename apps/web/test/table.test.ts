@@ -99,6 +99,28 @@ describe('a table of keys', () => {
   })
 })
 
+test('a cleared table forgets keys that collided, also once others have taken their slots', () => {
+  const table = new KeyTable()
+  const keys = Array.from({ length: 80 }, (_, i) => Buffer.from(`key ${i}`))
+  const [first, second] = [keys.slice(0, 40), keys.slice(40)]
+  for (const key of first) table.put(key, 0, key.length, 7)
+  table.clear()
+  for (const [i, key] of second.entries()) expect(table.put(key, 0, key.length, 7)).toBe(i)
+  for (const key of first) expect(table.find(key, 0, key.length, 7)).toBe(-1)
+})
+
+test('a table that is cleared and filled again does not grow', () => {
+  const table = new KeyTable()
+  const fill = (rounds: number): number => {
+    for (let round = 0; round < rounds; round++) {
+      for (let i = 0; i < 4; i++) put(table, `key ${i}`)
+      table.clear()
+    }
+    return process.memoryUsage().arrayBuffers
+  }
+  expect(fill(1000) - fill(1)).toBeLessThan(1_000_000)
+})
+
 describe('sums', () => {
   test('are what BigInts add up to, also after the memory was used before', () => {
     const delta = fc.oneof(fc.integer(), fc.maxSafeInteger(), fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }))

@@ -51,9 +51,6 @@ export interface Batch {
   readonly element: Buffer
 }
 
-/** A batch in the making: one at a time, in the same memory. */
-const json = new JsonBytes(batchBytesMax)
-
 /** What a batch says of itself, apart from its sums. */
 export interface Header {
   readonly producer: string
@@ -82,6 +79,9 @@ export interface Source {
   nextSum (): Readonly<DrawnSum> | undefined
   nextOnce (): Once | undefined
 }
+
+/** A batch in the making: one at a time, in the same memory. */
+const json = new JsonBytes(batchBytesMax)
 
 /** Encodes one batch from the front of a source. */
 export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batch {

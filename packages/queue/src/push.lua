@@ -1,5 +1,5 @@
 -- Appends batches, but only to the queue that the producer knows: after a loss of memory it must push its whole window instead.
--- Wakes the consumer only where it may sleep: it takes until nothing is left.
+-- Wakes the consumer only where the list was empty before: it sleeps only after a take that found it so.
 -- KEYS: generation, batches. ARGV: generation, wake channel, element, …
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 local length

@@ -100,7 +100,8 @@ export class RedisConsumerQueue implements ConsumerQueue {
   }
 
   async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
-    await this.#wake.wait(ms, signal)
+    // A take that had to bind anew first found nothing, and no push to a list that is not empty wakes.
+    if (this.#length === 0) await this.#wake.wait(ms, signal)
   }
 
   async close (): Promise<void> {

@@ -74,6 +74,13 @@ test('a batch ends at about its most bytes and leaves the rest to the next', () 
   expect(batchBytesMax).toBeLessThanOrEqual(1024 * 1024)
 })
 
+test('a request longer than all the memory at hand is written whole', () => {
+  const sums = new Map(Array.from({ length: 800 }, (_, i) => [`${i}${'€'.repeat(80)}`, 1]))
+  const pending: Once[] = [1, 2, 3].map((i) => ({ id: String(i).padStart(64, '0'), at: 1, sums }))
+  const { element } = encodeBatch({ producer: producerA, seq: 1, at: 1, requests: 1, increments: 1 }, { nextSum: () => undefined, nextOnce: () => pending.shift() })
+  expect(JSON.parse(element.toString()).once).toHaveLength(2)
+})
+
 const good = element({ sums: { a: 1 } }).toString()
 
 test.each([

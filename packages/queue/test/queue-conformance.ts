@@ -203,12 +203,16 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       const queue = await prepare()
       const { consumer } = queue
       const producer = await connected(queue)
-      // The consumer may still be on its way to listening; from the second push on it surely hears.
+      // The consumer may still be on its way to listening, and only a push to an empty queue wakes it.
       const stop = new AbortController()
       let woken = false
       const wait = consumer.waitForPush(60_000, stop.signal).then(() => { woken = true })
       await until('the wake-up', async () => {
-        if (!woken) push(producer, 'a').catch(() => {})
+        if (woken) return true
+        const pushed = push(producer, 'a')
+        await Promise.race([pushed, wait])
+        await consumer.acknowledge(await consumer.take())
+        await pushed
         return woken
       })
       await wait

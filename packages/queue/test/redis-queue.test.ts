@@ -150,6 +150,42 @@ test('a FLUSHALL is noticed by asking what is stored, without a push', async () 
   expect(producer.incarnation).toBeDefined()
 })
 
+test('a push wakes the consumer where the list was empty, and only there', async () => {
+  const queueName = randomUUID()
+  const keys = redisKeys(queueName)
+  const producer = await startProducer(server.url, queueName)
+  const consumer = await startConsumer(server.url, queueName)
+  const listener = client(server)
+  let heard = 0
+  listener.on('message', () => { heard++ })
+  await listener.subscribe(keys.wake)
+  for (const elements of [['a', 'b'], ['c']]) expect(await producer.push(buffers(...elements), producer.incarnation!)).toBe('pushed')
+  await consumer.acknowledge(await consumer.take())
+  expect(await push(producer, 'd')).toBe('pushed')
+  await until('the second wake-up', () => heard === 2)
+  // What it hears after this, it hears after all that was published before.
+  await client(server).publish(keys.wake, 'last')
+  await until('the last message', () => heard > 2)
+  expect(heard).toBe(3)
+})
+
+test('a consumer whose owner Redis lost does not sleep before what is there', async () => {
+  const redis = await ownServer()
+  const producer = await startProducer(redis.url, 'gearbox')
+  const consumer = await startConsumer(redis.url, 'gearbox')
+  const other = client(redis)
+  await until('the consumer to listen', async () => (await other.pubsub('NUMSUB', redisKeys('gearbox').wake)).at(1) === 1)
+  await other.flushall()
+  await producer.stored(producerA)
+  expect(await push(producer, 'a')).toBe('pushed')
+  // Without an end: only a push, or something that is there, can end it.
+  const wait = async (): Promise<void> => { await consumer.waitForPush(2 ** 31 - 1, new AbortController().signal) }
+  await wait()
+  expect(await consumer.take()).toEqual([])
+  await wait()
+  expect(await consumer.take()).toEqual(buffers('a'))
+})
+
 // Owner
 
 test('binding compares and sets: the one who read another owner loses', async () => {
