@@ -278,9 +278,10 @@ export class System {
 
   /** Another process's write transaction on the database. */
   async holdDatabase (ms: number): Promise<void> {
-    const db = new Database(this.databasePath, { timeout: 5000 })
+    // A consumer that stands still within its transaction has the lock, and goes on only if this process is free to let it.
+    const db = new Database(this.databasePath, { timeout: 0 })
     try {
-      db.exec('BEGIN IMMEDIATE')
+      await until("the database's lock", () => db.exec('BEGIN IMMEDIATE').inTransaction)
       await delay(ms)
       db.exec('ROLLBACK')
     } finally {
