@@ -12,6 +12,7 @@ import { MemoryQueue } from './memory-queue.ts'
 
 interface Parsed {
   readonly seq: number
+  readonly at: number
   readonly requests: number
   readonly increments: number
   readonly sums: { readonly [key: string]: number }
@@ -289,6 +290,23 @@ test('a batch whose rejections are too many to tell refuses all of its requests 
   await until('the batch', () => queue.list.length === 1)
   queue.tell(producerA, { high: 1, untold: [1] })
   expect(await reply).toEqual({ refused: [] })
+})
+
+test('a batch says when its oldest increment was accepted', async () => {
+  const { queue, post, count } = setUp()
+  queue.hold()
+  const first = post('a', 'queued')
+  await until('the first push', () => queue.attempts.length === 1)
+  const before = Date.now()
+  count('b')
+  const after = Date.now()
+  count('b')
+  queue.release()
+  await first
+  await until('the second batch', () => queue.list.length === 2)
+  const { at } = parse(queue.list[1]!)
+  expect(at).toBeGreaterThanOrEqual(before)
+  expect(at).toBeLessThanOrEqual(after)
 })
 
 test('a refused idempotent request is named by its id', async () => {

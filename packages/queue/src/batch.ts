@@ -8,7 +8,7 @@ export const batchVersion = 1
 
 /**
  * JSON bytes of a batch, at most about this many: Redis copies and hashes an element in one go, and a worker
- * builds one without letting go of its event loop (1 MiB of 16-byte keys took 11 to 28 ms, cold).
+ * builds one without letting go of its event loop (of 16-byte keys 2 ms, and up to 9 cold).
  */
 export const batchBytesMax = 256 * 1024
 
