@@ -1,15 +1,15 @@
-// Makes pages ordered by total, which scan the table, beside the event loop that serves increments.
+// Makes pages ordered by total, which scan the table, next to the event loop that serves increments.
 import { parentPort, workerData } from 'node:worker_threads'
-import { listByTotal, openForReading, type Page, type Total } from './totals.ts'
+import { Reader, type Page, type Total } from './totals.ts'
 
 parentPort?.on('message', ({ id, page }: { id: number, page: Page }) => {
   let totals: Total[] | undefined
   try {
-    const db = openForReading(String(workerData))
+    const reader = new Reader(String(workerData))
     try {
-      totals = listByTotal(db, page)
+      totals = reader.listByTotal(page)
     } finally {
-      db.close()
+      reader.close()
     }
   } catch {
     totals = undefined

@@ -1,16 +1,19 @@
-// Totals as they stand in the database, read through a connection of its own that never writes and never holds a
-// snapshot for long. Point and range reads follow the primary key; the order by total has no index, as keeping one would
-// cost the consumer more than half of its speed, and so those pages are made in a thread beside the event loop.
+// Totals as they are in the database, read through a separate connection that never writes and never holds a snapshot
+// for long. One total, or a page by key, costs the rows that it returns, however large the table is and wherever in it the
+// page starts. The order by total has no index, as keeping one would cost the consumer more than half of its speed, and so
+// those pages are made in a thread next to the event loop.
 import { existsSync, statSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import Database from 'better-sqlite3'
 import { RequestError } from './errors.ts'
 
+/** One key and its total. */
 export interface Total {
   readonly key: string
   readonly total: bigint
 }
 
+/** Which totals are asked for. */
 export interface Page {
   readonly prefix: string
   /** Where the page before ended: its `next`. */
@@ -22,14 +25,18 @@ export interface Page {
 /** A path that was replaced (a restored database) is noticed after this long. */
 const fileCheckMs = 1000
 
-/** Pages by total that wait for the thread at once: each may take a second over ten million keys. */
-const threadQueueMax = 16
+/**
+ * Pages by total that wait for the thread at once. Each may take a second over ten million keys, and a connection without
+ * any progress is cut off after ACK_TIMEOUT_MS + REQUEST_TIMEOUT_MS, by default 15 s: all of them are answered before that.
+ */
+const threadQueueMax = 12
 
 const busyTimeoutMs = 100
 
+/** Reads totals for the routes, from whatever database is at the path at that moment. */
 export class Totals {
   readonly #path: string
-  #db: Database.Database | undefined
+  #reader: Reader | undefined
   #inode = 0
   #checkedAt = 0
   #thread: Worker | undefined
@@ -42,14 +49,14 @@ export class Totals {
 
   /** A key's total; undefined if nothing was ever stored under it. @throws RequestError GBX_NO_DATABASE */
   get (key: string): bigint | undefined {
-    return this.#read((db) => db.prepare<[string], bigint>('SELECT value FROM numbers WHERE key = ?').pluck().safeIntegers().get(key))
+    return this.#read((reader) => reader.get(key))
   }
 
   /** One page, and where the next one starts if there is one. @throws RequestError */
   async list (page: Page): Promise<{ totals: Total[], next: string | null }> {
     const more = { ...page, limit: page.limit + 1 }
     const totals = page.order === 'key'
-      ? this.#read((db) => listByKey(db, more))
+      ? this.#read((reader) => reader.listByKey(more))
       : await this.#inThread(more)
     const last = totals.length > page.limit ? totals[page.limit - 1] : undefined
     const next = last === undefined ? null : page.order === 'key' ? last.key : `${last.total}:${last.key}`
@@ -57,32 +64,32 @@ export class Totals {
   }
 
   close (): void {
-    this.#db?.close()
+    this.#reader?.close()
     this.#thread?.terminate().catch(() => {})
   }
 
-  #read<T> (read: (db: Database.Database) => T): T {
+  #read<T> (read: (reader: Reader) => T): T {
     try {
-      this.#db = this.#openCurrent()
-      return read(this.#db)
+      this.#reader = this.#openCurrent()
+      return read(this.#reader)
     } catch (error) {
       if (error instanceof RequestError) throw error
-      this.#db?.close()
-      this.#db = undefined
+      this.#reader?.close()
+      this.#reader = undefined
       throw noDatabase()
     }
   }
 
-  #openCurrent (): Database.Database {
+  #openCurrent (): Reader {
     const now = performance.now()
-    if (this.#db !== undefined && now - this.#checkedAt < fileCheckMs) return this.#db
+    if (this.#reader !== undefined && now - this.#checkedAt < fileCheckMs) return this.#reader
     const inode = existsSync(this.#path) ? statSync(this.#path).ino : 0
     this.#checkedAt = now
-    if (this.#db !== undefined && inode === this.#inode) return this.#db
-    this.#db?.close()
-    this.#db = undefined
+    if (this.#reader !== undefined && inode === this.#inode) return this.#reader
+    this.#reader?.close()
+    this.#reader = undefined
     this.#inode = inode
-    return openForReading(this.#path)
+    return new Reader(this.#path)
   }
 
   async #inThread (page: Page): Promise<Total[]> {
@@ -121,28 +128,73 @@ function noDatabase (): RequestError {
   return new RequestError('GBX_NO_DATABASE', 'no database can be read on this host (DATABASE_PATH); ask the host of the consumer')
 }
 
-/** @throws Error if there is no readable database */
-export function openForReading (path: string): Database.Database {
-  return new Database(path, { readonly: true, fileMustExist: true, timeout: busyTimeoutMs })
+/** One total, by the primary key. */
+export const totalSql = 'SELECT value FROM numbers WHERE key = ?'
+
+/** A page by key. Both bounds are plain comparisons with the key, so that the search begins and ends at them. */
+export const pageByKeySql = `
+  SELECT key, value AS total FROM numbers
+  WHERE key >= @start AND key < @end
+  ORDER BY key LIMIT @limit`
+
+/** A page by total, largest first, then by key. It scans all keys with the prefix, and keeps the rows of one page. */
+export const pageByTotalSql = `
+  SELECT key, value AS total FROM numbers
+  WHERE key >= @start AND key < @end AND (@total IS NULL OR value < @total OR (value = @total AND key > @key))
+  ORDER BY value DESC, key LIMIT @limit`
+
+/** An open database, its statements prepared once. */
+export class Reader {
+  readonly #db: Database.Database
+  readonly #total: Database.Statement<[string], bigint>
+  readonly #pageByKey: Database.Statement<[object], Total>
+  readonly #pageByTotal: Database.Statement<[object], Total>
+
+  /** @throws Error if there is no readable database at `path`, or one without totals */
+  constructor (path: string) {
+    this.#db = new Database(path, { readonly: true, fileMustExist: true, timeout: busyTimeoutMs })
+    try {
+      this.#total = this.#db.prepare<[string], bigint>(totalSql).pluck().safeIntegers()
+      this.#pageByKey = this.#db.prepare<[object], Total>(pageByKeySql).safeIntegers()
+      this.#pageByTotal = this.#db.prepare<[object], Total>(pageByTotalSql).safeIntegers()
+    } catch (error) {
+      this.#db.close()
+      throw error
+    }
+  }
+
+  get (key: string): bigint | undefined {
+    return this.#total.get(key)
+  }
+
+  listByKey ({ prefix, after, limit }: Page): Total[] {
+    return this.#pageByKey.all({ ...keyRange(prefix, after), limit })
+  }
+
+  /** Takes as long as reading all keys with the prefix: not for the event loop. */
+  listByTotal ({ prefix, after, limit }: Page): Total[] {
+    const cursor = parseCursor(after)
+    return this.#pageByTotal.all({ ...keyRange(prefix, undefined), limit, total: cursor?.total ?? null, key: cursor?.key ?? null })
+  }
+
+  close (): void {
+    this.#db.close()
+  }
 }
 
-function listByKey (db: Database.Database, { prefix, after, limit }: Page): Total[] {
-  return db.prepare<unknown[], Total>(`
-    SELECT key, value AS total FROM numbers
-    WHERE key >= @prefix AND (@end IS NULL OR key < @end) AND (@after IS NULL OR key > @after)
-    ORDER BY key LIMIT @limit`).safeIntegers().all({ prefix, end: prefixEnd(prefix) ?? null, after: after ?? null, limit })
+/**
+ * The keys that start with `prefix` and come behind `after`, as the bounds of a search: start ≤ key < end.
+ * SQLite orders text by its UTF-8.
+ */
+export function keyRange (prefix: string, after: string | undefined): { start: string, end: string | Buffer } {
+  // Nothing is between a text and the same with a NUL behind it.
+  const behind = after === undefined ? '' : `${after}\0`
+  const start = Buffer.compare(Buffer.from(behind), Buffer.from(prefix)) > 0 ? behind : prefix
+  return { start, end: prefixEnd(prefix) ?? behindAllText }
 }
 
-/** Largest first, then by key. A scan of all keys with the prefix. */
-export function listByTotal (db: Database.Database, { prefix, after, limit }: Page): Total[] {
-  const cursor = parseCursor(after)
-  return db.prepare<unknown[], Total>(`
-    SELECT key, value AS total FROM numbers
-    WHERE key >= @prefix AND (@end IS NULL OR key < @end)
-      AND (@total IS NULL OR value < @total OR (value = @total AND key > @key))
-    ORDER BY value DESC, key LIMIT @limit`).safeIntegers()
-    .all({ prefix, end: prefixEnd(prefix) ?? null, total: cursor?.total ?? null, key: cursor?.key ?? null, limit })
-}
+/** SQLite orders every BLOB behind every text. */
+const behindAllText = Buffer.alloc(0)
 
 /** @throws RequestError */
 function parseCursor (after: string | undefined): Total | undefined {

@@ -1,5 +1,6 @@
 // Reading totals over a real socket from a real database.
-import { renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { int64Max, int64Min } from '@gearbox/queue/batch.ts'
 import Database from 'better-sqlite3'
@@ -7,6 +8,7 @@ import fc from 'fast-check'
 import { afterEach, beforeAll, afterAll, describe, expect, onTestFinished, test } from 'vitest'
 import { temporaryDir } from '../../../test/fixtures/temporary.ts'
 import { until } from '../../../test/fixtures/until.ts'
+import { keyRange, pageByKeySql, pageByTotalSql, totalSql, Totals } from '../src/totals.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
 import { errorOf, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
 
@@ -212,6 +214,93 @@ describe('pages', () => {
       expect(pages.slice(0, -1).every(({ length }) => length === limit)).toBe(true)
     }), { numRuns: 40 })
   })
+})
+
+describe('a read costs what it returns', () => {
+  const keys = 200_000
+  const dir = mkdtempSync(join(tmpdir(), 'gearbox-test-'))
+  const path = join(dir, 'numbers.db')
+  const totals = new Totals(path)
+
+  beforeAll(() => {
+    const db = new Database(path)
+    db.pragma('journal_mode = WAL')
+    db.exec(`CREATE TABLE numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+      WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${keys})
+      INSERT INTO numbers SELECT printf('k%07d', i), i FROM n`)
+    db.close()
+  })
+  afterAll(() => {
+    totals.close()
+    rmSync(dir, { recursive: true, force: true })
+  })
+
+  function planOf (sql: string, parameters: object): string[] {
+    const db = new Database(path, { readonly: true })
+    try {
+      const plan = db.prepare<unknown[], { detail: string }>(`EXPLAIN QUERY PLAN ${sql}`).all(parameters)
+      return plan.map(({ detail }) => detail)
+    } finally {
+      db.close()
+    }
+  }
+
+  test.each([['', undefined], ['', 'k0100000'], ['k01', undefined], ['k01', 'k0100000'], ['\u{10FFFF}', undefined]])('by a search between two keys (prefix %j, after %j)', (prefix, after) => {
+    const parameters = { ...keyRange(prefix, after), limit: 1, total: null, key: null }
+    expect(planOf(pageByKeySql, parameters)).toEqual(['SEARCH numbers USING PRIMARY KEY (key>? AND key<?)'])
+    expect(planOf(pageByTotalSql, parameters)).toEqual(['SEARCH numbers USING PRIMARY KEY (key>? AND key<?)', 'USE TEMP B-TREE FOR ORDER BY'])
+    expect(planOf(totalSql, ['k01'])).toEqual(['SEARCH numbers USING PRIMARY KEY (key=?)'])
+  })
+
+  test('wherever a page starts, and whatever is behind its prefix', async () => {
+    /** The least of several runs, which other load on the machine disturbs least. */
+    const leastMs = async (page: { prefix?: string, after?: string }): Promise<number> => {
+      let least = Infinity
+      for (let i = 0; i < 20; i++) {
+        const begun = performance.now()
+        await totals.list({ prefix: '', after: undefined, limit: 1, order: 'key', ...page })
+        least = Math.min(least, performance.now() - begun)
+      }
+      return least
+    }
+    const first = await leastMs({})
+    // Going through the keys before or behind takes hundreds of times as long as the first page.
+    for (const page of [
+      { after: 'k0199990' }, { after: 'k0100000' }, { prefix: 'k00000001' }, { prefix: 'a' }, { prefix: 'k000', after: 'k01' },
+      { prefix: 'k0150', after: 'a' }, { prefix: 'z' }, { after: 'z' }, { after: `k01${'x'.repeat(10_000)}` },
+    ]) expect(await leastMs(page), JSON.stringify(page).slice(0, 80)).toBeLessThan(first * 20)
+  })
+
+  test('and no more pages by total wait than are made before their connections would be cut off', async () => {
+    const page = { prefix: '', after: undefined, limit: 1, order: 'total' } as const
+    const results = await Promise.allSettled(Array.from({ length: 14 }, async () => await totals.list(page)))
+    expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 14 }, (_, i) => i < 12 ? 'fulfilled' : 'rejected'))
+    expect(results.at(-1)).toMatchObject({ reason: { code: 'GBX_OVERLOADED' } })
+    expect((await totals.list(page)).totals).toHaveLength(1)
+  })
+
+  test('also a page by total of a prefix, and next to the event loop', async () => {
+    const page = await totals.list({ prefix: 'k019999', after: undefined, limit: 2, order: 'total' })
+    expect(page).toEqual({ totals: [{ key: 'k0199999', total: 199_999n }, { key: 'k0199998', total: 199_998n }], next: '199998:k0199998' })
+    let turns = 0
+    const counting = setInterval(() => { turns++ }, 0)
+    for (let i = 0; i < 5; i++) await totals.list({ prefix: '', after: undefined, limit: 1000, order: 'total' })
+    clearInterval(counting)
+    expect(turns).toBeGreaterThan(5)
+  })
+})
+
+test('pages of a prefix leave out what "after" is before or behind', async () => {
+  for (const key of ['a', 'b1', 'b2', 'b2\u0001', 'c']) worker.put(key, 1n)
+  const keysOf = async (parameters: Record<string, string>): Promise<readonly string[]> => (await getPage(parameters)).keys
+  expect(await keysOf({ prefix: 'b', after: 'a' })).toEqual(['b1', 'b2', 'b2\u0001'])
+  expect(await keysOf({ prefix: 'b', after: 'b1' })).toEqual(['b2', 'b2\u0001'])
+  expect(await keysOf({ prefix: 'b', after: 'b2' })).toEqual(['b2\u0001'])
+  expect(await keysOf({ prefix: 'b', after: 'b2\0' })).toEqual(['b2\u0001'])
+  expect(await keysOf({ prefix: 'b', after: 'c' })).toEqual([])
+  expect(await keysOf({ prefix: 'b', after: '\u{10FFFF}' })).toEqual([])
+  expect(await keysOf({ prefix: '', after: '\uFFFF' })).toEqual([])
+  expect(await keysOf({ prefix: 'b2', after: 'b2' })).toEqual(['b2\u0001'])
 })
 
 describe('a worker that finds', () => {
