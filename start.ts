@@ -12,6 +12,7 @@ import { DatabaseLock } from '@gearbox/runtime/database-lock.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
 import { logStats } from '@gearbox/runtime/metrics.ts'
+import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { Parent } from '@gearbox/runtime/parent.ts'
 import { stopSignals } from '@gearbox/runtime/stopping.ts'
 
@@ -79,6 +80,7 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     }
   }
 
+  const metricsServer = await serveMetrics(config, async () => await parent.scrape(), logger)
   await part('consumer', 'apps/consumer/src/main.ts', [])
   await Promise.all(Array.from({ length: config.webWorkers }, async (_, i) => {
     await part(`web ${i + 1}`, 'apps/web/src/main.ts', [`--part=web ${i + 1}`])
@@ -96,6 +98,7 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
   }
   endStats()
   const codes = [await parent.stop((name) => name !== 'consumer'), await parent.stop((name) => name === 'consumer')]
+  await metricsServer?.close()
   return failed ?? Math.max(...codes)
 }
 

@@ -1,5 +1,6 @@
 // Web workers and consumer as separate programs around a Redis, as a real deployment runs them.
 import { mkdirSync, readdirSync } from 'node:fs'
+import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
@@ -171,27 +172,84 @@ test.each([webModule, consumerModule])('%s without REDIS_URL says that it must b
   expect(program.output).not.toMatch(/\n +at /)
 })
 
-test('a consumer serves its figures on METRICS_PORT, and a worker its own on its port', async () => {
+test('every process of its own serves its metrics on METRICS_PORT, and the shared port of the workers says so', async () => {
   const redis = await startRedis()
   const path = join(temporaryDir(), 'numbers.db')
-  const [port, metricsPort] = [await freePort(), await freePort()]
-  const env = { REDIS_URL: redis.url, PORT: String(port), METRICS_PORT: String(metricsPort), DATABASE_PATH: path }
-  const [web, consumer] = await Promise.all([startWeb(env), startConsumer(path, env)])
-  expect((await post(`${web.url}/increment?ack=stored`, 'foo=1&bar=2')).status).toBe(204)
-  const consumerText = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`)).text()
-  expect(consumerText).toMatch(/^gearbox_batches_applied_total 1$/m)
-  expect(consumerText).toMatch(/^gearbox_commit_duration_seconds_count 1$/m)
-  expect(consumerText).not.toMatch(/gearbox_requests_total/)
-  const webText = await (await fetch(`${web.url}/metrics`)).text()
-  expect(webText).toMatch(/^gearbox_increments_total 2$/m)
-  expect(webText).toMatch(/^gearbox_requests_total\{status="204"\} 1$/m)
-  expect(webText).toMatch(/^gearbox_queue_durable 1$/m)
-  expect(webText).not.toMatch(/gearbox_batches_applied_total/)
+  const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: path }
+  const [consumerPort, ...webPorts] = await Promise.all([freePort(), freePort(), freePort()])
+  const onPort = (port: number): NodeJS.ProcessEnv => ({ ...env, METRICS_PORT: String(port) })
+  const [consumer, ...webs] = await Promise.all([startConsumer(path, onPort(consumerPort)), ...webPorts.map(async (port) => await startWeb(onPort(port)))])
+  const { url } = webs[0]!
+  const posts = 40
+  for (let i = 0; i < posts; i++) expect(await postAnew(`${url}/increment?ack=stored`, 'foo=1&bar=2')).toBe(204)
 
-  const rival = endWithTest(new Program(process.execPath, [consumerModule, path], { ...env, QUEUE_NAME: 'other', DATABASE_PATH: `${path}2` }))
-  expect(await rival.exited).toBe(1)
-  expect(rival.output).toMatch(new RegExp(`^gearbox: .*:${metricsPort}.*METRICS_PORT`, 'm'))
-  await stop(web, consumer)
+  const scrape = async (port: number): Promise<string> => {
+    const response = await fetch(`http://127.0.0.1:${port}/metrics`)
+    expect(response.headers.get('content-type')).toMatch(/^text\/plain; version=0\.0\.4/)
+    return await response.text()
+  }
+  await until('the keys to be counted', async () => /^gearbox_keys 2$/m.test(await scrape(consumerPort)))
+  const consumerText = await scrape(consumerPort)
+  expect(consumerText).toMatch(/^gearbox_batches_applied_total [1-9]\d*$/m)
+  expect(consumerText).not.toMatch(/gearbox_requests_total/)
+  // Always the same worker's, and none of it twice.
+  const shares = await Promise.all(webPorts.map(async (port) => {
+    const texts = await Promise.all(Array.from({ length: 5 }, async () => await scrape(port)))
+    const counts = texts.map((text) => Number(/^gearbox_requests_total\{status="204"\} (\d+)$/m.exec(text)?.[1] ?? 0))
+    expect(new Set(counts).size, `worker on ${port}: ${counts.join()}`).toBe(1)
+    expect(texts[0]).not.toMatch(/gearbox_batches_applied_total/)
+    return counts[0]!
+  }))
+  expect(sum(shares)).toBe(posts)
+
+  for (let i = 0; i < 10; i++) {
+    const response = await fetch(`${url}/metrics`, { headers: { connection: 'close' } })
+    expect(response.status).toBe(404)
+    const { code, message }: { code: string, message: string } = JSON.parse(await response.text())
+    expect(code).toBe('GBX_METRICS_ELSEWHERE')
+    expect(webPorts.some((port) => message.includes(`http://127.0.0.1:${port}/metrics`)), message).toBe(true)
+  }
+  const elsewhere = await fetch(`http://127.0.0.1:${webPorts[0]}/increment`, { method: 'POST', body: new URLSearchParams({ foo: '1' }) })
+  expect([elsewhere.status, await elsewhere.json()]).toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND', message: expect.stringContaining('/metrics') })])
+  await stop(...webs, consumer)
+})
+
+test('a worker without METRICS_PORT says on its port that it needs one', async () => {
+  const redis = await startRedis()
+  const web = await startWeb({ REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: join(temporaryDir(), 'numbers.db') })
+  const response = await fetch(`${web.url}/metrics`)
+  expect([response.status, await response.json()]).toEqual([404, expect.objectContaining({ code: 'GBX_METRICS_ELSEWHERE', message: expect.stringContaining('set METRICS_PORT') })])
+  await stop(web)
+})
+
+test.each([webModule, consumerModule, 'start.ts'])('%s whose METRICS_PORT is taken says so and leaves', async (module) => {
+  const redis = await startRedis()
+  const taken = createServer()
+  await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
+  onTestFinished(() => { taken.close() })
+  const { port } = taken.address() as AddressInfo
+  const program = endWithTest(new Program(process.execPath, [module], {
+    REDIS_URL: redis.url, PORT: '0', METRICS_PORT: String(port), DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+  }, { detached: true }))
+  expect(await program.exited).toBe(1)
+  expect(program.output).toMatch(new RegExp(`^gearbox: metrics .*:${port}.*METRICS_PORT`, 'm'))
+  expect(program.group()).toEqual([])
+})
+
+test('a client that says nothing on the metrics port does not hold up a stop', async () => {
+  const redis = await startRedis()
+  const path = join(temporaryDir(), 'numbers.db')
+  const port = await freePort()
+  const env = { REDIS_URL: redis.url, METRICS_PORT: String(port), DATABASE_PATH: path }
+  const consumer = await startConsumer(path, env)
+  const silent = connect(port, '127.0.0.1')
+  onTestFinished(() => { silent.destroy() })
+  silent.on('error', () => {})
+  silent.write('GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n')
+  await new Promise((resolve) => silent.once('connect', resolve))
+  const stoppedAt = performance.now()
+  await stop(consumer)
+  expect(performance.now() - stoppedAt, 'ms').toBeLessThan(3000)
 })
 
 test('the original\'s database is taken over by a start, and kept as it was beside it', async () => {

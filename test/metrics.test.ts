@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { endWithTest, Load, postWith, Program, startAll } from './fixtures/gearbox.ts'
-import { RedisServer } from './fixtures/redis.ts'
+import { freePort, RedisServer } from './fixtures/redis.ts'
 import { temporaryDir } from './fixtures/temporary.ts'
 import { until } from './fixtures/until.ts'
 
@@ -10,7 +10,7 @@ const names = [
   'gearbox_requests_total', 'gearbox_increments_total', 'gearbox_pending_keys', 'gearbox_unstored_batches', 'gearbox_flush_duration_seconds',
   'gearbox_batches_pushed_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_queue_length', 'gearbox_queue_durable',
   'gearbox_batches_applied_total', 'gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_rejected_total',
-  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds',
+  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'gearbox_keys', 'process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds',
 ]
 
 interface Scrape {
@@ -77,6 +77,21 @@ test.each(['the embedded queue', 'Redis'])('one scrape shows every worker and th
     const { samples } = await scrape(gearbox.url)
     return ['gearbox_lag_seconds', 'gearbox_queue_length', 'gearbox_unstored_batches'].every((name) => samples.get(name) === 0)
   })
+})
+
+test('under npm start, METRICS_PORT shows the same as the workers\' port', async () => {
+  const port = await freePort()
+  const gearbox = await start('the embedded queue', { METRICS_PORT: String(port) })
+  for (let i = 0; i < 10; i++) expect(await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&key${i}=3`)).toBe(204)
+  await until('the keys to be counted', async () => (await scrape(gearbox.url)).samples.get('gearbox_keys') === 11)
+  const [own, shared] = [await scrape(`http://127.0.0.1:${port}`), await scrape(gearbox.url)]
+  expect([...own.types]).toEqual([...shared.types])
+  for (const { samples } of [own, shared]) {
+    expect(samples.get('gearbox_increments_total')).toBe(20)
+    expect(samples.get('gearbox_keys')).toBe(11)
+  }
+  gearbox.kill('SIGTERM')
+  expect(await gearbox.exited).toBe(0)
 })
 
 test.each(['the embedded queue', 'Redis'])('no sum falls when a worker or the consumer is killed, with %s', async (queue) => {

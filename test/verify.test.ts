@@ -1,15 +1,15 @@
 // `npm run verify` on living workers and dead ones: it agrees where nothing is wrong, and finds what was taken away.
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { endWithTest, post, Program, startAll } from './fixtures/gearbox.ts'
-import { RedisServer } from './fixtures/redis.ts'
+import { endWithTest, listening, post, postWith, Program, startAll } from './fixtures/gearbox.ts'
+import { freePort, RedisServer } from './fixtures/redis.ts'
 import { temporaryDir } from './fixtures/temporary.ts'
 import { until } from './fixtures/until.ts'
 
 const programOf = (name: string): string => `apps/consumer/src/${name}.ts`
 
-async function verify (env: NodeJS.ProcessEnv, url: string): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, [programOf('verify'), '--url', url], env))
+async function verify (env: NodeJS.ProcessEnv, ...urls: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
+  const program = endWithTest(new Program(process.execPath, [programOf('verify'), ...urls.flatMap((url) => ['--url', url])], env))
   return { code: await program.exited, output: program.output }
 }
 
@@ -37,14 +37,16 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   await consumer.printed(/takes from/)
   consumer.kill('SIGTERM')
   await consumer.exited
-  const web = endWithTest(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, PORT: '0' }))
+  const metricsPort = String(await freePort())
+  const web = endWithTest(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, PORT: '0', METRICS_PORT: metricsPort }))
   // The consumer is away: what is pushed stays in the list.
   const [, port] = await web.printed(/"producer":.*listens on http:\/\/[^:]+:(\d+)/)
   const url = `http://127.0.0.1:${port}`
   for (let i = 0; i < 3; i++) expect((await post(url, 'a=1')).status).toBe(204)
-  expect((await verify(env, url)).code).toBe(0)
+  const metrics = `http://127.0.0.1:${metricsPort}`
+  expect((await verify(env, metrics)).code).toBe(0)
   expect(await client.lpop('gearbox:{0}:batches')).toContain('"a":1')
-  const missed = await verify(env, url)
+  const missed = await verify(env, metrics)
   expect(missed.output).toMatch(/accepted 3; stored 0, queued 2, .*DOES NOT ADD UP, 1 missing/)
   expect(missed.code).toBe(1)
 
@@ -55,4 +57,26 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   const hole = await verify(env, again.url)
   expect(hole.output).toMatch(/gone: batches 1 to 1 are MISSING/)
   expect(hole.code).toBe(1)
+})
+
+test('workers that share a port are asked on the METRICS_PORT of each, and the shared port says so', async () => {
+  const redis = await RedisServer.start()
+  onTestFinished(async () => { await redis.stop() })
+  const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url, PORT: String(await freePort()) }
+  const ports = [await freePort(), await freePort()]
+  const consumer = endWithTest(new Program(process.execPath, [programOf('main')], env))
+  const webs = await Promise.all(ports.map(async (port) =>
+    endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, METRICS_PORT: String(port) })))))
+  await consumer.printed(/takes from/)
+  const { url } = webs[0]!
+  for (let i = 0; i < 30; i++) expect(await postWith(false, `${url}/increment?ack=stored`, 'a=1')).toBe(204)
+
+  const shared = await verify(env)
+  expect(shared.code).toBe(1)
+  expect(shared.output).toMatch(/^gearbox: http:\/\/127\.0\.0\.1:\d+\/metrics answers 404: .*METRICS_PORT.*\nName all of them: npm run verify -- --url .*\n$/)
+  const both = await verify(env, `http://127.0.0.1:${ports[0]}`, `http://127.0.0.1:${ports[1]}/metrics`)
+  expect(both.output.match(/^worker [0-9a-f-]{36}: accepted \d+; stored/gm)).toHaveLength(2)
+  expect(both.output).toMatch(/all of it adds up\n$/)
+  const one = await verify(env, `http://127.0.0.1:${ports[0]}/`)
+  expect(one.output).toMatch(/^workers that are gone \(or not named with --url\): 1; stored \d+, queued 0$/m)
 })

@@ -147,8 +147,8 @@ describe('no replay storm', () => {
     await until('the queue to be empty', async () => await client.llen(batchesKey) === 0, 60_000)
     let pushed = 0
     for (const web of webs) {
-      expect(await figure(web.url, 'gearbox_window_replays_total')).toBe(0)
-      pushed += await figure(web.url, 'gearbox_batches_pushed_total')
+      expect(await figure(web.metricsUrl, 'gearbox_window_replays_total')).toBe(0)
+      pushed += await figure(web.metricsUrl, 'gearbox_batches_pushed_total')
     }
     expect(query(place.databasePath, 'SELECT sum(high) AS high FROM producers')).toEqual([{ high: pushed }])
     await stop(...webs, next)

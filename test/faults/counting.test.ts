@@ -113,7 +113,7 @@ test('an Idempotency-Key that a worker could not push in time is refused as too 
   const consumer = await startConsumer(place)
   proxy.blackHole()
   const late = [once(cutOff.url, 'repeated'), once(cutOff.url, 'never seen')]
-  await until('it to be on its way', async () => await figure(cutOff.url, 'gearbox_unstored_batches') > 0)
+  await until('it to be on its way', async () => await figure(cutOff.metricsUrl, 'gearbox_unstored_batches') > 0)
   expect((await once(other.url, 'repeated')).status).toBe(204)
   for (let i = 0; i < 6; i++) expect((await once(other.url, `filler ${i}`)).status).toBe(204)
   proxy.heal()

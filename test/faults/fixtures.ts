@@ -45,9 +45,12 @@ export async function startGearbox ({ env }: Place): Promise<Program & { url: st
   return endWithTest(await startAll(env, { detached: true }))
 }
 
-/** One web worker of its own. On `port` with others it shares their requests. */
-export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & { url: string }> {
-  return endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, PORT: String(await freePort()), ...more })))
+/** One web worker of its own. On `port` with others it shares their requests, but not their metrics. */
+export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & { url: string, metricsUrl: string }> {
+  const metricsPort = await freePort()
+  const ports = { PORT: String(await freePort()), METRICS_PORT: String(metricsPort) }
+  const web = endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, ...ports, ...more })))
+  return Object.assign(web, { metricsUrl: `http://127.0.0.1:${metricsPort}` })
 }
 
 /** A consumer of its own, resolved at once. @param before a program that runs it, with its arguments */
@@ -106,9 +109,11 @@ export async function stopAndExpectExact (gearbox: Program, { databasePath }: Pl
   expectExact(databasePath, load, mayLose)
 }
 
-/** One figure of /metrics, summed over its labels. */
+/** One figure of /metrics, summed over its labels. @param url of `npm start`, or a worker's `metricsUrl` */
 export async function figure (url: string, name: string): Promise<number> {
-  const text = await (await fetch(`${url}/metrics`, { headers: { connection: 'close' } })).text()
+  const response = await fetch(`${url}/metrics`, { headers: { connection: 'close' } })
+  const text = await response.text()
+  if (!response.ok) throw new Error(text)
   return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (\\S+)$`, 'gm')), ([, value]) => Number(value)).reduce((sum, value) => sum + value, 0)
 }
 

@@ -126,7 +126,7 @@ describe('at maxmemory', () => {
       const body = Array.from({ length: filled }, (_, i) => `${filler}${fillers}-${i}=1`).join('&').slice(0, 60_000).replace(/&[^&]*$/, '')
       await post(`${one.url}/increment?ack=memory`, body)
       fillers++
-      return await figure(one.url, 'gearbox_push_retries_total') > 3
+      return await figure(one.metricsUrl, 'gearbox_push_retries_total') > 3
     })
     for (const load of loads) await load.more(30)
     const consumer = await startConsumer(place)

@@ -186,7 +186,8 @@ test('a request without a reply may have been counted or not, and a total that n
   // No sum of values up to 10,000 gets there.
   alter(product.databasePath, 'UPDATE numbers SET value = value + 10000000')
   const altered = await verify(...of(product, results), '--show', '100')
-  expect(altered.output).toContain('60 totals differ')
+  // A key of which nothing at all was counted has no row to alter.
+  expect(altered.output).toMatch(/(5\d|60) totals differ/)
   expect(altered.output).toMatch(/expected -?\d+ or -?\d+, found/)
   expect(altered.code).toBe(1)
 })

@@ -53,7 +53,7 @@ export class Consumer {
   readonly #rejections = new Map<string, ToldRejections>()
   /** What could not be told yet. */
   #toTell = new Map<string, Sequences>()
-  /** When the oldest increment of the run in hand was accepted, Unix ms. */
+  /** When the oldest increment that was taken and is not stored was accepted, Unix ms; between two runs, that of the run before's end. */
   #oldestInHand: number | undefined
   #trouble: Trouble | undefined
   #committedAt = -Infinity
@@ -66,7 +66,7 @@ export class Consumer {
     this.#options = options
   }
 
-  /** Age in seconds of the oldest increment that was taken and is not stored; 0 if there is none. */
+  /** Age in seconds of the oldest increment in the queue that is not stored; 0 if there is none. */
   get lagSeconds (): number {
     return this.#oldestInHand === undefined ? 0 : Math.max(0, Date.now() - this.#oldestInHand) / 1000
   }
@@ -86,6 +86,7 @@ export class Consumer {
           await this.#handle(elements, abandon)
           if (!stop.aborted) await this.#keepInterval(stop)
         } else {
+          this.#oldestInHand = undefined
           await this.#tell()
           await this.#housekeep()
           if (stop.aborted) return
@@ -107,10 +108,11 @@ export class Consumer {
   /** Take came before; here follow apply, acknowledge, tell. Nothing that fails loses the run: it is taken again. */
   async #handle (elements: readonly Buffer[], abandon: AbortSignal): Promise<void> {
     const { queue, store, observeCommit } = this.#options
-    this.#oldestInHand = Math.min(...elements.map((element) => {
+    const acceptedAt = elements.map((element) => {
       const header = readHeader(element)
       return typeof header === 'string' ? Date.now() : header.at
-    }))
+    })
+    this.#oldestInHand = Math.min(...acceptedAt)
     const startedAt = performance.now()
     let applied: Applied
     try {
@@ -126,6 +128,8 @@ export class Consumer {
     this.#count(applied)
     for (const [producer, sequences] of applied.stored) this.#toTell.set(producer, sequences)
     await queue.acknowledge(elements)
+    // What still waits came after this run's last batch. Without it a consumer that is far behind would show no lag between two runs.
+    if (queue.length > 0) this.#oldestInHand = acceptedAt.at(-1)
     await this.#tell()
   }
 

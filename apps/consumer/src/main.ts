@@ -11,11 +11,12 @@ import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
 import { createRegistry, counter, durations, gauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
+import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
 import { stopDeadlineMs, stopRequested, stopSignals } from '@gearbox/runtime/stopping.ts'
 import { checkBinding, takeOver } from './binding.ts'
 import { Consumer } from './consumer.ts'
-import { serveMetrics } from './metrics-server.ts'
+import { KeyCounter } from './key-counter.ts'
 import { isBusy, Store } from './store.ts'
 
 // The queue may come up after us, and the database be locked for a while.
@@ -52,6 +53,7 @@ async function main (): Promise<number> {
 
   const store = await open(queue, config, logger, stop.signal)
   if (store === undefined) return 0
+  const keyCounter = new KeyCounter(config.databasePath, logger)
   try {
     const registry = createRegistry()
     const consumer = new Consumer({
@@ -61,10 +63,17 @@ async function main (): Promise<number> {
       commitIntervalMs: config.commitIntervalMs,
       observeCommit: durations(registry, 'gearbox_commit_duration_seconds', 'Time one transaction took'),
     })
-    register(registry, consumer, queue)
-    link?.onCollect(() => snapshot(registry))
+    register(registry, consumer, queue, keyCounter)
+    link?.onCollect(async (scraping) => {
+      if (scraping) await keyCounter.refresh()
+      return await snapshot(registry)
+    })
     const endStats = link === undefined ? logStats(logger, config.statsIntervalMs, () => snapshot(registry)) : () => {}
-    const metricsServer = config.metricsPort === undefined || link !== undefined ? undefined : await serveMetrics(config, config.metricsPort, registry, logger)
+    const scrape = async (): Promise<string> => {
+      await keyCounter.refresh()
+      return await registry.metrics()
+    }
+    const metricsServer = link === undefined ? await serveMetrics(config, scrape, logger) : undefined
     link?.ready()
     if (link === undefined) logger.info(`takes from ${queue.name} into ${config.databasePath}`)
     await consumer.run(stop.signal, abandon.signal)
@@ -77,6 +86,7 @@ async function main (): Promise<number> {
     throw error
   } finally {
     await queue.close()
+    await keyCounter.close()
     store.close()
     // Its parent made the socket's directory and can't remove it any more.
     if (orphaned && values.embedded !== undefined) rmSync(dirname(values.embedded), { recursive: true, force: true })
@@ -131,7 +141,7 @@ async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop:
   return undefined
 }
 
-function register (registry: Registry, consumer: Consumer, queue: ConsumerQueue): void {
+function register (registry: Registry, consumer: Consumer, queue: ConsumerQueue, keyCounter: KeyCounter): void {
   counter(registry, 'gearbox_batches_applied_total', 'Batches committed', () => consumer.counts.applied)
   counter(registry, 'gearbox_batches_duplicate_total', 'Batches skipped because they had been applied before', () => consumer.counts.duplicates)
   counter(registry, 'gearbox_sequence_gaps_total', 'Batches that were found missing: the queue lost them', () => consumer.counts.gaps)
@@ -139,6 +149,7 @@ function register (registry: Registry, consumer: Consumer, queue: ConsumerQueue)
   gauge(registry, 'gearbox_queue_length', 'Batches waiting in the queue', 'max', () => queue.length)
   gauge(registry, 'gearbox_queue_durable', '1 if the queue keeps what was pushed through its own death', 'min', () => Number(queue.durable))
   gauge(registry, 'gearbox_lag_seconds', 'Age of the oldest increment that is not stored', 'max', () => consumer.lagSeconds)
+  gauge(registry, 'gearbox_keys', 'Keys in the database, counted at most once a minute', 'max', () => keyCounter.keys)
 }
 
 await runMain(main)

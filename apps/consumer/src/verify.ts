@@ -14,8 +14,8 @@ Exit code 0: all of it adds up; 1: it does not, and the output says where.
 
 usage: npm run verify [-- --url http://HOST:PORT …]
 
-  --url    where living workers answer /metrics (default: http://HOST:PORT). Under npm start one of them answers for all. Of
-           workers that were started one by one each is asked; those that share a port are found by asking it many times
+  --url    where /metrics of the workers is (default: http://HOST:PORT, where npm start answers for all of them). Workers that
+           were started one by one have it on the METRICS_PORT of each: name all of them, --url http://HOST:METRICS_PORT each
 
 Reads DATABASE_PATH, REDIS_URL, API_KEYS. Environment:
 `
@@ -23,9 +23,6 @@ Reads DATABASE_PATH, REDIS_URL, API_KEYS. Environment:
 /** What is under way while it is read can be seen twice or not at all: a difference counts only if it stays. */
 const attempts = 20
 const attemptPauseMs = 250
-
-/** The kernel spreads connections over the workers that share a port: so many reach each of up to a dozen. */
-const asksPerUrl = 100
 
 /** Elements of the queue that are read at once. */
 const pageElements = 100
@@ -89,7 +86,7 @@ async function reconcile (config: Config, urls: readonly string[]): Promise<Find
       findings.push(balance(producer, worker, increments, inQueue))
     }
   }
-  if (goneProducers > 0) findings.push({ text: `workers that are gone: ${goneProducers}; stored ${goneStored}, queued ${goneQueued}`, right: true })
+  if (goneProducers > 0) findings.push({ text: `workers that are gone (or not named with --url): ${goneProducers}; stored ${goneStored}, queued ${goneQueued}`, right: true })
   findings.push({ text: `rejected: ${rejected}${rejected === 0 ? '' : ' entries of what stands as stored, which npm run rejected lists'}`, right: true })
   return findings
 }
@@ -122,33 +119,44 @@ function range (from: number, to: number): number[] {
 async function readLiving (urls: readonly string[], apiKey: string | undefined): Promise<Map<string, Living>> {
   const living = new Map<string, Living>()
   for (const url of urls) {
-    for (let ask = 1; ask <= asksPerUrl; ask++) {
-      const text = await scrape(url, apiKey)
-      const before = living.size
-      for (const [producer, accepted] of read(text, 'gearbox_producer_increments')) {
-        living.set(producer, {
-          accepted,
-          pending: read(text, 'gearbox_producer_pending_increments').get(producer) ?? 0,
-          window: read(text, 'gearbox_producer_window_increments').get(producer) ?? 0,
-        })
-      }
-      // A parent answers for all of its workers at once, and its consumer's figures show that it does.
-      if (text.includes('gearbox_batches_applied_total') || (living.size === before && ask >= asksPerUrl)) break
+    const text = await scrape(url, apiKey)
+    for (const [producer, accepted] of read(text, 'gearbox_producer_increments')) {
+      living.set(producer, {
+        accepted,
+        pending: read(text, 'gearbox_producer_pending_increments').get(producer) ?? 0,
+        window: read(text, 'gearbox_producer_window_increments').get(producer) ?? 0,
+      })
     }
   }
   return living
 }
 
+/** @param url with or without /metrics at its end @throws FatalError that says what to name instead */
 async function scrape (url: string, apiKey: string | undefined): Promise<string> {
+  const address = `${url.replace(/\/(metrics\/?)?$/, '')}/metrics`
   let response: Response
   try {
-    // A new connection each time, so that any of the workers on the port may get it.
-    response = await fetch(`${url}/metrics`, { headers: { connection: 'close', ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) } })
+    response = await fetch(address, { headers: { connection: 'close', ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) } })
   } catch (error) {
-    throw new FatalError(`no worker answers at ${url} (${reasonOf(error instanceof Error ? error.cause ?? error : error)}); name where they listen with --url`)
+    throw new FatalError(`no worker answers at ${url} (${reasonOf(error instanceof Error ? error.cause ?? error : error)}); name where they have /metrics with --url`)
   }
-  if (!response.ok) throw new FatalError(`${url}/metrics answers ${response.status}; API_KEYS must have one of its keys`)
-  return await response.text()
+  const text = await response.text()
+  if (response.ok) return text
+  if (response.status === 401) throw new FatalError(`${address} answers 401; API_KEYS must have one of its keys`)
+  throw new FatalError(`${address} answers ${response.status}: ${messageOf(text)}` + (response.status === 404
+    ? '\nName all of them: npm run verify -- --url http://HOST:METRICS_PORT --url http://HOST:ANOTHER_METRICS_PORT'
+    : ''))
+}
+
+/** The message of an error of ours, or the beginning of whatever else was answered. */
+function messageOf (text: string): string {
+  try {
+    const error: unknown = JSON.parse(text)
+    if (typeof error === 'object' && error !== null && 'message' in error) return String(error.message)
+  } catch {
+    // Somebody else's answer.
+  }
+  return JSON.stringify(text.slice(0, 64))
 }
 
 /** A labelled figure in Prometheus's text format: producer → value. */

@@ -82,14 +82,14 @@ interface Setup {
   start: () => { stop: () => Promise<void>, running: Promise<void> }
 }
 
-async function setUp (): Promise<Setup> {
+async function setUp (commitIntervalMs = 0): Promise<Setup> {
   const socket = join(temporaryDir(), 'queue')
   const path = freshPath()
   const log = captureLog()
   const queue = new FailingQueue(socket)
   const producer = new EmbeddedProducerQueue(socket)
   const store = new FailingStore({ path, idempotencyHours: 24, idempotencyRowsMax: 1000 })
-  const consumer = new Consumer({ queue, store, logger: log.logger, commitIntervalMs: 0, observeCommit: () => {} })
+  const consumer = new Consumer({ queue, store, logger: log.logger, commitIntervalMs, observeCommit: () => {} })
   const abandon = new AbortController()
   let running = Promise.resolve()
   onTestFinished(async () => {
@@ -128,6 +128,21 @@ test('batches are stored, acknowledged and told', async () => {
   expect(queue.length).toBe(0)
   expect(consumer.counts).toMatchObject({ applied: 2, duplicates: 0, gaps: 0 })
   expect(consumer.lagSeconds).toBe(0)
+})
+
+test('between two runs, a consumer that is behind shows the age of what waits', async () => {
+  const hourMs = 3_600_000
+  const { consumer, queue, path, push, start } = await setUp(500)
+  const at = Date.now() - hourMs
+  const more = push(...Array.from({ length: 300 }, (_, i) => ({ seq: i + 1, at, sums: { a: 1 } })))
+  await until('all to wait', () => queue.length === 300)
+  const { stop } = start()
+  await until('the first run to be stored', () => totals(path).a !== undefined)
+  await until('it to be acknowledged', () => queue.length === 44)
+  expect(consumer.lagSeconds).toBeGreaterThan(3599)
+  await more
+  await until('no lag', () => consumer.lagSeconds === 0)
+  await stop()
 })
 
 test('a disk that fails loses nothing, and is spoken of once', async () => {

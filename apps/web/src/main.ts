@@ -14,8 +14,10 @@ import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
 import { createRegistry, counter, durations, gauge, labelledGauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
+import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
 import { stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
+import { RequestError } from './errors.ts'
 import { Flusher } from './flusher.ts'
 import { buildServer } from './server.ts'
 import { Totals } from './totals.ts'
@@ -61,11 +63,12 @@ async function main (): Promise<number> {
   register(registry, flusher, queue, requests)
   registerProducer(registry, flusher, producer)
   link?.onCollect(() => snapshot(registry))
-  const metrics = async (): Promise<string> => await link?.scrape() ?? await registry.metrics()
   const endStats = link === undefined ? logStats(logger, config.statsIntervalMs, () => snapshot(registry)) : () => {}
 
   await queue.start()
   flusher.start()
+  const metricsServer = link === undefined ? await serveMetrics(config, async () => await registry.metrics(), logger) : undefined
+  const metrics = async (): Promise<string> => await scrapeAll(link, metricsServer?.address)
   const server = await buildServer({ config, logger, flusher, queue, totals, metrics, requests })
   const stop = new AbortController()
   // One worker of several does it: the first.
@@ -86,6 +89,7 @@ async function main (): Promise<number> {
   await closeServer(server, deadline - reserveMs)
   const left = await flusher.finish(AbortSignal.timeout(Math.max(0, Math.round(deadline - reserveMs - performance.now()))))
   const code = await saveUnsent(left, config.unsentDir, producer, logger)
+  await metricsServer?.close()
   await queue.close()
   totals.close()
   return code
@@ -100,6 +104,21 @@ function createQueue (config: Config, embedded: string | undefined, logger: Logg
 /** Gives the queue a moment to be reached, so that a worker that listens is usually ready; increments can wait for it in any case. */
 async function reachable (queue: ProducerQueue): Promise<void> {
   if (queue.incarnation === undefined) await once(queue, 'incarnation', { signal: AbortSignal.timeout(reachableMs) }).catch(() => {})
+}
+
+/**
+ * What /metrics on the shared port answers: under a parent the metrics of all processes. Without one it would be those of whichever
+ * worker got the request, another one at each scrape, so it says where to scrape instead.
+ * @throws RequestError
+ */
+async function scrapeAll (link: ParentLink | undefined, ownAddress: string | undefined): Promise<string> {
+  if (link === undefined) {
+    throw new RequestError('GBX_METRICS_ELSEWHERE', 'web workers may share this port, so it has no metrics; scrape each worker on its METRICS_PORT ' +
+      (ownAddress === undefined ? '(this one has none: set METRICS_PORT, another port for each process)' : `(this one: ${ownAddress}/metrics)`))
+  }
+  const text = await link.scrape()
+  if (text === '') throw new RequestError('GBX_STOPPING', 'npm start was killed, and this worker is stopping; its metrics are gone')
+  return text
 }
 
 /** Shares the port with the other workers: the kernel spreads connections over all that listen. @throws FatalError */

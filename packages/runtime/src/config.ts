@@ -111,7 +111,7 @@ const settings = {
     if (!URL.canParse(text) || new URL(text).origin !== text) throw new Error(`must be comma-separated origins such as https://example.org, not ${quote(text)}`)
     return text
   }),
-  metricsPort: optional(integer(0, 0, 65535, 'port on which a consumer of its own serves /metrics')),
+  metricsPort: optional(integer(0, 0, 65535, 'port with /metrics of this process alone; under npm start of all of them')),
   logLevel: oneOf('info', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'least level that is logged'),
   statsIntervalMs: integer(10_000, 100, 24 * hourMs, 'ms between two lines of figures in the log'),
 } as const satisfies Record<string, Setting<unknown>>

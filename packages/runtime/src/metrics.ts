@@ -5,6 +5,9 @@ import type { Logger } from './logger.ts'
 
 export type { Registry } from 'prom-client'
 
+/** Prometheus's text format, as prom-client writes it. */
+export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8'
+
 /** How one figure is made of several processes' figures. */
 export type Aggregation = 'sum' | 'max' | 'min'
 
@@ -35,10 +38,20 @@ export function counter (registry: promClient.Registry, name: string, help: stri
   }))
 }
 
-/** A gauge whose value is read at every scrape. */
-export function gauge (registry: promClient.Registry, name: string, help: string, aggregator: Aggregation, read: () => number | Promise<number>): void {
+/** A gauge whose value is read at every scrape; where that is undefined, it is not shown. */
+export function gauge (
+  registry: promClient.Registry, name: string, help: string, aggregator: Aggregation, read: () => number | undefined | Promise<number>
+): void {
   registry.registerMetric(new promClient.Gauge({
-    name, help, registers: [], aggregator, async collect () { this.set(await read()) },
+    name,
+    help,
+    registers: [],
+    aggregator,
+    async collect () {
+      const value = await read()
+      if (value === undefined) this.remove()
+      else this.set(value)
+    },
   }))
 }
 

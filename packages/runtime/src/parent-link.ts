@@ -3,7 +3,7 @@
 /** What the parent tells a part. */
 export type ToPart =
   | { readonly type: 'stop' }
-  | { readonly type: 'collect', readonly id: number }
+  | { readonly type: 'collect', readonly id: number, readonly scraping: boolean }
   | { readonly type: 'scraped', readonly id: number, readonly text: string }
 
 /** What a part tells its parent. */
@@ -13,7 +13,7 @@ export type ToParent =
   | { readonly type: 'scrape', readonly id: number }
 
 export class ParentLink {
-  #collect: (() => Promise<object[]>) | undefined
+  #collect: ((scraping: boolean) => Promise<object[]>) | undefined
   #scrapes = new Map<number, (text: string) => void>()
   #scrapeId = 0
   #onStop: (() => void) | undefined
@@ -38,8 +38,8 @@ export class ParentLink {
     this.#onOrphaned = orphaned
   }
 
-  /** Sets where this part's figures come from. */
-  onCollect (collect: () => Promise<object[]>): void {
+  /** Sets where this part's metrics come from. They are also collected when nobody scrapes, for the log. */
+  onCollect (collect: (scraping: boolean) => Promise<object[]>): void {
     this.#collect = collect
   }
 
@@ -64,7 +64,7 @@ export class ParentLink {
     if (message.type === 'stop') this.#onStop?.()
     else if (message.type === 'scraped') this.#scrapes.get(message.id)?.(message.text)
     else {
-      this.#collect?.().then((metrics) => this.#send({ type: 'collected', id: message.id, metrics }), () => {})
+      this.#collect?.(message.scraping).then((metrics) => this.#send({ type: 'collected', id: message.id, metrics }), () => {})
     }
   }
 

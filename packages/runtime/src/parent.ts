@@ -86,16 +86,16 @@ export class Parent {
     return Math.max(0, ...codes)
   }
 
-  /** The figures of all parts, dead ones' counts included. */
-  async collect (): Promise<object[]> {
-    await Promise.all(this.#parts.map(async (part) => { await this.#collectFrom(part) }))
+  /** The figures of all parts, dead ones' counts included. @param scraping whether they are for a scrape, and not for the log */
+  async collect (scraping = false): Promise<object[]> {
+    await Promise.all(this.#parts.map(async (part) => { await this.#collectFrom(part, scraping) }))
     // Read in one go: a part that dies now must be found among the living or among the buried, not in both.
     return await snapshot(aggregate([this.#buried, ...this.#parts.map(({ metrics }) => metrics)]))
   }
 
   /** The same as Prometheus text. */
   async scrape (): Promise<string> {
-    return await aggregate([await this.collect()]).metrics()
+    return await aggregate([await this.collect(true)]).metrics()
   }
 
   async #fork (part: Part): Promise<number | undefined> {
@@ -159,7 +159,7 @@ export class Parent {
   }
 
   /** Brings a living part's figures up to date. */
-  async #collectFrom (part: Part): Promise<void> {
+  async #collectFrom (part: Part, scraping: boolean): Promise<void> {
     const { child } = part
     if (child === undefined) return
     const id = ++this.#collectId
@@ -170,7 +170,7 @@ export class Parent {
         resolve(metrics)
       }
       this.#collecting.set(id, { child, settle })
-      this.#send(child, { type: 'collect', id })
+      this.#send(child, { type: 'collect', id, scraping })
     })
     this.#collecting.delete(id)
     // A process that died meanwhile is among the buried by now.
