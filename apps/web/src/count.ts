@@ -3,11 +3,12 @@ import { createHash } from 'node:crypto'
 import type { Once } from '@gearbox/queue/batch.ts'
 import type { ProducerQueue, Rejection } from '@gearbox/queue/queue.ts'
 import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
-import { echoAll, RequestError } from './errors.ts'
+import { echo, echoAll, RequestError } from './errors.ts'
 import type { Flusher } from './flusher.ts'
 import { parseForm } from './form.ts'
 import type { HeldReply } from './held-replies.ts'
 import type { Increments } from './increments.ts'
+import { oneOf } from './query.ts'
 
 export interface CountOptions {
   readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax'>
@@ -77,12 +78,12 @@ export function refusal (refused: readonly Rejection[]): RequestError {
 function ackLevel (text: unknown, fallback: AckLevel): AckLevel {
   if (text === undefined) return fallback
   const level = ackLevels.find((name) => name === text)
-  if (level === undefined) throw new RequestError('GBX_BAD_QUERY', `"ack" must be one of ${ackLevels.join(', ')}`)
+  if (level === undefined) throw new RequestError('GBX_BAD_QUERY', `"ack" ${oneOf(ackLevels)}, not ${echo(String(text))}`)
   return level
 }
 
 function pairsOnly (text: unknown): boolean {
-  if (text !== undefined && text !== 'pairs') throw new RequestError('GBX_BAD_QUERY', '"form" can only be "pairs"')
+  if (text !== undefined && text !== 'pairs') throw new RequestError('GBX_BAD_QUERY', `"form" ${oneOf(['pairs'])}, not ${echo(String(text))}`)
   return text === 'pairs'
 }
 

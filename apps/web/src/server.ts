@@ -5,13 +5,17 @@ import bearerAuth from '@fastify/bearer-auth'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
 import swaggerUi from '@fastify/swagger-ui'
-import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
+import fastify, {
+  LogController, type FastifyBaseLogger, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest,
+} from 'fastify'
 import type { Config } from '@gearbox/runtime/config.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
 import type { CountOptions } from './count.ts'
 import { RequestError, type ErrorCode } from './errors.ts'
 import { FastLaneServer } from './fast-lane.ts'
 import { keyBytesMax } from './form.ts'
+import { describeInvalid } from './query.ts'
+import { Routing } from './routing.ts'
 import { incrementRoutes } from './routes/increment.ts'
 import { healthRoutes } from './routes/health.ts'
 import { metricsRoutes } from './routes/metrics.ts'
@@ -101,22 +105,23 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
         : {}),
     },
   })
-  const allowed = collectMethods(app)
+  const routing = new Routing(app)
   if (config.corsOrigins.length > 0) {
     // An OPTIONS that is no preflight is answered like any other method that there is not.
     app.addHook('onRequest', (request, reply, done) => {
       const { origin, 'access-control-request-method': method } = request.headers
-      done(request.method === 'OPTIONS' && (origin === undefined || method === undefined) ? refuseUnrouted(request, reply, allowed) : undefined)
+      done(request.method === 'OPTIONS' && (origin === undefined || method === undefined) ? routing.refuse(request, reply) : undefined)
     })
     await app.register(cors, { origin: [...config.corsOrigins], methods: ['GET', 'HEAD', 'POST'] })
   }
   if (config.apiKeys.length > 0) await requireBearer(app, config.apiKeys)
+  app.addHook('onRequest', (request, reply, done) => { done(routing.check(request, reply)) })
   await app.register(swaggerUi, { routePrefix: '/docs' })
   await app.register(incrementRoutes, { limits: config, corsOrigins: config.corsOrigins, flusher: options.flusher, queue: options.queue })
   await app.register(totalsRoutes, { totals: options.totals })
   await app.register(healthRoutes, { flusher: options.flusher, queue: options.queue })
   await app.register(metricsRoutes, { metrics: options.metrics })
-  app.setNotFoundHandler((request, reply) => { throw refuseUnrouted(request, reply, allowed) })
+  app.setNotFoundHandler((request, reply) => { throw routing.refuse(request, reply) })
   await app.ready()
   return app
 }
@@ -144,13 +149,6 @@ function createServer (listener: RequestListener, { config, flusher, queue, logg
   return server.setTimeout(config.ackTimeoutMs + config.requestTimeoutMs)
 }
 
-function refuseUnrouted (request: FastifyRequest, reply: FastifyReply, allowed: (url: string) => string | undefined): RequestError {
-  const methods = allowed(request.url)
-  if (methods === undefined) return new RequestError('GBX_NOT_FOUND', 'there is nothing here; /docs lists what there is')
-  reply.header('allow', methods)
-  return new RequestError('GBX_METHOD_NOT_ALLOWED', `only ${methods} here`)
-}
-
 /** Everything but the health checks asks for one of the keys; a preflight has no way to send one. */
 async function requireBearer (app: FastifyInstance, apiKeys: readonly string[]): Promise<void> {
   await app.register(bearerAuth, { keys: new Set(apiKeys), addHook: false, specCompliance: 'rfc6749', verifyErrorLogLevel: 'debug' })
@@ -166,27 +164,6 @@ async function requireBearer (app: FastifyInstance, apiKeys: readonly string[]):
       done(new RequestError('GBX_UNAUTHORIZED', 'send one of the API keys as "Authorization: Bearer KEY"'))
     })
   })
-}
-
-/** Remembers each route's methods. @returns what is allowed at a URL, as a header, or undefined where there is no route */
-function collectMethods (app: FastifyInstance): (url: string) => string | undefined {
-  const routes = new Map<string, Set<string>>()
-  app.addHook('onRoute', ({ url, method }) => {
-    const methods = routes.get(url) ?? new Set()
-    for (const name of [method].flat()) methods.add(name)
-    if (methods.has('HEAD')) methods.add('GET')
-    routes.set(url, methods)
-  })
-  return (url) => {
-    const path = url.split('?', 1)[0]!
-    const segments = path.split('/')
-    for (const [pattern, methods] of routes) {
-      const parts = pattern.split('/')
-      const matches = parts.length === segments.length && parts.every((part, i) => part === segments[i] || (part.startsWith(':') && segments[i] !== ''))
-      if (matches) return [...methods].sort().join(', ')
-    }
-    return undefined
-  }
 }
 
 const codeOfStatus: { readonly [status: number]: ErrorCode } = {
@@ -206,23 +183,27 @@ const codeOfStatus: { readonly [status: number]: ErrorCode } = {
 
 const messageOfCode: { readonly [code: string]: (error: Error) => string } = {
   GBX_BAD_REQUEST: () => 'the request can not be read; is its URL encoded right?',
-  GBX_NOT_FOUND: () => 'there is nothing here; /docs lists what there is',
+  GBX_NOT_FOUND: () => 'not found; see /docs for the available endpoints',
   GBX_BODY_TOO_LARGE: () => 'the body is larger than BODY_BYTES_MAX allows; send it in several requests',
   GBX_UNSUPPORTED_MEDIA_TYPE: () => 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without Content-Encoding',
 }
 
-/** Any error as one of ours. */
-function toRequestError (error: unknown): RequestError {
+/** Any error as one of ours. @param query what was sent, for a message about it */
+function toRequestError (error: unknown, query?: unknown): RequestError {
   if (error instanceof RequestError) return error
   if (!(error instanceof Error)) return new RequestError('GBX_INTERNAL', 'something went wrong; the log says what')
-  if ('validation' in error) return new RequestError('GBX_BAD_QUERY', error.message)
+  if (isInvalid(error)) return new RequestError('GBX_BAD_QUERY', describeInvalid(error.validation, query))
   const code = 'statusCode' in error && typeof error.statusCode === 'number' ? codeOfStatus[error.statusCode] : undefined
   if (code === undefined) return new RequestError('GBX_INTERNAL', 'something went wrong; the log says what')
   return new RequestError(code, messageOfCode[code]?.(error) ?? error.message.slice(0, 200))
 }
 
+function isInvalid (error: Error): error is Error & Required<Pick<FastifyError, 'validation'>> {
+  return 'validation' in error && Array.isArray(error.validation)
+}
+
 function sendError (error: unknown, reply: FastifyReply, request?: FastifyRequest): void {
-  const known = toRequestError(error)
+  const known = toRequestError(error, request?.query)
   if (known.statusCode === 500) request?.log.error({ err: error }, 'a request failed')
   if (known.statusCode === 503) reply.header('retry-after', '1')
   reply.code(known.statusCode).type('application/json; charset=utf-8').send(JSON.stringify(known))

@@ -5,7 +5,7 @@
 import { existsSync, statSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import Database from 'better-sqlite3'
-import { RequestError } from './errors.ts'
+import { echo, RequestError } from './errors.ts'
 
 /** One key and its total. */
 export interface Total {
@@ -93,8 +93,8 @@ export class Totals {
   }
 
   async #inThread (page: Page): Promise<Total[]> {
-    if (!existsSync(this.#path)) throw noDatabase()
     parseCursor(page.after)
+    if (!existsSync(this.#path)) throw noDatabase()
     if (this.#waiting.size >= threadQueueMax) throw new RequestError('GBX_OVERLOADED', 'too many pages ordered by total are being made; try again')
     const thread = this.#thread ??= this.#startThread()
     const id = ++this.#id
@@ -201,7 +201,9 @@ function parseCursor (after: string | undefined): Total | undefined {
   if (after === undefined) return undefined
   const match = /^(-?\d{1,19}):(.*)$/s.exec(after)
   const total = BigInt(match?.[1] ?? 0)
-  if (match === null || total !== BigInt.asIntN(64, total)) throw new RequestError('GBX_BAD_QUERY', '"after" must be the "next" of the page before, in the same order')
+  if (match === null || total !== BigInt.asIntN(64, total)) {
+    throw new RequestError('GBX_BAD_QUERY', `"after" must be the "next" of the page before, in the same order, not ${echo(after)}`)
+  }
   return { key: match[2]!, total }
 }
 

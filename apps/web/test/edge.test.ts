@@ -154,7 +154,7 @@ describe('API_KEYS', () => {
     expect(worker.flusher.counts.increments).toBe(0)
   })
 
-  test.each(['/healthz', '/readyz', '/healthz?a=b'])('%s is open to all', async (path) => {
+  test.each(['/healthz', '/readyz', '/healthz?'])('%s is open to all', async (path) => {
     expect((await send(worker, { path })).status).toBe(200)
   })
 

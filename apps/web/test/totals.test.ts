@@ -339,7 +339,7 @@ describe('a worker that finds', () => {
   test('no database refuses wrong queries all the same', async () => {
     const reader = await startReader(join(temporaryDir(), 'nothing', 'numbers.db'))
     await expectNone(reader)
-    expect((await send(reader, { path: '/totals?limit=0' })).status).toBe(400)
+    for (const query of ['limit=0', 'order=total&after=a']) expect((await send(reader, { path: `/totals?${query}` })).status).toBe(400)
   })
 
   test.each([['no database', 'hello, world'], ['an empty file', '']])('a file that is %s says that there is none', async (_name, content) => {

@@ -23,17 +23,6 @@ const errors = { 400: { description: 'a query that can not be read', ...errorSch
 interface ListQuery { key?: string, prefix: string, after?: string, limit: number, order: 'key' | 'total' }
 
 export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: Totals }): Promise<void> {
-  app.addHook('onRequest', (request, _reply, done) => {
-    // The parser of queries takes what can't be decoded as it stands, and so would name another key.
-    const query = request.url.split('?', 2)[1]
-    try {
-      if (query !== undefined) decodeURIComponent(query)
-      done()
-    } catch {
-      done(new RequestError('GBX_BAD_QUERY', 'the query is not percent-encoded UTF-8'))
-    }
-  })
-
   app.get<{ Params: { key: string } }>('/totals/:key', {
     schema: {
       tags: ['reading'],
@@ -65,7 +54,7 @@ export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: 
   }, async (request) => {
     const { key, prefix, after, limit, order } = request.query
     // Ajv takes the word Infinity for an integer.
-    if (!Number.isSafeInteger(limit)) throw new RequestError('GBX_BAD_QUERY', '"limit" must be a whole number from 1 to 1000')
+    if (!Number.isSafeInteger(limit)) throw new RequestError('GBX_BAD_QUERY', `"limit" must be a whole number from 1 to 1000, not "${limit}"`)
     return key === undefined ? await totals.list({ prefix, after: after === '' ? undefined : after, limit, order }) : one(totals, key)
   })
 }

@@ -1,0 +1,102 @@
+// The query parameters of a request, held against the schema of its route: a name that the route does not know, a repeated
+// one and a value that is not allowed are refused with a message that shows them.
+import type { FastifyRequest } from 'fastify'
+import { echo, RequestError } from './errors.ts'
+
+/** What Ajv says of a value, as far as it is used here. */
+interface Invalid {
+  readonly keyword: string
+  readonly instancePath: string
+  readonly params: Readonly<Record<string, unknown>>
+  readonly message?: string
+}
+
+/** Known names that are listed in a message; of more than these only the nearest one is named. */
+const listedMax = 8
+
+/** No name of ours is half as long, and comparing names takes as long as the product of their lengths. */
+const comparedCharactersMax = 64
+
+/**
+ * Holds the names in a request's query against those in its route's `schema.querystring`; without one it knows none.
+ * A parameter may be repeated only where its schema is of type `array`.
+ * @returns what is wrong with them, if anything is
+ */
+export function checkQueryNames ({ url, query, routeOptions }: FastifyRequest): RequestError | undefined {
+  const mark = url.search(/[?#]/)
+  if (mark < 0) return undefined
+  try {
+    // Whoever parses a query leaves as it is what can't be decoded, and so would read another name or value.
+    decodeURIComponent(url.slice(mark + 1))
+  } catch {
+    return new RequestError('GBX_BAD_QUERY', 'the query is not percent-encoded UTF-8')
+  }
+  const known = propertiesOf(routeOptions.schema?.querystring)
+  for (const [name, value] of entriesOf(query)) {
+    if (!known.has(name)) return new RequestError('GBX_BAD_QUERY', describeUnknown(name, [...known.keys()]))
+    if (Array.isArray(value) && known.get(name) !== 'array') {
+      return new RequestError('GBX_BAD_QUERY', `query parameter ${echo(name)} is given ${value.length} times; give it once`)
+    }
+  }
+  return undefined
+}
+
+/** What a schema does not allow, with the value that was sent. */
+export function describeInvalid ([invalid]: readonly Invalid[], query: unknown): string {
+  const name = invalid?.instancePath.slice(1) ?? ''
+  const sent = entriesOf(query).find(([known]) => known === name)?.[1]
+  const allowed = invalid?.params.allowedValues
+  const rule = Array.isArray(allowed) ? oneOf(allowed) : invalid?.message ?? 'is not allowed'
+  return `${name === '' ? 'the query' : `"${name}"`} ${rule}${sent === undefined ? '' : `, not ${echo(String(sent))}`}`
+}
+
+/** What a value must be that can only be one of a few. */
+export function oneOf (allowed: readonly unknown[]): string {
+  return allowed.length === 1 ? `can only be "${String(allowed[0])}"` : `must be one of ${allowed.join(', ')}`
+}
+
+/** The names in a schema and their types. */
+function propertiesOf (schema: unknown): ReadonlyMap<string, unknown> {
+  const properties = entriesOf(schema).find(([name]) => name === 'properties')?.[1]
+  return new Map(entriesOf(properties).map(([name, property]) => [name, entriesOf(property).find(([keyword]) => keyword === 'type')?.[1]]))
+}
+
+function entriesOf (value: unknown): Array<[string, unknown]> {
+  return typeof value === 'object' && value !== null ? Object.entries(value) : []
+}
+
+function describeUnknown (name: string, known: readonly string[]): string {
+  const unknown = `unknown query parameter ${echo(name)}`
+  if (known.length === 0) return `${unknown}; there are none here`
+  const { nearest, distance } = findNearest(name, known)
+  const suggestion = known.length > listedMax || distance <= Math.max(name.length, nearest.length) / 2 ? `; did you mean "${nearest}"?` : ''
+  const list = known.length > listedMax ? '' : `${suggestion === '' ? '; known' : ' Known'}: ${known.join(', ')}`
+  return `${unknown}${suggestion}${list}`
+}
+
+function findNearest (name: string, known: readonly string[]): { nearest: string, distance: number } {
+  let [nearest, distance] = ['', Infinity]
+  for (const candidate of known) {
+    const steps = editDistance(name.slice(0, comparedCharactersMax).toLowerCase(), candidate.toLowerCase())
+    if (steps < distance) [nearest, distance] = [candidate, steps]
+  }
+  return { nearest, distance }
+}
+
+/** Letters to insert, delete, change or swap with their neighbour to make one word of the other. */
+function editDistance (one: string, other: string): number {
+  let before: number[] = []
+  let last = Array.from({ length: other.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= one.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= other.length; j++) {
+      const change = one[i - 1] === other[j - 1] ? 0 : 1
+      row[j] = Math.min(last[j]! + 1, row[j - 1]! + 1, last[j - 1]! + change)
+      const isSwap = i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1]
+      if (isSwap) row[j] = Math.min(row[j]!, before[j - 2]! + 1)
+    }
+    before = last
+    last = row
+  }
+  return last[other.length]!
+}

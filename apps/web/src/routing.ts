@@ -1,0 +1,65 @@
+// What is checked of every request before its route sees it, whichever plugin the route belongs to: that there is something at
+// its path, that this takes its method, and that it knows the query parameters.
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import { RequestError } from './errors.ts'
+import { checkQueryNames } from './query.ts'
+
+/** The paths and methods of all routes that are registered after it was made. */
+export class Routing {
+  readonly #methods = new Map<string, Set<string>>()
+
+  constructor (app: FastifyInstance) {
+    app.addHook('onRoute', ({ url, method }) => {
+      const methods = this.#methods.get(url) ?? new Set()
+      for (const name of [method].flat()) methods.add(name)
+      if (methods.has('HEAD')) methods.add('GET')
+      this.#methods.set(url, methods)
+    })
+  }
+
+  /**
+   * For `onRequest`, behind whatever decides who may come in.
+   * @returns why the request goes no further; undefined if it may
+   */
+  check (request: FastifyRequest, reply: FastifyReply): RequestError | undefined {
+    // Before its body: Fastify would read that, and judge its type and size, before it says that there is no route.
+    return request.is404 ? this.refuse(request, reply) : checkQueryNames(request)
+  }
+
+  /** A 405 with `Allow` where the path takes other methods, else a 404. */
+  refuse (request: FastifyRequest, reply: FastifyReply): RequestError {
+    const methods = this.#methodsOf(request.url)
+    if (methods === undefined || methods.has(request.method)) {
+      return new RequestError('GBX_NOT_FOUND', 'not found; see /docs for the available endpoints')
+    }
+    const names = [...methods].sort()
+    reply.header('allow', names.join(', '))
+    return new RequestError('GBX_METHOD_NOT_ALLOWED', `method not allowed; use ${names.join(' or ')}`)
+  }
+
+  #methodsOf (url: string): ReadonlySet<string> | undefined {
+    const segments = pathOf(url)?.split('/')
+    if (segments === undefined) return undefined
+    for (const [pattern, methods] of this.#methods) {
+      if (matches(pattern.split('/'), segments)) return methods
+    }
+    return undefined
+  }
+}
+
+/** A URL's path as routes are compared with it; undefined if it can't be decoded. */
+function pathOf (url: string): string | undefined {
+  try {
+    return decodeURI(url.replace(/^https?:\/\/[^/?#]*/i, '').split(/[?#]/, 1)[0]!)
+  } catch {
+    return undefined
+  }
+}
+
+/** As the router does it: `:name` stands for one segment, also an empty one, a `*` at the end for all that are left. */
+function matches (parts: readonly string[], segments: readonly string[]): boolean {
+  const isWildcard = parts.length > 1 && parts.at(-1) === '*'
+  const fixed = isWildcard ? parts.length - 1 : parts.length
+  if (isWildcard ? segments.length < parts.length : segments.length !== parts.length) return false
+  return parts.slice(0, fixed).every((part, i) => part === segments[i] || part.startsWith(':'))
+}
