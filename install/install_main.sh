@@ -14,7 +14,7 @@ Only for the first installation; afterwards edit /etc/gearbox/gearbox.env:
   --host ADDRESS     address to listen on (default: 127.0.0.1, for a front on this machine; 0.0.0.0 for everybody)
   --port N           (default: 3333)
   --redis-port N     port of Gearbox's own Redis, on this machine only (default: 6390)
-  --metrics-port N   port of the consumer's /metrics (default: 3334)
+  --metrics-port N   port of the consumer's /metrics (default: 3334); web worker N has its own on the N-th port after it
 
 Code goes to /usr/local/gearbox, data to /var/local/gearbox, configuration to /etc/gearbox.
 EOF
@@ -67,7 +67,10 @@ read_options () {
       --port) port=$(number "$1" "$2") ;;
       --redis-port) redis_port=$(number "$1" "$2") ;;
       --metrics-port) metrics_port=$(number "$1" "$2") ;;
-      --web-workers) web_workers=$(number "$1" "$2") ;;
+      --web-workers)
+        web_workers=$(number "$1" "$2")
+        [ "$web_workers" -le 256 ] || die '--web-workers must be at most 256'
+        ;;
     esac
     shift 2
   done
@@ -159,6 +162,7 @@ install_units () {
   local before
   before=$(enabled_workers)
   web_workers=${web_workers:-${before:-$(default_workers)}}
+  check_ports
   local i
   for ((i = web_workers + 1; i <= ${before:-0}; i++)); do
     systemctl disable --quiet "gearbox-web@$i.service"
@@ -166,6 +170,18 @@ install_units () {
   done
   systemctl enable --quiet gearbox.target gearbox-redis.service gearbox-consumer.service
   for ((i = 1; i <= web_workers; i++)); do systemctl enable --quiet "gearbox-web@$i.service"; done
+}
+
+# Web worker N serves its /metrics on METRICS_PORT + N: none of these may be a port of something else.
+check_ports () {
+  local metrics taken
+  metrics=$(setting METRICS_PORT)
+  [[ $metrics =~ ^[1-9][0-9]*$ ]] || return 0
+  for taken in "$(setting PORT)" "$(sed -n 's/^port //p' "$conf/redis.conf")" 65536; do
+    if [ "$taken" -gt "$metrics" ] && [ "$taken" -le $((metrics + web_workers)) ]; then
+      die "METRICS_PORT in $conf/gearbox.env must be one with $web_workers free ports after it, for the web workers; of $metrics, port $taken is not"
+    fi
+  done
 }
 
 enabled_workers () {
@@ -204,14 +220,15 @@ start_parts () {
   die "it does not get ready; journalctl -u 'gearbox*' says why. The code of before, if there was any, is in $code.old"
 }
 
-# The next worker stops only when this one listens: otherwise there is a moment in which nobody does.
+# The next worker stops only when this one listens on the shared port: otherwise there is a moment in which nobody does.
 await_listening () {
-  local pid try
+  local pid port try
+  port=$(printf '%04X' "$(setting PORT)")
   for ((try = 0; try < 100; try++)); do
     pid=$(systemctl show -P MainPID "gearbox-web@$1.service")
-    # State 0A is LISTEN, the tenth field the socket's number (proc_net_tcp in the kernel's documentation).
+    # The second field is address and port, state 0A is LISTEN, the tenth field the socket's number (proc_net_tcp in the kernel's documentation).
     if find "/proc/$pid/fd" -lname 'socket:*' -printf '%l\n' 2>/dev/null |
-      grep -qxFf <(awk '$4 == "0A" { print "socket:[" $10 "]" }' /proc/net/tcp /proc/net/tcp6 2>/dev/null); then return; fi
+      grep -qxFf <(awk -v port=":$port" '$4 == "0A" && substr($2, length($2) - 4) == port { print "socket:[" $10 "]" }' /proc/net/tcp /proc/net/tcp6 2>/dev/null); then return; fi
     sleep 0.1
   done
 }

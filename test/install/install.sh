@@ -227,6 +227,7 @@ start_by_hand () {
   local unit command
   for unit in gearbox-redis gearbox-consumer gearbox-web@; do
     command=$(sed -n 's/^ExecStart=//p' "$root/etc/systemd/system/$unit.service")
+    command=${command//%i/1}
     # shellcheck disable=SC2016
     env -i "${env[@]}" chroot "$root" setpriv --reuid gearbox --regid gearbox --init-groups --no-new-privs \
       sh -c 'cd /usr/local/gearbox; set -a; . /etc/gearbox/gearbox.env; exec $0' "$command" >>"$log" 2>&1 &
@@ -261,6 +262,7 @@ ready () { [ "$(status_of "$url/readyz")" = 200 ]; }
 refused () { [ "$(status_of "$url/healthz")" = 000 ]; }
 post () { status_of -d "$1" "$url/increment?ack=stored"; }
 total () { inside sqlite3 /var/local/gearbox/sqlite/numbers.db "select value from numbers where key = '$1'"; }
+durable () { curl -s -m 10 "http://127.0.0.1:$((metrics_port + $1))/metrics" | grep -q '^gearbox_queue_durable 1$'; }
 expect () { [ "$2" = "$3" ] || fail "$1 is $2, not $3"; }
 # What is installed and differs from this release.
 differences () {
@@ -312,7 +314,12 @@ begin 'a POST is counted'
 expect 'the answer' "$(post 'foo=1&bar=-2&foo=3')" 204
 expect 'foo' "$(total foo)" 4
 expect 'bar' "$(total bar)" -2
-curl -s "$url/metrics" | grep -q '^gearbox_queue_durable 1$' || fail 'the queue is not durable'
+# Each process by itself: the consumer, and both web workers, or in a chroot the one that was started by hand.
+workers=$([ "$mode" = boot ] && echo 2 || echo 1)
+for ((i = 0; i <= workers; i++)); do
+  await "the metrics of process $i" 10 durable "$i"
+done
+expect 'metrics of the shared port' "$(status_of "$url/metrics")" 404
 expect 'the reader of totals' "$(curl -s "$url/totals/foo")" '{"key":"foo","total":4}'
 # The queue is for nobody else, and the programs don't belong to those who run them.
 expect 'an answer of Redis without its password' "$(inside redis-cli -p "$redis_port" ping 2>&1)" 'NOAUTH Authentication required.'
@@ -320,6 +327,10 @@ expect 'what user gearbox could change' "$(inside find /usr/local/gearbox /etc/g
 expect 'what others can read' "$(inside find /var/local/gearbox /etc/gearbox -mindepth 1 -maxdepth 1 -perm /007)" ''
 
 begin 'gearbox verify, backup'
+if [ "$mode" = boot ]; then
+  inside gearbox verify >"$dir/verify" 2>&1 || fail "verify does not add up: $(cat "$dir/verify")"
+  expect 'the workers that verify asked' "$(grep -c ': accepted' "$dir/verify")" 2
+fi
 script gearbox backup /var/local/gearbox/backup/numbers.db
 expect 'foo in the backup' "$(inside sqlite3 /var/local/gearbox/backup/numbers.db "select value from numbers where key = 'foo'")" 4
 

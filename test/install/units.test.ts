@@ -1,7 +1,7 @@
 // What is shipped for an administrator, judged by the programs that judge such files: every shell script, the systemd units,
 // the kernel settings and the Vagrantfile.
 import { spawnSync } from 'node:child_process'
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs'
+import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { root } from '../fixtures/gearbox.ts'
@@ -51,6 +51,7 @@ function unitFiles (): string[] {
     const unit = readFileSync(join(shipped, name), 'utf8')
       .replace('ExecStart=/usr/local/gearbox/node_modules/.bin/node ', () => `ExecStart=${process.execPath} `)
       .replace('ExecStart=/usr/bin/redis-server ', () => `ExecStart=${findProgram('redis-server')} `)
+      .replace('ExecStart=/usr/local/gearbox/', () => `ExecStart=${root}/`)
     writeFileSync(join(dir, name), unit)
     return join(dir, name)
   })
@@ -67,6 +68,28 @@ withProgram('systemd-analyze', 'systemd rates the exposure of each service below
     // It knows tenths, times ten.
     const { status, said } = run('systemd-analyze', ['security', '--offline=true', '--threshold=29', '--no-pager', service])
     expect(status, said).toBe(0)
+  }
+})
+
+test('web worker N has METRICS_PORT + N to itself, and an instance that is no number is refused', () => {
+  // The script beside a Node that only says what it was given.
+  const code = temporaryDir()
+  mkdirSync(join(code, 'install'))
+  mkdirSync(join(code, 'node_modules/.bin'), { recursive: true })
+  copyFileSync(join(root, 'install/web-worker'), join(code, 'install/web-worker'))
+  const node = join(code, 'node_modules/.bin/node')
+  writeFileSync(node, '#!/bin/sh\necho "$METRICS_PORT $*"\n')
+  chmodSync(node, 0o755)
+  const start = (instance: string, METRICS_PORT: string): { status: number | null, said: string } => run(join(code, 'install/web-worker'), [instance], { METRICS_PORT })
+  for (const [instance, metricsPort, port] of [['1', '3334', '3335'], ['9', '3334', '3343'], ['10', '3334', '3344'], ['256', '3334', '3590'], ['2', '', ''], ['2', '0', '0'], ['2', 'x', 'x']] as const) {
+    const { status, said } = start(instance, metricsPort)
+    expect(said.split(' ')[0], `worker ${instance} of ${metricsPort}`).toBe(port)
+    expect(said).toContain(join(code, 'apps/web/src/main.ts'))
+    expect(status).toBe(0)
+  }
+  for (const instance of ['', '0', 'blue', '1x', '-1', '01']) {
+    // 78 is what the unit does not start again.
+    expect(start(instance, '3334')).toEqual({ status: 78, said: expect.stringContaining(`not "${instance}"`) })
   }
 })
 
