@@ -10,7 +10,8 @@ import { checkRedis, shownUrl } from '@gearbox/queue/redis-connection.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { DatabaseLock } from '@gearbox/runtime/database-lock.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
-import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
+import { leave } from '@gearbox/runtime/log-output.ts'
+import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
 import { logStats } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { Parent } from '@gearbox/runtime/parent.ts'
@@ -32,6 +33,7 @@ async function main (): Promise<number> {
   }
   const config = loadConfig(process.env)
   const logger = createLogger('gearbox', config.logLevel)
+  logCrash(logger)
   const stop = new AbortController()
   listenForSignals(stop)
 
@@ -109,7 +111,7 @@ function listenForSignals (stop: AbortController): void {
     process.on(signal, () => {
       first ??= performance.now()
       stop.abort()
-      if (performance.now() - first > sameRequestMs) process.exit(128 + signalNumbers[signal])
+      if (performance.now() - first > sameRequestMs) leave(128 + signalNumbers[signal])
     })
   }
 }

@@ -9,7 +9,7 @@ import { QueueUnavailableError, SupersededError, type ConsumerQueue } from '@gea
 import { RedisConsumerQueue } from '@gearbox/queue/redis-consumer-queue.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
-import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
+import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
 import { createRegistry, counter, durations, gauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
@@ -35,6 +35,7 @@ async function main (): Promise<number> {
   const config = loadConfig(env, values.embedded === undefined ? { REDIS_URL: 'a consumer of its own takes from Redis (npm start needs none)' } : {})
   const link = ParentLink.ofThisProcess()
   const logger = createLogger('consumer', config.logLevel)
+  logCrash(logger)
   const stopping = stopRequested(link, link === undefined)
   const stop = new AbortController()
   const abandon = new AbortController()

@@ -12,7 +12,7 @@ import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { RedisProducerQueue } from '@gearbox/queue/redis-producer-queue.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
-import { createLogger, type Logger } from '@gearbox/runtime/logger.ts'
+import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
 import { createRegistry, counter, durations, gauge, labelledGauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
@@ -51,6 +51,7 @@ async function main (): Promise<number> {
   const config = loadConfig(process.env, values.embedded === undefined ? { REDIS_URL: 'a web worker of its own pushes to Redis (npm start needs none)' } : {})
   const link = ParentLink.ofThisProcess()
   const logger = createLogger(values.part ?? 'web', config.logLevel)
+  logCrash(logger)
   const stopping = stopRequested(link, true)
   // Made in this process, after any fork: two processes must never share it.
   const producer = randomUUID()

@@ -1,5 +1,7 @@
 // How a Gearbox process ends when it can't do its work: one line for the reader, one code for the supervisor.
 
+import { flushLog, leave } from './log-output.ts'
+
 /** Exit codes, from sysexits.h where it has a fitting one. */
 export const exitCode = {
   /** Anything that a person has to look at: a port in use, a database that can't be written. */
@@ -36,9 +38,10 @@ export async function runMain (main: () => Promise<number>): Promise<void> {
       : `gearbox: unexpected: ${error instanceof Error ? error.stack : String(error)}\n`)
     process.exitCode = error instanceof FatalError ? error.exitCode : usage ? exitCode.usage : exitCode.failed
   }
+  await flushLog()
   // A main that has returned has closed what it owns; a handle that a library forgot must not hold up a supervisor.
   process.disconnect?.()
-  process.exit()
+  leave(process.exitCode)
 }
 
 /** The text of anything that was thrown. */

@@ -1,7 +1,8 @@
 // Figures by prom-client. What is counted on the way of an increment is counted in plain fields
 // and read only when somebody asks, so that a scrape pays for it and not a request.
 import promClient from 'prom-client'
-import type { Logger } from './logger.ts'
+import { logLinesLost } from './log-output.ts'
+import { everyLine, type Logger } from './logger.ts'
 
 export type { Registry } from 'prom-client'
 
@@ -13,10 +14,17 @@ export type Aggregation = 'sum' | 'max' | 'min'
 
 export type Labelled = ReadonlyMap<string | number, number>
 
-/** A registry with the usual process metrics. */
+/** A registry with the usual process metrics, and with what becomes of the log. */
 export function createRegistry (): promClient.Registry {
-  const registry = new promClient.Registry()
+  const registry = createLogRegistry()
   promClient.collectDefaultMetrics({ register: registry })
+  return registry
+}
+
+/** A registry with what becomes of the log alone: of a process that is not worth all others. */
+export function createLogRegistry (): promClient.Registry {
+  const registry = new promClient.Registry()
+  counter(registry, 'gearbox_log_lines_lost_total', 'Log lines that standard output did not take', logLinesLost)
   return registry
 }
 
@@ -128,7 +136,7 @@ export function logStats (logger: Logger, intervalMs: number, collect: () => Pro
         queueLength: total(metrics, 'gearbox_queue_length'),
         lagMs: Math.round(total(metrics, 'gearbox_lag_seconds') * 1000),
       }
-      logger.info(figures, `${figures.requests} requests, ${figures.increments} increments; gears: ${figures.requestsPerBatch ?? '–'} requests a batch, ` +
+      logger.info({ ...figures, [everyLine]: true }, `${figures.requests} requests, ${figures.increments} increments; gears: ${figures.requestsPerBatch ?? '–'} requests a batch, ` +
         `${figures.batchesPerCommit ?? '–'} batches a commit; ${figures.pendingKeys} keys pending, ${figures.queueLength} batches queued, lag ${figures.lagMs} ms`)
     }
     before = now

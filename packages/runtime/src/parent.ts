@@ -2,7 +2,7 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { exitCode } from './errors.ts'
 import type { Logger } from './logger.ts'
-import { aggregate, countsOf, snapshot } from './metrics.ts'
+import { aggregate, countsOf, createLogRegistry, snapshot } from './metrics.ts'
 import type { ToParent, ToPart } from './parent-link.ts'
 import { stopDeadlineMs } from './stopping.ts'
 
@@ -53,6 +53,8 @@ export class Parent {
   readonly #parts: Part[] = []
   /** What dead processes had counted. */
   readonly #buried: object[] = []
+  /** What this process itself counts. */
+  readonly #registry = createLogRegistry()
   #merging: Promise<void> = Promise.resolve()
   #collectId = 0
   readonly #collecting = new Map<number, { readonly child: ChildProcess, readonly settle: (metrics: object[] | undefined) => void }>()
@@ -89,8 +91,9 @@ export class Parent {
   /** The figures of all parts, dead ones' counts included. @param scraping whether they are for a scrape, and not for the log */
   async collect (scraping = false): Promise<object[]> {
     await Promise.all(this.#parts.map(async (part) => { await this.#collectFrom(part, scraping) }))
+    const own = await snapshot(this.#registry)
     // Read in one go: a part that dies now must be found among the living or among the buried, not in both.
-    return await snapshot(aggregate([this.#buried, ...this.#parts.map(({ metrics }) => metrics)]))
+    return await snapshot(aggregate([own, this.#buried, ...this.#parts.map(({ metrics }) => metrics)]))
   }
 
   /** The same as Prometheus text. */

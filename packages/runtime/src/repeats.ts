@@ -1,0 +1,54 @@
+// Sums up log lines that repeat: a client, a peer or a broken disk can cause them as often as it likes.
+
+/** So many lines of one kind are logged in one interval; what follows is counted. */
+const linesPerIntervalMax = 5
+
+/** What was left out is summed up in one line after this long. */
+export const repeatsIntervalMs = 10_000
+
+/** Kinds that are told apart in one interval; all others are one kind. */
+const kindsMax = 100
+
+/** What differs between two lines of one kind: numbers, ids, and whatever is quoted. */
+const variable = /"(?:[^"\\]|\\.)*"?|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+/gi
+
+/** Of a message, what tells its kind: longer ones begin with what is the same. */
+const kindLengthMax = 200
+
+interface Kind {
+  lines: number
+  leftOut: number
+  /** Logs the line that sums up. */
+  sumUp: (leftOut: number) => void
+}
+
+/** Decides for each line whether it is logged or counted. Kinds are told apart by level and by what does not vary in their message. */
+export class Repeats {
+  readonly #kinds = new Map<string, Kind>()
+  #timer: NodeJS.Timeout | undefined
+
+  /**
+   * @param sumUp called at the end of the interval if lines of this kind were left out, with how many
+   * @returns whether this line is to be logged
+   */
+  accept (level: number, message: string, sumUp: (leftOut: number) => void): boolean {
+    this.#timer ??= setTimeout(() => this.sumUp(), repeatsIntervalMs).unref()
+    const name = `${level} ${message.slice(0, kindLengthMax).replace(variable, '#')}`
+    const known = this.#kinds.has(name) || this.#kinds.size < kindsMax ? name : ''
+    const kind = this.#kinds.get(known) ?? { lines: 0, leftOut: 0, sumUp }
+    this.#kinds.set(known, kind)
+    kind.sumUp = sumUp
+    if (kind.lines++ < linesPerIntervalMax) return true
+    kind.leftOut++
+    return false
+  }
+
+  /** Logs what was left out so far, and begins anew. */
+  sumUp (): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    const kinds = [...this.#kinds.values()]
+    this.#kinds.clear()
+    for (const { leftOut, sumUp } of kinds) if (leftOut > 0) sumUp(leftOut)
+  }
+}
