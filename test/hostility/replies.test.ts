@@ -38,13 +38,13 @@ function refusal (statusCode: number, error: string, code: string, message: stri
 }
 
 const noHttp = refusal(400, 'Bad Request', 'GBX_BAD_REQUEST', 'this is not an HTTP/1.1 request')
-const badPair = refusal(400, 'Bad Request', 'GBX_BAD_PAIR', 'pair 1 ("a"): its value must be a whole number such as 1 or -20, in the digits 0 to 9')
+const badPair = refusal(400, 'Bad Request', 'GBX_BAD_PAIR', 'pair 1 ("a"): its value "x" must be a whole number such as 1 or -20, in the digits 0 to 9')
 const nothingHere = refusal(404, 'Not Found', 'GBX_NOT_FOUND', 'not found; see /docs for the available endpoints')
 const tooLate = refusal(408, 'Request Timeout', 'GBX_REQUEST_TIMEOUT', 'the request did not arrive in time')
 const tooLarge = refusal(413, 'Payload Too Large', 'GBX_BODY_TOO_LARGE', 'the body is larger than BODY_BYTES_MAX allows; send it in several requests')
 const unmet = refusal(417, 'Expectation Failed', 'GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
 const longHeaders = refusal(431, 'Request Header Fields Too Large', 'GBX_HEADERS_TOO_LARGE', 'the headers are larger than 16 KiB')
-const otherType = refusal(415, 'Unsupported Media Type', 'GBX_UNSUPPORTED_MEDIA_TYPE', 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without Content-Encoding')
+const otherType = refusal(415, 'Unsupported Media Type', 'GBX_UNSUPPORTED_MEDIA_TYPE', 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "text/plain"')
 
 const tooManyPairs = Array.from({ length: 1001 }, (_, i) => `k${i}=1`).join('&')
 const manyPairs = refusal(400, 'Bad Request', 'GBX_TOO_MANY_PAIRS', 'more than 1000 pairs; send them in several requests')

@@ -91,7 +91,8 @@ function pairsOnly (text: unknown): boolean {
 function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments): Once | undefined {
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
-    throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY', 'the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header')
+    const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
+    throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY', `the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header${sent}`)
   }
   const caller = authorization?.replace(/^bearer +/i, '').trim() ?? ''
   // With its length before each, no caller can make another's id.

@@ -1,4 +1,5 @@
 // Every error a client can get: its code, its status, and the shape of its reply.
+import { isUtf8 } from 'node:buffer'
 import { STATUS_CODES } from 'node:http'
 
 /** 4xx and 503: nothing of the request was counted (GBX_TOTAL_OVERFLOW names the keys that were refused). */
@@ -67,15 +68,71 @@ const echoCharactersMax = 64
 
 /** As many of several inputs as may be shown together; at least one. */
 export function echoAll (texts: readonly string[]): { named: string, more: number } {
-  let shown = 1
-  while (shown < texts.length && Array.from(texts.slice(0, shown + 1).join('')).length <= echoCharactersMax) shown++
-  return { named: texts.slice(0, shown).map(echo).join(', '), more: texts.length - shown }
+  const shown: string[] = []
+  let characters = 0
+  for (const text of texts) {
+    const next = echo(text)
+    characters += lengthOf(next)
+    if (shown.length > 0 && characters > echoCharactersMax) break
+    shown.push(next)
+  }
+  return { named: shown.join(', '), more: texts.length - shown.length }
 }
 
-/** Input as it may be shown: quoted, escaped, and cut to 64 characters. */
-export function echo (text: string): string {
-  const visible = JSON.stringify(text.slice(0, 2 * echoCharactersMax)).slice(1, -1).replace(/\p{Cc}/gu, '')
-  const characters = Array.from(visible)
-  const whole = characters.length <= echoCharactersMax && text.length <= 2 * echoCharactersMax
-  return whole ? `"${visible}"` : `"${characters.slice(0, echoCharactersMax - 1).join('')}…"`
+/**
+ * Input as it may be shown: quoted, escaped, and cut.
+ * @param charactersMax most that is shown of it, escapes and all
+ */
+export function echo (text: string, charactersMax = echoCharactersMax): string {
+  let [shown, cut, length] = ['', '', 0]
+  for (const character of text) {
+    const visible = shown === '' && /\p{M}/u.test(character) ? toEscape(character) : toVisible(character)
+    length += visible === character ? 1 : visible.length
+    if (length > charactersMax) return `"${cut}…"`
+    shown += visible
+    if (length < charactersMax) cut = shown
+  }
+  return `"${shown}"`
+}
+
+/** A name and its value as they may be shown together: if both are long, half of the room is for each. */
+export function echoPair (name: string, value: string): { name: string, value: string } {
+  const room = (shown: string): number => echoCharactersMax - lengthOf(shown)
+  const shownName = echo(name, Math.max(echoCharactersMax / 2, room(echo(value))))
+  return { name: shownName, value: echo(value, room(shownName)) }
+}
+
+/** Characters of an echo within its quotes. */
+function lengthOf (shown: string): number {
+  return Array.from(shown).length - 2
+}
+
+/**
+ * Bytes as text for `echo`, which shows the bytes that are not UTF-8 as \xff: they are lone surrogates in it, U+DC80 to U+DCFF,
+ * which no UTF-8 gives.
+ */
+export function textOf (bytes: Buffer): string {
+  if (isUtf8(bytes)) return bytes.toString()
+  let text = ''
+  for (let at = 0; at < bytes.length && text.length <= 2 * echoCharactersMax;) {
+    const length = [1, 2, 3, 4].find((length) => at + length <= bytes.length && isUtf8(bytes.subarray(at, at + length)))
+    text += length === undefined ? String.fromCharCode(0xdc00 + bytes[at]!) : bytes.toString('utf8', at, at + length)
+    at += length ?? 1
+  }
+  return text
+}
+
+/** Control and format characters, blanks other than the space, and whatever else has no shape of its own or turns text around. */
+const invisible = /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u
+
+function toVisible (character: string): string {
+  if (character === ' ' || (!invisible.test(character) && character !== '"' && character !== '\\')) return character
+  const json = JSON.stringify(character).slice(1, -1)
+  return /^\\[^u]/.test(json) ? json : toEscape(character)
+}
+
+function toEscape (character: string): string {
+  const code = character.codePointAt(0)!
+  if (code >= 0xdc80 && code <= 0xdcff) return `\\x${(code - 0xdc00).toString(16)}`
+  return code > 0xffff ? `\\u{${code.toString(16)}}` : `\\u${code.toString(16).padStart(4, '0')}`
 }

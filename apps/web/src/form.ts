@@ -2,7 +2,7 @@
 // Pure; the server feeds it, the accumulator takes what comes out.
 import { isUtf8 } from 'node:buffer'
 import { int64Max, int64Min, narrow, type Sum } from '@gearbox/queue/batch.ts'
-import { echo, RequestError } from './errors.ts'
+import { echo, echoPair, RequestError, textOf } from './errors.ts'
 import { Increments } from './increments.ts'
 import { hashBasis, hashByte, hashEnd, hashOf } from './table.ts'
 
@@ -41,11 +41,10 @@ export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, 
   if (start === end) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
   if (!readPlain(bytes, start, end, pairsMax) || (!pairsOnly && isOriginal(read))) {
     const body = bytes.subarray(start, end)
-    const pieces = split(body, pairsMax)
-    // What is decoded is never longer than what was sent.
-    read.begin(Buffer.allocUnsafe(body.length))
-    if (pairsOnly || pieces.length !== 2 || !readOriginal(body, pieces)) {
-      for (const [index, piece] of pieces.entries()) take(decodeName(body, piece, index), decodeValue(body, piece, index))
+    try {
+      readOther(body, pairsMax, pairsOnly)
+    } catch (error) {
+      throw error instanceof RequestError && looksLikeJson(body) ? addJsonHint(error) : error
     }
   }
   checkSums(read)
@@ -76,6 +75,15 @@ function readPlain (body: Buffer, from: number, to: number, pairsMax: number): b
     if (at === to) return true
     if (body[at] !== ampersand) return false
   }
+}
+
+/** Reads any other body. @throws RequestError that names the first pair that is wrong */
+function readOther (body: Buffer, pairsMax: number, pairsOnly: boolean): void {
+  const pieces = split(body, pairsMax)
+  // What is decoded is never longer than what was sent.
+  read.begin(Buffer.allocUnsafe(body.length))
+  if (!pairsOnly && pieces.length === 2 && readOriginal(body, pieces)) return
+  for (const [index, piece] of pieces.entries()) take(decodeName(body, piece, index), decodeValue(body, piece, index))
 }
 
 /** Whether it might be the original's form. */
@@ -149,11 +157,28 @@ function decodeValue (body: Buffer, { start, equals, end, plainName, plainValue 
   const [first, last] = plainValue ? [equals + 1, end] : [0, bytes?.length ?? 0]
   const value = bytes === undefined ? undefined : parseInteger(bytes, first, last)
   if (value !== undefined && isInt64(value)) return value
-  const name = plainName ? body.toString('latin1', start, equals) : decode(body, start, equals)?.toString() ?? asSent(body, start, equals)
-  if (bytes === undefined) throw badPair(index, name, 'has a "%" that is not followed by two hex digits')
-  throw badPair(index, name, value === undefined
-    ? first === last ? 'has no value; it must be a whole number such as 1 or -20' : 'its value must be a whole number such as 1 or -20, in the digits 0 to 9'
-    : `its value must be from ${int64Min} to ${int64Max} (64 bits)`)
+  const name = asDecoded(body, start, equals, plainName)
+  if (bytes === undefined) throw badValue(index, name, asSent(body, equals + 1, end), 'has a "%" that is not followed by two hex digits')
+  if (first === last) throw badPair(index, name, `has no value; it ${wholeNumber}`)
+  const shown = textOf(bytes.subarray(first, last))
+  if (value !== undefined) throw badValue(index, name, shown, `must be from ${int64Min} to ${int64Max} (64 bits)`)
+  const slip = slipOf(shown, body.subarray(equals + 1, end))
+  throw badValue(index, name, shown, slip === undefined ? wholeNumber : `${slip}; it ${wholeNumber}`)
+}
+
+const wholeNumber = 'must be a whole number such as 1 or -20, in the digits 0 to 9'
+
+/** What is wrong with a value if it is one of the usual slips, some of which can't be seen. */
+function slipOf (value: string, sent: Buffer): string | undefined {
+  if (/^[^\r\n]*[\r\n]+$/.test(value)) return 'ends with a line end (curl --data-binary and files add one)'
+  if (/[\r\n]/.test(value)) return 'has a line end in it (pairs are joined by "&", not by lines)'
+  if (value.includes(';')) return 'has a ";" in it (pairs are joined by "&")'
+  if (value.startsWith('+')) return 'begins with a "+" (leave it out)'
+  if (value.trim() !== value) {
+    const meaning = sent.includes(plus) ? ' ("+" means a space in a form)' : ''
+    return `${value.trimStart() !== value ? 'begins' : 'ends'} with white space${meaning}`
+  }
+  return undefined
 }
 
 /** `-?[0-9]+`, whatever its size; undefined if it is not that. */
@@ -219,10 +244,28 @@ function checkSums (increments: Increments): void {
 
 /** Input for a message, before any decoding. */
 function asSent (body: Buffer, start: number, end: number): string {
-  const bytes = body.subarray(start, end)
-  return bytes.toString(isUtf8(bytes) ? 'utf8' : 'latin1')
+  return textOf(body.subarray(start, end))
+}
+
+/** Input for a message, decoded if that can be done. */
+function asDecoded (body: Buffer, start: number, end: number, plain: boolean): string {
+  return textOf((plain ? undefined : decode(body, start, end)) ?? body.subarray(start, end))
 }
 
 function badPair (index: number, name: string, why: string): RequestError {
   return new RequestError('GBX_BAD_PAIR', `pair ${index + 1} (${echo(name)}): ${why}`)
+}
+
+function badValue (index: number, name: string, value: string, why: string): RequestError {
+  const shown = echoPair(name, value)
+  return new RequestError('GBX_BAD_PAIR', `pair ${index + 1} (${shown.name}): its value ${shown.value} ${why}`)
+}
+
+/** A key may begin with a brace too: it only matters where something is wrong. */
+function looksLikeJson (body: Buffer): boolean {
+  return /^[\s\uFEFF]*[{[]/.test(body.toString('utf8', 0, 64))
+}
+
+function addJsonHint (error: RequestError): RequestError {
+  return new RequestError(error.code, `that looks like JSON; send foo=1&bar=-2 (${error.message})`)
 }

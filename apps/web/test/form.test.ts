@@ -51,6 +51,67 @@ test('a key that cannot be read is shown as it was sent', () => {
   expect(refusal(Buffer.from('ключ')).message).toMatch(/^pair 1 \("ключ"\)/)
 })
 
+describe('the message about a value shows it', () => {
+  const whole = 'must be a whole number such as 1 or -20, in the digits 0 to 9'
+  const lineEnd = `ends with a line end (curl --data-binary and files add one); it ${whole}`
+  const blank = (where: string): string => `${where} with white space; it ${whole}`
+  const plus = (where: string): string => `${where} with white space ("+" means a space in a form); it ${whole}`
+  const range = 'must be from -9223372036854775808 to 9223372036854775807 (64 bits)'
+
+  test.each([
+    ['b=1\n', '"1\\n"', lineEnd],
+    ['b=1\r\n', '"1\\r\\n"', lineEnd],
+    ['b=1%0A', '"1\\n"', lineEnd],
+    ['b=\n', '"\\n"', lineEnd],
+    ['b=1\nc=2\n', '"1\\nc=2\\n"', `has a line end in it (pairs are joined by "&", not by lines); it ${whole}`],
+    ['b=+1', '" 1"', plus('begins')],
+    ['b=1+', '"1 "', plus('ends')],
+    ['b= 1', '" 1"', blank('begins')],
+    ['b=%201', '" 1"', blank('begins')],
+    ['b=1\t', '"1\\t"', blank('ends')],
+    ['b=\u00A01', '"\\u00a01"', blank('begins')],
+    ['b=%2B1', '"+1"', `begins with a "+" (leave it out); it ${whole}`],
+    ['b=1;c=2', '"1;c=2"', `has a ";" in it (pairs are joined by "&"); it ${whole}`],
+    ['b=1.0', '"1.0"', whole],
+    ['b=1e3', '"1e3"', whole],
+    ['b=0x10', '"0x10"', whole],
+    ['b="1"', '"\\"1\\""', whole],
+    ['b=١٢', '"١٢"', whole],
+    ['b=1%00', '"1\\u0000"', whole],
+    ['b=1\x7f', '"1\\u007f"', whole],
+    ['b=\u202E1', '"\\u202e1"', whole],
+    ['b=1\u200B', '"1\\u200b"', whole],
+    ['b=1\u{E0031}', '"1\\u{e0031}"', whole],
+    ['b=\u03011', '"\\u03011"', whole],
+    ['b=%FF1', '"\\xff1"', whole],
+    ['b=%zz', '"%zz"', 'has a "%" that is not followed by two hex digits'],
+    ['b=9223372036854775808', '"9223372036854775808"', range],
+    [`b=${'9'.repeat(100)}`, `"${'9'.repeat(62)}…"`, range],
+  ])('%j', (body, value, why) => {
+    expect(refusal(Buffer.from(`a=1&${body}`)).message).toBe(`pair 2 ("b"): its value ${value} ${why}`)
+  })
+
+  test('as sent where it is not UTF-8', () => {
+    expect(refusal(Buffer.from([0x62, 0x3d, 0xc3, 0xa9, 0xc3, 0x31])).message).toBe(`pair 1 ("b"): its value "é\\xc31" ${whole}`)
+    expect(refusal(Buffer.from([0xff, 0x3d, 0x31])).message).toBe('pair 1 ("\\xff"): has a key that is not UTF-8')
+  })
+
+  test('with its key in 64 characters at most', () => {
+    const shown = (name: string, value: string): string[] => {
+      const { message } = refusal(Buffer.from(`${encodeURIComponent(name)}=${encodeURIComponent(value)}`))
+      const [, shownName, shownValue] = /^pair 1 \("(.*)"\): its value "(.*)" must be a whole/.exec(message) ?? []
+      return [shownName!, shownValue!]
+    }
+    expect(shown('k'.repeat(32), 'v'.repeat(32))).toEqual(['k'.repeat(32), 'v'.repeat(32)])
+    expect(shown('k'.repeat(33), 'v'.repeat(33))).toEqual([`${'k'.repeat(31)}…`, `${'v'.repeat(31)}…`])
+    expect(shown('k'.repeat(200), 'x')).toEqual([`${'k'.repeat(62)}…`, 'x'])
+    expect(shown('k', 'v'.repeat(200))).toEqual(['k', `${'v'.repeat(62)}…`])
+    for (const [name, value] of [['🚲'.repeat(64), '"'.repeat(200)], ['\u202E'.repeat(80), '\u200B'.repeat(80)], ['"'.repeat(33), '🚲'.repeat(60)]] as const) {
+      expect(Array.from(shown(name, value).join('')).length).toBeLessThanOrEqual(64)
+    }
+  })
+})
+
 const hasControl = (text: string): boolean => Array.from(text).some((character) => character < ' ' || character === '\x7f')
 
 /** A character of a key: any but the control characters. */
@@ -106,10 +167,10 @@ describe('whatever it is given', () => {
   })
 
   test('an echo is short, well formed and without control characters', () => {
-    fc.assert(fc.property(fc.string({ unit: fc.oneof(fc.string({ unit: 'binary', minLength: 1, maxLength: 1 }), fc.constantFrom('🚲', '"', '\\', '\n', '\0', '\x7f', 'é', 'k')), maxLength: 200, size: 'max' }), (text) => {
+    fc.assert(fc.property(fc.string({ unit: fc.oneof(fc.string({ unit: 'binary', minLength: 1, maxLength: 1 }), fc.constantFrom('🚲', '"', '\\', '\n', '\0', '\x7f', 'é', 'k', '\u202E', '\u200B', '\uFEFF', '\u2028', '\u0301')), maxLength: 200, size: 'max' }), (text) => {
       const shown = echo(text)
       expect(Array.from(shown).length).toBeLessThanOrEqual(66)
-      expect(shown).toMatch(/^"[^\p{Cc}]*"$/u)
+      expect(shown).toMatch(/^"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]*"$/u)
       expect(shown.isWellFormed()).toBe(true)
     }), { numRuns: 2000 })
   })

@@ -123,6 +123,18 @@ test.each<[name: string, request: Request, status: number, code: string]>([
   expect(await countedUntilNow()).toEqual(new Map())
 })
 
+test.each([
+  [typed('application/json'), 'this takes no JSON; send foo=1&bar=-2 with Content-Type: application/x-www-form-urlencoded'],
+  [typed('application/vnd.api+json'), 'this takes no JSON; send foo=1&bar=-2 with Content-Type: application/x-www-form-urlencoded'],
+  [typed('text/plain;charset=UTF-8'), 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "text/plain;charset=UTF-8"'],
+  [typed(`multipart/${'x'.repeat(100)}`), `the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "multipart/${'x'.repeat(53)}…"`],
+  [untyped({ body: 'a=1' }), 'the Content-Type must be application/x-www-form-urlencoded; none was sent'],
+  [form({ 'Content-Encoding': 'gzip' }), 'the body must come without Content-Encoding, not as "gzip"'],
+])('a 415 shows what was sent, and says what to send (%#)', async (request, message) => {
+  const reply = await send(worker, request)
+  expect(errorOf(reply)).toEqual({ code: 'GBX_UNSUPPORTED_MEDIA_TYPE', message })
+})
+
 test('a body of exactly 64 KiB is counted', async () => {
   const body = `a=${'0'.repeat(65_533)}1`
   expect(body).toHaveLength(65_536)

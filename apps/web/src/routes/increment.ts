@@ -9,13 +9,15 @@ export interface IncrementOptions extends CountOptions {
   readonly corsOrigins: readonly string[]
 }
 
+const formTypeName = 'application/x-www-form-urlencoded'
+
 interface Query { ack?: unknown, form?: unknown }
 
 const schema = {
   tags: ['counting'],
   summary: 'Adds to totals',
   description: 'Pairs such as `foo=1&bar=-20&foo=3`: each adds to its key. A body of exactly the two fields `key` and `value` adds `value` to the counter named by `key` (`form=pairs` turns that reading off).',
-  consumes: ['application/x-www-form-urlencoded'],
+  consumes: [formTypeName],
   querystring: {
     type: 'object',
     properties: {
@@ -69,14 +71,19 @@ function checkHead (request: FastifyRequest, corsOrigins: readonly string[]): Re
     return new RequestError('GBX_FORBIDDEN_ORIGIN', `pages of ${echo(origin)} may not count here; CORS_ORIGINS lists which may`)
   }
   const empty = transfer === undefined && (length === undefined || length === '0')
-  if (encoding !== undefined || (type === undefined ? !empty : !isForm(type))) {
-    return new RequestError('GBX_UNSUPPORTED_MEDIA_TYPE', 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without Content-Encoding')
-  }
-  return undefined
+  if (encoding !== undefined) return unsupported(`the body must come without Content-Encoding, not as ${echo(encoding)}`)
+  if (type === undefined) return empty ? undefined : unsupported(`the Content-Type must be ${formTypeName}; none was sent`)
+  if (isForm(type)) return undefined
+  if (/json/i.test(type)) return unsupported(`this takes no JSON; send foo=1&bar=-2 with Content-Type: ${formTypeName}`)
+  return unsupported(`the Content-Type must be ${formTypeName}, in UTF-8, not ${echo(type)}`)
+}
+
+function unsupported (message: string): RequestError {
+  return new RequestError('GBX_UNSUPPORTED_MEDIA_TYPE', message)
 }
 
 const formType = /^application\/x-www-form-urlencoded[ \t]*(?:;[ \t]*(?:charset=(?:utf-8|"utf-8")[ \t]*)?)*$/i
 
 function isForm (type: string): boolean {
-  return type === 'application/x-www-form-urlencoded' || formType.test(type)
+  return type === formTypeName || formType.test(type)
 }
