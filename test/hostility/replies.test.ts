@@ -67,7 +67,6 @@ interface Case {
 describe('with an ordinary worker', () => {
   const queue = new OpenQueue()
   let worker: Worker
-  // Where a body is refused before it has come, the connection stays until it has, or until its time is up.
   beforeAll(async () => { worker = await startWorker({ HEADERS_TIMEOUT_MS: '1000', REQUEST_TIMEOUT_MS: '1000' }, queue) })
   afterAll(async () => { await worker.end() })
 
@@ -99,8 +98,9 @@ describe('with an ordinary worker', () => {
     { name: 'a length beyond 64 KiB, before any of the body', sent: post('Content-Length: 65537\r\n', ''), replies: [tooLarge], counted: 0 },
     { name: 'Expect: 100-continue', sent: `${post('Content-Length: 3\r\nExpect: 100-continue\r\n', 'a=1')}${goodbye}`, replies: [goOn, counted, healthy], counted: 1 },
     { name: 'Expect: 100-Continue', sent: `${post('Content-Length: 3\r\nExpect: 100-Continue\r\n', 'a=1')}${goodbye}`, replies: [goOn, counted, healthy], counted: 1 },
-    { name: 'another Expect', sent: `${post('Content-Length: 3\r\nExpect: miracles\r\n', 'a=1')}${goodbye}`, replies: [unmet, healthy], counted: 0 },
-    { name: 'another Expect and then a good request', sent: `${post('Content-Length: 3\r\nExpect: 200-ok\r\n', 'a=1')}${form('b=1')}${goodbye}`, replies: [unmet, counted, healthy], counted: 1 },
+    // Whether its body follows is known to the client alone: nothing behind it is read.
+    { name: 'another Expect', sent: `${post('Content-Length: 3\r\nExpect: miracles\r\n', 'a=1')}${goodbye}`, replies: [unmet], counted: 0 },
+    { name: 'another Expect and then a good request', sent: `${post('Content-Length: 3\r\nExpect: 200-ok\r\n', 'a=1')}${form('b=1')}${goodbye}`, replies: [unmet], counted: 0 },
     { name: 'Expect: 100-continue for what is refused by its head', sent: `${post('Content-Length: 3\r\nExpect: 100-continue\r\n', 'a=1').replace(formType, 'text/plain')}${goodbye}`, replies: [goOn, otherType, healthy], counted: 0 },
     { name: 'more bytes than the Content-Length says', sent: post('Content-Length: 3\r\n', 'a=1&b=2'), replies: [counted, ...thenNoHttp], counted: 1 },
     { name: 'a good request and garbage', sent: form('a=1') + garbage, replies: [counted, ...thenNoHttp], counted: 1 },

@@ -1,6 +1,5 @@
 // The HTTP edge: Fastify with its limits, its errors in one shape, and the routes. It is built apart from listening.
-import { Server, STATUS_CODES, type IncomingMessage, type RequestListener, type ServerOptions as HttpOptions, type ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
+import { Server, type RequestListener, type ServerOptions as HttpOptions } from 'node:http'
 import bearerAuth from '@fastify/bearer-auth'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
@@ -15,6 +14,7 @@ import { RequestError, type ErrorCode } from './errors.ts'
 import { FastLaneServer } from './fast-lane.ts'
 import { keyBytesMax } from './form.ts'
 import { describeInvalid } from './query.ts'
+import { Refusals } from './refusals.ts'
 import { Routing } from './routing.ts'
 import { incrementRoutes } from './routes/increment.ts'
 import { healthRoutes } from './routes/health.ts'
@@ -43,36 +43,25 @@ const paramCharactersMax = 3 * keyBytesMax
 /** Builds the server. Nothing listens yet. */
 export async function buildServer (options: ServerOptions): Promise<FastifyInstance> {
   const { config } = options
-  /** The last reply of each connection, sent or due. */
-  const replies = new WeakMap<Socket, ServerResponse>()
-  const count = (statusCode: number | undefined): void => {
-    if (statusCode === undefined) return
+  const count = (statusCode: number): void => {
     options.requests.set(statusCode, (options.requests.get(statusCode) ?? 0) + 1)
   }
+  const refusals = new Refusals(count)
   // What Fastify has to say of a normal day, our own lines say better.
   const loggerInstance: FastifyBaseLogger = options.logger.child({}, { level: options.logger.isLevelEnabled('warn') ? 'warn' : options.logger.level })
   const app = fastify({
     loggerInstance,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: config.bodyBytesMax,
-    serverFactory: (listener) => createServer(listener, options, count),
+    serverFactory: (listener) => createServer(refusals.guard(listener), options, count),
     forceCloseConnections: 'idle',
     // Its own 503 has neither our shape nor Retry-After.
     return503OnClosing: false,
     routerOptions: { maxParamLength: paramCharactersMax },
-    clientErrorHandler: (error, socket) => { count(refuseUnparsed(error, socket, replies.get(socket))) },
+    clientErrorHandler: (error, socket) => refusals.refuse(error, socket),
     frameworkErrors: (error, _request, reply) => { sendError(error, reply) },
   })
-  // Nobody offers a tunnel, and Node would close at once, replies due or not.
-  app.server.on('connect', (_request: IncomingMessage, socket: Socket) => {
-    const last = replies.get(socket)
-    if (last === undefined || last.writableFinished) socket.destroySoon()
-    else last.once('finish', () => socket.destroySoon())
-  })
-  app.server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
-    replies.set(request.socket, response)
-    count(refuseExpectation(response))
-  })
+  refusals.listen(app.server)
 
   let stopping = false
   app.addHook('preClose', (done) => {
@@ -81,18 +70,25 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     done()
   })
   app.addHook('onRequest', ({ raw }, reply, done) => {
-    replies.set(raw.socket, reply.raw)
-    // Node drops what came together with an Upgrade and goes on behind it: later replies would seem to answer what was dropped.
+    // Nothing is read behind it (refusals.ts).
     if (raw.headers.upgrade !== undefined) reply.header('connection', 'close')
     if (stopping) done(new RequestError('GBX_STOPPING', 'this worker is stopping; send it again'))
     else if (raw.headers.host === undefined && raw.httpVersion !== '1.0') done(new RequestError('GBX_BAD_REQUEST', 'an HTTP/1.1 request needs a Host header'))
     else done()
   })
+  app.addHook('preHandler', (request, reply, done) => {
+    if (refusals.isRead(request.raw)) done()
+    else reply.hijack()
+  })
   app.addHook('onResponse', (_request, reply, done) => {
     count(reply.statusCode)
     done()
   })
-  app.setErrorHandler((error, request, reply) => { sendError(error, reply, request) })
+  app.setErrorHandler((error, request, reply) => {
+    // Fastify closes behind a body that it refuses.
+    if (reply.getHeader('connection') === 'close') refusals.stopBehind(request.raw)
+    sendError(error, reply, request)
+  })
   app.removeAllContentTypeParsers()
   app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
 
@@ -207,60 +203,4 @@ function sendError (error: unknown, reply: FastifyReply, request?: FastifyReques
   if (known.statusCode === 500) request?.log.error({ err: error }, 'a request failed')
   if (known.statusCode === 503) reply.header('retry-after', '1')
   reply.code(known.statusCode).type('application/json; charset=utf-8').send(JSON.stringify(known))
-}
-
-/**
- * What Node's parser refuses never becomes a request: its reply is written by hand.
- * @param last the connection's last reply, sent or due
- * @returns the status that was written, if any
- */
-function refuseUnparsed (error: NodeJS.ErrnoException, socket: Socket, last: ServerResponse | undefined): number | undefined {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
-    socket.destroy()
-    return undefined
-  }
-  const answered = last === undefined || last.req.complete || last.writableEnded
-  if (answered && last?.writableFinished === false) {
-    // Replies that are due belong to whole requests, which may have been counted: none of them must get this 4xx.
-    last.once('finish', () => socket.destroySoon())
-    return undefined
-  }
-  if (answered && last?.req.complete === false) {
-    // The request was answered before all of it was there; this would be a second answer.
-    socket.destroy()
-    return undefined
-  }
-  const refusal = error.code === 'HPE_HEADER_OVERFLOW'
-    ? new RequestError('GBX_HEADERS_TOO_LARGE', 'the headers are larger than 16 KiB')
-    : error.code === 'ERR_HTTP_REQUEST_TIMEOUT'
-      ? new RequestError('GBX_REQUEST_TIMEOUT', 'the request did not arrive in time')
-      : new RequestError('GBX_BAD_REQUEST', 'this is not an HTTP/1.1 request')
-  if (!answered) {
-    if (last.headersSent) {
-      last.once('finish', () => socket.destroySoon())
-      return undefined
-    }
-    // Whoever reads its body refuses it, in its turn behind the replies that are due before it. With API_KEYS its head may still be looked at.
-    last.setHeader('connection', 'close')
-    const refuse = (): void => { last.req.emit('error', refusal) }
-    const refuseReader = (event: string | symbol): void => {
-      if (event !== 'error') return
-      last.req.off('newListener', refuseReader)
-      process.nextTick(refuse)
-    }
-    if (last.req.listenerCount('error') > 0) refuse()
-    else last.req.on('newListener', refuseReader)
-    return undefined
-  }
-  const body = JSON.stringify(refusal)
-  socket.end(`HTTP/1.1 ${refusal.statusCode} ${STATUS_CODES[refusal.statusCode]}\r\nContent-Type: application/json; charset=utf-8\r\n` +
-    `Content-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`)
-  return refusal.statusCode
-}
-
-/** An Expect other than 100-continue, which Node answers by itself. */
-function refuseExpectation (response: ServerResponse): number {
-  const refusal = new RequestError('GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
-  response.writeHead(refusal.statusCode, { 'content-type': 'application/json; charset=utf-8' }).end(JSON.stringify(refusal))
-  return refusal.statusCode
 }
