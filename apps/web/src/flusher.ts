@@ -19,6 +19,9 @@ const retryMs = { first: 20, most: 500 }
 /** While batches are unstored the queue is asked this often whether they are now, and whether it is still the one they went to. */
 const lookMs = 1000
 
+/** A batch leaves the queue before it is reported as stored: at the end this long, and this often, the report is asked for. */
+const lastReport = { withinMs: 1000, pollMs: 50 }
+
 /** Held replies are looked through this often for ones whose time is up. */
 const sweepMs = 50
 
@@ -82,7 +85,7 @@ export class Flusher {
   #running: Promise<void> | undefined
   #timers: NodeJS.Timeout[] = []
   #looking = false
-  readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, trimmed: 0 }
+  readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0 }
 
   constructor (options: FlusherOptions) {
     this.#options = options
@@ -175,9 +178,9 @@ export class Flusher {
   /**
    * Flushes what is left.
    * @param deadline aborts the attempt
-   * @returns the batches that may not be in the queue, in order, under the identities they keep
+   * @returns the batches that are not known to be in the queue or stored, in order, under the identities they keep
    */
-  async finish (deadline: AbortSignal): Promise<Buffer[]> {
+  async finish (deadline: AbortSignal): Promise<Batch[]> {
     this.#finishing = true
     this.#wakeUp()
     deadline.addEventListener('abort', () => this.#abandon.abort(), { once: true })
@@ -189,20 +192,47 @@ export class Flusher {
       round.queued.settleAll(() => 'late')
       round.stored.settleAll(() => 'late')
     }
-    // A queue that is out of reach or a new one may have lost what was pushed to it; what it still has is skipped as repeated.
-    const { incarnation } = this.#options.queue
-    const unsent = this.#window.batches(incarnation !== undefined && incarnation === this.#incarnation)
+    const unsent = await this.#unaccounted()
     for (const drain of [this.#drain, this.#accumulator.isEmpty ? undefined : this.#accumulator.drain()]) {
       if (drain !== undefined) unsent.push(...this.#encodeAll(drain))
     }
-    return unsent.map(({ element }) => element)
+    return unsent
+  }
+
+  /**
+   * The window's batches that neither wait in the queue nor are stored, as far as that can be found out before the work is abandoned. A queue
+   * that is out of reach or another one may have lost what was pushed to it. What it has after all is skipped as applied before.
+   */
+  async #unaccounted (): Promise<Batch[]> {
+    const { queue, producer } = this.#options
+    const { signal } = this.#abandon
+    const pushed = this.#window.pushedSequences()
+    if (pushed.length === 0) return this.#window.batches(true)
+    try {
+      if (signal.aborted || queue.incarnation === undefined || this.#needsReplay()) return this.#window.batches(false)
+      const missing = await this.#orAbandoned(queue.missing(producer, pushed, signal))
+      const waiting = new Set(pushed.filter((seq) => !missing.has(seq)))
+      const unaccounted = (): Batch[] => this.#window.batches(false).filter(({ seq }) => !waiting.has(seq))
+      const until = performance.now() + lastReport.withinMs
+      while (missing.size > 0 && unaccounted().length > 0) {
+        const { stored } = await this.#orAbandoned(queue.pollProgress(producer))
+        if (stored !== undefined) this.#heard(stored)
+        if (this.#needsReplay()) return this.#window.batches(false)
+        if (performance.now() > until) break
+        await delay(lastReport.pollMs, undefined, { signal })
+      }
+      return unaccounted()
+    } catch (error) {
+      if (error instanceof QueueUnavailableError || signal.aborted) return this.#window.batches(false)
+      throw error
+    }
   }
 
   async #run (): Promise<void> {
     while (!this.#abandon.signal.aborted) {
-      if (!this.#due || this.#needsReplay() || this.#options.flushIntervalMs !== 'auto') this.#settleReached()
+      if (!this.#due || this.#needsRepair() || this.#options.flushIntervalMs !== 'auto') this.#settleReached()
       await this.#untilDue()
-      if (this.#needsReplay()) await this.#attempt(async () => { await this.#catchUp() })
+      if (this.#needsRepair()) await this.#attempt(async () => { await this.#refill() })
       if (!this.#accumulator.isEmpty) await this.#flush()
       else if (this.#finishing) return
     }
@@ -305,11 +335,11 @@ export class Flusher {
   }
 
   /** Awaits, but no longer than until the work is abandoned: an embedded push may wait for a full disk. */
-  async #orAbandoned (action: Promise<void>): Promise<void> {
+  async #orAbandoned<T> (action: Promise<T>): Promise<T> {
     const { signal } = this.#abandon
     let abandoned = (): void => {}
     try {
-      await Promise.race([action, new Promise<void>((_resolve, reject) => {
+      return await Promise.race([action, new Promise<never>((_resolve, reject) => {
         abandoned = () => reject(new QueueUnavailableError('abandoned'))
         signal.addEventListener('abort', abandoned)
       })])
@@ -336,6 +366,28 @@ export class Flusher {
   #needsReplay (): boolean {
     const { incarnation } = this.#options.queue
     return incarnation !== undefined && incarnation !== this.#incarnation && this.#window.hasPushed()
+  }
+
+  #needsRepair (): boolean {
+    return this.#needsReplay() || this.#window.lost > 0
+  }
+
+  /**
+   * Pushes what the queue has lost again: all of the window if it is another queue, or else the lost batches.
+   * @throws QueueUnavailableError
+   */
+  async #refill (): Promise<void> {
+    const { queue, logger } = this.#options
+    const incarnation = await this.#catchUp()
+    if (this.#window.lost === 0) return
+    logger.warn(`the queue lost ${this.#window.lost} batches that are not stored yet: re-pushing them`)
+    for (const group of this.#window.groups(true)) {
+      // Another queue than a moment ago gets the whole window, in a moment.
+      if (await queue.push(group.map(({ element }) => element), incarnation) === 'moved') return
+      this.#window.markRefilled(group)
+      this.counts.refilled += group.length
+      this.counts.pushed += group.length
+    }
   }
 
   /**
@@ -372,7 +424,12 @@ export class Flusher {
   #heard (stored: Stored): void {
     // An answer can come in behind news that are newer.
     if (this.#lastHeard === undefined || isSubset(this.#lastHeard, stored)) this.#lastHeard = stored
-    this.#window.dropStored(stored)
+    const gone = this.#window.dropStored(stored)
+    if (gone > 0) {
+      this.#options.logger.error(`the queue lost ${gone} batches that had left this worker's window (UNSTORED_BYTES_MAX): ` +
+        'they can not be pushed again and are not counted. "npm run verify" shows which')
+    }
+    if (this.#window.lost > 0) this.#wakeUp()
     this.#settleStored(stored)
   }
 
@@ -393,16 +450,18 @@ export class Flusher {
   }
 
   #noticeIncarnation (): void {
-    if (this.#needsReplay()) this.#wakeUp()
+    if (this.#needsRepair()) this.#wakeUp()
   }
 
-  /** Asks what is stored: word of it may have been lost, and a queue may lose its memory without closing a connection. */
+  /** Asks what is stored: word of it may have been lost, and a queue may lose its memory, or some of it, without closing a connection. */
   async #look (): Promise<void> {
     if ((this.#window.size === 0 && this.#rounds.size === 0) || this.#looking || this.#options.queue.incarnation === undefined) return
     this.#looking = true
     try {
-      const stored = await this.#options.queue.stored(this.#options.producer)
+      const [askedAt, { lastPushed }] = [performance.now(), this.#window]
+      const { stored, length } = await this.#options.queue.pollProgress(this.#options.producer)
       if (stored !== undefined) this.#heard(stored)
+      this.#window.noteLength({ askedAt, answeredAt: performance.now(), length, lastPushed })
       this.#noticeIncarnation()
     } finally {
       this.#looking = false

@@ -7,6 +7,7 @@ import { createServer, type Server } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import type { FastifyInstance, FastifyListenOptions } from 'fastify'
+import type { Batch } from '@gearbox/queue/batch.ts'
 import { EmbeddedProducerQueue } from '@gearbox/queue/embedded-producer-queue.ts'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { RedisProducerQueue } from '@gearbox/queue/redis-producer-queue.ts'
@@ -161,14 +162,15 @@ async function closeServer (server: FastifyInstance, deadline: number): Promise<
 }
 
 /** @returns the exit code */
-async function saveUnsent (left: readonly Buffer[], dir: string, producer: string, logger: Logger): Promise<number> {
+async function saveUnsent (left: readonly Batch[], dir: string, producer: string, logger: Logger): Promise<number> {
   if (left.length === 0) return 0
+  const what = `${left.length} batches (${left.reduce((sum, { increments }) => sum + increments, 0)} increments)`
   try {
-    const path = await writeUnsent(dir, producer, left)
-    logger.warn(`the queue could not be reached: ${left.length} batches wait in ${path} and are pushed at the next start`)
+    const path = await writeUnsent(dir, producer, left.map(({ element }) => element))
+    logger.warn(`${what} are not known to be in the queue or stored: they wait in ${path} and are pushed at the next start`)
     return 0
   } catch (error) {
-    logger.fatal(`${left.length} batches are lost: they could neither be pushed nor written to ${dir} (${reasonOf(error)})`)
+    logger.fatal(`${what} are lost: they could neither be pushed nor written to ${dir} (${reasonOf(error)})`)
     return exitCode.unsent
   }
 }
@@ -180,6 +182,7 @@ function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, r
   counter(registry, 'gearbox_push_retries_total', 'Attempts to push that failed', () => flusher.counts.retries)
   counter(registry, 'gearbox_window_trimmed_total', 'Batches that only the queue keeps, as too much waits to be stored', () => flusher.counts.trimmed)
   counter(registry, 'gearbox_window_replays_total', 'Times that all unstored batches were pushed again', () => flusher.counts.replays)
+  counter(registry, 'gearbox_window_refills_total', 'Batches that the queue lost and that were pushed again', () => flusher.counts.refilled)
   gauge(registry, 'gearbox_pending_keys', 'Keys that are in no batch yet', 'sum', () => flusher.pendingKeys)
   gauge(registry, 'gearbox_unstored_batches', 'Batches that are not known to be stored', 'sum', () => flusher.unstoredBatches)
   let length = 0

@@ -67,6 +67,17 @@ function sumUp (elements: readonly Buffer[]): { [key: string]: number } {
   return totals
 }
 
+/** Counts how often a queue is polled from now on. */
+function spyOn (queue: MemoryQueue): { polled: () => number } {
+  const poll = queue.pollProgress.bind(queue)
+  let polls = 0
+  queue.pollProgress = async (producer) => {
+    polls++
+    return await poll(producer)
+  }
+  return { polled: () => polls }
+}
+
 // Gears
 
 test('auto: what arrives while a push is in flight leaves in one batch when it is acknowledged', async () => {
@@ -217,6 +228,62 @@ test('exactly what is stored leaves the window: a gap is pushed again', async ()
   queue.forget()
   await until('the rest', () => queue.list.length === 3)
   expect(sequences(queue.list)).toEqual([2, 3, 5])
+})
+
+test('a reported gap is pushed again at once, those batches only and once', async () => {
+  const { queue, flusher, log, post } = setUp()
+  for (const key of ['a', 'b', 'c', 'd', 'e']) await post(key, 'queued')
+  queue.list = []
+  queue.tell(producerA, { high: 4, gaps: [[2, 3]] })
+  await until('the gap', () => queue.list.length === 2)
+  expect(sequences(queue.list)).toEqual([2, 3])
+  queue.tell(producerA, { high: 4, gaps: [[2, 3]] })
+  await post('f', 'queued')
+  expect(sequences(queue.list)).toEqual([2, 3, 6])
+  expect(flusher.counts).toMatchObject({ replays: 0, refilled: 2 })
+  expect(log.messages(40)).toEqual([expect.stringContaining('lost 2 batches')])
+})
+
+test('a gap is pushed again until the queue has it', async () => {
+  const { queue, post } = setUp()
+  for (const key of ['a', 'b', 'c']) await post(key, 'queued')
+  queue.list = []
+  queue.misfortunes('fail', 'fail after', 'fail')
+  queue.tell(producerA, { high: 3, gaps: [[1, 2]] })
+  await until('the gap', () => queue.misfortunesLeft === 0 && queue.list.length === 4)
+  expect(sequences(queue.list)).toEqual([1, 2, 1, 2])
+})
+
+test('a gap in a queue that has moved comes with the whole window', async () => {
+  const { queue, post } = setUp()
+  for (const key of ['a', 'b', 'c', 'd']) await post(key, 'queued')
+  queue.misfortunes('move')
+  queue.tell(producerA, { high: 3, gaps: [[2, 2]] })
+  await until('the window', () => queue.list.length === 2)
+  expect(sequences(queue.list)).toEqual([2, 4])
+})
+
+test('a tail that vanished is pushed again by an idle worker, once', async () => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c']) await post(key, 'queued')
+  queue.tell(producerA, { high: 1 })
+  queue.list = []
+  await until('the tail', () => queue.list.length === 2)
+  expect(sequences(queue.list)).toEqual([2, 3])
+  expect(flusher.onTheWay.window).toBe(0)
+  queue.list = []
+  const { polled } = spyOn(queue)
+  await until('four more polls', () => polled() > 4)
+  expect(queue.list).toEqual([])
+  expect(flusher.counts).toMatchObject({ replays: 0, refilled: 2 })
+})
+
+test('what was lost and has left the window can not be pushed again, and that is said with its number', async () => {
+  const { queue, log, post } = setUp({ unstoredBytesMax: 1000 })
+  for (let i = 0; i < 20; i++) await post('a', 'queued')
+  queue.tell(producerA, { high: 10, gaps: [[2, 4]] })
+  queue.tell(producerA, { high: 11, gaps: [[2, 4]] })
+  expect(log.messages(50)).toEqual([expect.stringMatching(/lost 3 batches.*npm run verify/)])
 })
 
 test('an idle worker notices what is stored, and a queue that forgot, although no word reaches it', async () => {
@@ -380,9 +447,10 @@ test.each(['fails', 'hangs'])('at the deadline with a queue that %s, finish retu
   const deadline = new AbortController()
   const finishing = flusher.finish(deadline.signal)
   deadline.abort()
-  const unsent = await finishing
-  expect(unsent.map(parse)).toMatchObject([{ seq: 2, sums: { b: 1 } }, { seq: 3, sums: { c: 2 }, requests: 2 }])
-  expect(unsent[0]!.equals(queue.attempts[1]!.elements[0]!)).toBe(true)
+  const unsent = (await finishing).map(({ element }) => element)
+  // Nobody can be asked any more what became of the first.
+  expect(unsent.map(parse)).toMatchObject([{ seq: 1, sums: { a: 1 } }, { seq: 2, sums: { b: 1 } }, { seq: 3, sums: { c: 2 }, requests: 2 }])
+  expect(unsent[1]!.equals(queue.attempts[1]!.elements[0]!)).toBe(true)
   expect(await Promise.all([late, lateToo])).toEqual(['late', 'late'])
   expect(flusher.heldReplies).toBe(0)
   queue.release()
@@ -400,14 +468,33 @@ test.each(['out of reach', 'a new one'])('with a queue that is %s at the end, wh
     queue.forget()
   }
   const unsent = await flusher.finish(AbortSignal.timeout(500))
-  expect(unsent.map(String)).toEqual(before.slice(1).map(String))
+  expect(unsent.map(({ element }) => String(element))).toEqual(before.slice(1).map(String))
+})
+
+test('what the queue has is not returned at the end, what it lost meanwhile is', async () => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c', 'd', 'e']) await post(key, 'queued')
+  queue.tell(producerA, { high: 1 })
+  queue.list = queue.list.filter((_, i) => i === 2)
+  // It is reported only after it has left the queue.
+  setTimeout(() => queue.tell(producerA, { high: 4, gaps: [[2, 3]] }, { heard: false }), 200)
+  const unsent = await flusher.finish(AbortSignal.timeout(20_000))
+  expect(unsent.map(({ seq }) => seq)).toEqual([2, 5])
+})
+
+test('the end does not wait for a report where all of it is in the queue', async () => {
+  const { queue, flusher, post } = setUp()
+  for (const key of ['a', 'b', 'c']) await post(key, 'queued')
+  const { polled } = spyOn(queue)
+  expect(await flusher.finish(AbortSignal.timeout(20_000))).toEqual([])
+  expect(polled()).toBe(0)
 })
 
 test('finish at once returns everything', async () => {
   const { flusher, count } = setUp({ flushIntervalMs: 60_000 })
   count('a')
   const unsent = await flusher.finish(AbortSignal.abort())
-  expect(sumUp(unsent)).toEqual({ a: 1 })
+  expect(sumUp(unsent.map(({ element }) => element))).toEqual({ a: 1 })
 })
 
 // Size

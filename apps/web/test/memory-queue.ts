@@ -1,5 +1,6 @@
 // A queue in this process's memory that a test can slow down, fail, move, and make forget.
-import { ProducerQueue, QueueUnavailableError, type Stored } from '../../../packages/queue/src/queue.ts'
+import { readHeader } from '../../../packages/queue/src/batch.ts'
+import { ProducerQueue, QueueUnavailableError, type Polled, type Stored } from '../../../packages/queue/src/queue.ts'
 
 /** What becomes of the next push: it fails before or after the elements were appended, or finds the queue moved. */
 type Misfortune = 'fail' | 'fail after' | 'move'
@@ -42,9 +43,15 @@ export class MemoryQueue extends ProducerQueue {
     return 'pushed'
   }
 
-  async stored (producer: string): Promise<Stored | undefined> {
+  async pollProgress (producer: string): Promise<Polled> {
     if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
-    return this.#stored.get(producer)
+    return { stored: this.#stored.get(producer), length: this.list.length }
+  }
+
+  async missing (producer: string, sequences: readonly number[]): Promise<ReadonlySet<number>> {
+    if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
+    const headers = this.list.map(readHeader)
+    return new Set(sequences.filter((seq) => !headers.some((header) => typeof header !== 'string' && header.producer === producer && header.seq === seq)))
   }
 
   async check (): Promise<void> {

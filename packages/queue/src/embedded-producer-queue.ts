@@ -1,17 +1,12 @@
 // A web worker's end of the embedded queue: a Unix socket to the consumer of the same `npm start`.
 import { connect, type Socket } from 'node:net'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
-import { parseStored, ProducerQueue, QueueUnavailableError, type Stored } from './queue.ts'
+import { parseStored, ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
 
 const reconnectMs = 50
 
 /** An answer other than a commit is due at once; a consumer that owes one for this long is as good as gone. */
 const answerTimeoutMs = 2000
-
-interface Answer {
-  readonly length: number
-  readonly stored: Stored | undefined
-}
 
 export class EmbeddedProducerQueue extends ProducerQueue {
   /** The channel keeps nothing: a push resolves when the batch is committed. */
@@ -24,7 +19,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   #closed = false
   #id = 0
   readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()
-  readonly #asked = new Map<number, { resolve: (answer: Answer) => void, reject: (error: Error) => void }>()
+  readonly #asked = new Map<number, { resolve: (answer: Polled) => void, reject: (error: Error) => void }>()
 
   constructor (path: string) {
     super()
@@ -55,8 +50,14 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     return 'pushed'
   }
 
-  async stored (producer: string): Promise<Stored | undefined> {
-    return (await this.#ask(producer)).stored
+  async pollProgress (producer: string): Promise<Polled> {
+    return await this.#ask(producer)
+  }
+
+  /** None: a push is answered when its batches are committed. */
+  async missing (): Promise<ReadonlySet<number>> {
+    this.#requireSocket()
+    return new Set()
   }
 
   async check (): Promise<void> {
@@ -85,12 +86,12 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     return this.#socket
   }
 
-  async #ask (producer: string): Promise<Answer> {
+  async #ask (producer: string): Promise<Polled> {
     const socket = this.#requireSocket()
     const id = this.#nextId()
     let timer: NodeJS.Timeout | undefined
     try {
-      return await new Promise<Answer>((resolve, reject) => {
+      return await new Promise<Polled>((resolve, reject) => {
         this.#asked.set(id, { resolve, reject })
         timer = setTimeout(() => {
           this.#unreachable ??= 'the consumer does not answer'

@@ -36,6 +36,14 @@ export class SupersededError extends Error {
   override name = 'SupersededError'
 }
 
+/** A queue's answer to how far a producer's batches have come. */
+export interface Polled {
+  /** What is stored of the producer; undefined if the queue knows nothing of it. */
+  readonly stored: Stored | undefined
+  /** Batches that wait in the queue, of all producers; counted before `stored` was read. */
+  readonly length: number
+}
+
 interface ProducerEvents {
   /** What is stored of a producer changed. Hints only: any of them may be lost, so ask with `stored` too. */
   stored: [producer: string, stored: Stored]
@@ -68,10 +76,21 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
   abstract push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'>
 
   /**
-   * What is stored of a producer; undefined if the queue knows nothing of it. Also notices a changed incarnation.
+   * How far a producer's batches have come. Also notices a changed incarnation, whether or not a connection was closed.
    * @throws QueueUnavailableError
    */
-  abstract stored (producer: string): Promise<Stored | undefined>
+  abstract pollProgress (producer: string): Promise<Polled>
+
+  /** What is stored of a producer; undefined if the queue knows nothing of it. @throws QueueUnavailableError */
+  async stored (producer: string): Promise<Stored | undefined> {
+    return (await this.pollProgress(producer)).stored
+  }
+
+  /**
+   * Of sequences that were pushed, those that do not wait in the queue. They are stored, or about to be reported as stored, or lost.
+   * @throws QueueUnavailableError
+   */
+  abstract missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>>
 
   /** Resolves if the queue answers. @throws QueueUnavailableError with the reason */
   abstract check (): Promise<void>

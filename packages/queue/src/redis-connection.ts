@@ -46,6 +46,7 @@ const scripts = {
   gearboxTake: { lua: lua('take'), numberOfKeys: 2 },
   gearboxAcknowledge: { lua: lua('acknowledge'), numberOfKeys: 2 },
   gearboxBind: { lua: lua('bind'), numberOfKeys: 1 },
+  gearboxWaiting: { lua: lua('waiting'), numberOfKeys: 1 },
 }
 
 declare module 'ioredis' {
@@ -54,6 +55,7 @@ declare module 'ioredis' {
     gearboxTakeBuffer (ownerKey: string, batchesKey: string, owner: string, elementsMax: number, bytesMax: number): Promise<[owner: Buffer, length: number, ...elements: Buffer[]]>
     gearboxAcknowledge (ownerKey: string, batchesKey: string, owner: string, ...sha1: readonly string[]): Promise<[owner: string, length: number]>
     gearboxBind (ownerKey: string, expected: string, owner: string): Promise<number>
+    gearboxWaiting (batchesKey: string, producer: string, skip: number, elementsMax: number, bytesMax: number): Promise<[read: number, ...sequences: string[]]>
   }
 }
 
@@ -87,12 +89,17 @@ export function createConnection (url: string, logger: Logger): Redis {
 /** The settings and identity that a new connection finds. @throws QueueUnavailableError */
 export async function readServer (redis: Redis): Promise<{ runId: string, durable: boolean, problem: string | undefined }> {
   const [server, replication, persistence] = await Promise.all([ask(redis.info('server')), ask(redis.info('replication')), ask(redis.info('persistence'))])
+  const runId = parseRunId(server, replication)
+  const problem = /^aof_enabled:1/m.test(persistence) ? await settingsProblem(redis) : 'appendonly is off'
+  return { runId, durable: problem === undefined, problem }
+}
+
+/** Names the server's process and the history of its data. @throws QueueUnavailableError */
+export function parseRunId (server: string, replication: string): string {
   const runId = /^run_id:(\w+)/m.exec(server)?.[1]
   if (runId === undefined) throw new QueueUnavailableError('INFO server names no run_id')
   // A primary that was a replica for a while has the same run_id and another history.
-  const replicationId = /^master_replid:(\w+)/m.exec(replication)?.[1] ?? ''
-  const problem = /^aof_enabled:1/m.test(persistence) ? await settingsProblem(redis) : 'appendonly is off'
-  return { runId: `${runId}/${replicationId}`, durable: problem === undefined, problem }
+  return `${runId}/${/^master_replid:(\w+)/m.exec(replication)?.[1] ?? ''}`
 }
 
 async function settingsProblem (redis: Redis): Promise<string | undefined> {

@@ -2,8 +2,10 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { parseStored, ProducerQueue, QueueUnavailableError, type Stored } from './queue.ts'
-import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './redis-connection.ts'
+import { parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from './queue.ts'
+import {
+  ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
+} from './redis-connection.ts'
 
 export interface RedisQueueOptions {
   readonly url: string
@@ -72,10 +74,25 @@ export class RedisProducerQueue extends ProducerQueue {
     return 'moved'
   }
 
-  async stored (producer: string): Promise<Stored | undefined> {
-    const [generation, text] = await askAll(this.#redis.pipeline().get(this.#keys.generation).hget(this.#keys.stored, producer))
-    if (this.#runId !== undefined && generation !== this.#generation) await this.#adoptGeneration()
-    return typeof text === 'string' ? parseStored(text) : undefined
+  async pollProgress (producer: string): Promise<Polled> {
+    const [length, text, generation, server, replication] = await askAll(this.#redis.pipeline()
+      .llen(this.#keys.batches).hget(this.#keys.stored, producer).get(this.#keys.generation).info('server').info('replication'))
+    const runId = parseRunId(String(server), String(replication))
+    if (this.#runId !== undefined && (generation !== this.#generation || runId !== this.#runId)) await this.#adoptGeneration(runId)
+    return { stored: typeof text === 'string' ? parseStored(text) : undefined, length: Number(length) }
+  }
+
+  async missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>> {
+    const missing = new Set(sequences)
+    // From the tail: what is pushed meanwhile moves the others away from it, so that one may be read twice but none is skipped.
+    for (let read = 0; missing.size > 0;) {
+      if (signal.aborted) throw new QueueUnavailableError('no time to look through the queue')
+      const [count, ...found] = await ask(this.#redis.gearboxWaiting(this.#keys.batches, producer, read, runElementsMax, runBytesMax))
+      for (const seq of found) missing.delete(Number(seq))
+      if (count === 0) break
+      read += count
+    }
+    return missing
   }
 
   async check (): Promise<void> {

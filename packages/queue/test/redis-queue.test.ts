@@ -12,7 +12,7 @@ import { ownerText, QueueUnavailableError, SupersededError, type Owner } from '.
 import { redisKeys } from '../src/redis-connection.ts'
 import { RedisConsumerQueue } from '../src/redis-consumer-queue.ts'
 import { RedisProducerQueue } from '../src/redis-producer-queue.ts'
-import { element, producerA } from './batches.ts'
+import { element, producerA, producerB } from './batches.ts'
 import { captureLog, type CapturedLog } from './captured-log.ts'
 import { testQueue, type QueueUnderTest } from './queue-conformance.ts'
 
@@ -148,6 +148,50 @@ test('a FLUSHALL is noticed by asking what is stored, without a push', async () 
   await changed
   expect(producer.incarnation).not.toBe(before)
   expect(producer.incarnation).toBeDefined()
+})
+
+test('a primary that was a replica meanwhile is noticed by polling, although no connection was closed', async () => {
+  const [redis, other] = [await ownServer(), await ownServer()]
+  const producer = await startProducer(redis.url, 'gearbox')
+  const before = producer.incarnation
+  const admin = client(redis)
+  await client(other).set(redisKeys('gearbox').generation, (await admin.get(redisKeys('gearbox').generation))!)
+  await producer.pollProgress(producerA)
+  expect(producer.incarnation).toBe(before)
+  await admin.replicaof('127.0.0.1', other.port)
+  await until('a replica', async () => (await admin.info('replication')).includes('master_link_status:up'))
+  await admin.replicaof('NO', 'ONE')
+  await producer.pollProgress(producerA)
+  expect(producer.unreachable).toBeUndefined()
+  expect(producer.incarnation).not.toBe(before)
+  expect(producer.incarnation?.split('/').at(-1), 'the generation').toBe(before?.split('/').at(-1))
+})
+
+test('a poll says how many batches wait, of all producers', async () => {
+  const queueName = randomUUID()
+  const producer = await startProducer(server.url, queueName)
+  expect(await producer.pollProgress(producerA)).toEqual({ stored: undefined, length: 0 })
+  await push(producer, 'a', 'b')
+  expect(await producer.pollProgress(producerA)).toEqual({ stored: undefined, length: 2 })
+})
+
+test('what is missing in the queue is found among thousands of batches, large ones and unreadable ones', async () => {
+  const queueName = randomUUID()
+  const producer = await startProducer(server.url, queueName)
+  const never = new AbortController().signal
+  const many = Array.from({ length: 1500 }, (_, i) => element({ producer: i % 3 === 0 ? producerB : producerA, seq: i + 1, sums: { a: 1 } }))
+  const large = [1501, 1502].map((seq) => element({ seq, sums: { ['"producer":"x","seq":7,'.repeat(10)]: 1 } }))
+  const padded = Buffer.concat([large[0]!.subarray(0, -1), Buffer.from(`,"x":"${'x'.repeat(5_000_000)}"}`)])
+  for (const group of [many, [padded, large[1]!], buffers('not a batch', '')]) {
+    expect(await producer.push(group, producer.incarnation!)).toBe('pushed')
+  }
+  const asked = [1, 2, 3, 4, 7, 1499, 1500, 1501, 1502, 1503]
+  expect([...await producer.missing(producerA, asked, never)]).toEqual([1, 4, 7, 1503])
+  expect([...await producer.missing(producerB, [4], never)]).toEqual([])
+  expect([...await producer.missing(producerA, [], never)]).toEqual([])
+  await client(server).del(redisKeys(queueName).batches)
+  expect([...await producer.missing(producerA, [2, 3], never)]).toEqual([2, 3])
+  await expect(producer.missing(producerA, [2], AbortSignal.abort())).rejects.toThrow(QueueUnavailableError)
 })
 
 test('a push wakes the consumer where the list was empty, and only there', async () => {
