@@ -5,17 +5,17 @@ import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
 import { checkRedis, shownUrl } from '@gearbox/queue/redis-connection.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { DatabaseLock } from '@gearbox/runtime/database-lock.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { leave } from '@gearbox/runtime/log-output.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
-import { logStats } from '@gearbox/runtime/metrics.ts'
+import { logStats, logStop } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
+import { parseOptions } from '@gearbox/runtime/options.ts'
 import { Parent } from '@gearbox/runtime/parent.ts'
-import { stopSignals } from '@gearbox/runtime/stopping.ts'
+import { onStopSignal, stopDeadlineMs } from '@gearbox/runtime/stopping.ts'
 
 /** A terminal and npm both pass one Ctrl-C on: signals this close together are one request. */
 const sameRequestMs = 1000
@@ -26,7 +26,7 @@ const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 const socketDirBytesMax = 90
 
 async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } } })
+  const { values } = parseOptions({ options: { help: { type: 'boolean', short: 'h' } } })
   if (values.help === true) {
     process.stdout.write(`Sums key=int increments into SQLite: web workers, a queue and a consumer on this machine.\n\nusage: npm start\n\nEnvironment:\n${describeConfig()}\n`)
     return 0
@@ -35,7 +35,7 @@ async function main (): Promise<number> {
   const logger = createLogger('gearbox', config.logLevel)
   logCrash(logger)
   const stop = new AbortController()
-  listenForSignals(stop)
+  listenForSignals(stop, logger)
 
   const lock = new DatabaseLock(config.databasePath)
   const dir = config.redisUrl === undefined ? makeSocketDir() : undefined
@@ -95,25 +95,29 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     logger.info(`listens on ${address} (${config.webWorkers} web ${config.webWorkers === 1 ? 'worker' : 'workers'}, ${queue})`)
     logger.info(`stores in ${config.databasePath}`)
     logger.info(`try: curl -d 'foo=1&bar=-2&foo=3' ${address}/increment`)
+    logger.info(`totals: ${address}/totals, documentation: ${address}/docs`)
     if (!stop.signal.aborted) await once(stop.signal, 'abort')
-    if (failed === undefined) logger.info('stopping')
   }
   endStats()
+  const stopped = failed === undefined
+    ? logStop(logger, String(stop.signal.reason), async () => await parent.collect(), () => parent.running)
+    : () => {}
   const codes = [await parent.stop((name) => name !== 'consumer'), await parent.stop((name) => name === 'consumer')]
   await metricsServer?.close()
+  stopped()
   return failed ?? Math.max(...codes)
 }
 
 /** The first signal asks for a graceful stop; one that comes later than its echo ends the process at once, and its parts flush by themselves. */
-function listenForSignals (stop: AbortController): void {
+function listenForSignals (stop: AbortController, logger: Logger): void {
   let first: number | undefined
-  for (const signal of stopSignals) {
-    process.on(signal, () => {
-      first ??= performance.now()
-      stop.abort()
-      if (performance.now() - first > sameRequestMs) leave(128 + signalNumbers[signal])
-    })
-  }
+  onStopSignal((signal) => {
+    first ??= performance.now()
+    stop.abort(signal)
+    if (performance.now() - first <= sameRequestMs) return
+    logger.warn(`ending at once (${signal} again): web workers and consumer finish by themselves, which takes up to ${stopDeadlineMs / 1000} s`)
+    leave(128 + signalNumbers[signal])
+  })
 }
 
 /** A directory for the embedded queue's socket that only this user can enter. */

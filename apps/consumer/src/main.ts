@@ -1,19 +1,18 @@
 // The consumer as a process: opens queue and database, checks that they belong together, works, and stops when it is told to.
 // Under `npm start` it serves the embedded queue or, with REDIS_URL, takes from Redis; alone it always takes from Redis.
-import { once } from 'node:events'
 import { rmSync } from 'node:fs'
 import { dirname } from 'node:path'
-import { parseArgs } from 'node:util'
 import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded-consumer-queue.ts'
 import { QueueUnavailableError, SupersededError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis-consumer-queue.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
-import { createRegistry, counter, durations, gauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
+import { createRegistry, counter, durations, gauge, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
+import { parseOptions } from '@gearbox/runtime/options.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
-import { stopDeadlineMs, stopRequested, stopSignals } from '@gearbox/runtime/stopping.ts'
+import { onStopSignal, stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
 import { checkBinding, takeOver } from './binding.ts'
 import { Consumer } from './consumer.ts'
 import { KeyCounter } from './key-counter.ts'
@@ -23,7 +22,7 @@ import { isBusy, Store } from './store.ts'
 const connectRetryMs = 500
 
 async function main (): Promise<number> {
-  const { values, positionals } = parseArgs({
+  const { values, positionals } = parseOptions({
     options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' } },
     allowPositionals: true,
   })
@@ -52,11 +51,19 @@ async function main (): Promise<number> {
     return reason
   })
 
+  const registry = createRegistry()
+  let stopped = (): void => {}
+  // Under npm start the parent says it for all.
+  if (link === undefined) {
+    reason.then((signal) => { stopped = logStop(logger, signal, async () => await snapshot(registry)) }, () => {})
+  }
   const store = await open(queue, config, logger, stop.signal)
-  if (store === undefined) return 0
+  if (store === undefined) {
+    stopped()
+    return 0
+  }
   const keyCounter = new KeyCounter(config.databasePath, logger)
   try {
-    const registry = createRegistry()
     const consumer = new Consumer({
       queue,
       store,
@@ -80,7 +87,7 @@ async function main (): Promise<number> {
     await consumer.run(stop.signal, abandon.signal)
     endStats()
     await metricsServer?.close()
-    logger.debug(`stops (${await reason})`)
+    stopped()
     return 0
   } catch (error) {
     if (error instanceof SupersededError) throw new FatalError(`the consumer leaves, another one has taken over: ${error.message}`, exitCode.refused)
@@ -96,7 +103,7 @@ async function main (): Promise<number> {
 
 /** Resolves at the next signal: nobody else is left to tell an orphan to stop. */
 async function signalled (): Promise<void> {
-  await Promise.race(stopSignals.map(async (signal) => await once(process, signal)))
+  await new Promise<void>((resolve) => onStopSignal(() => resolve()))
 }
 
 function redisQueue (config: Config, logger: Logger): ConsumerQueue {

@@ -5,7 +5,7 @@ import { lookup } from 'node:dns/promises'
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { parseArgs } from 'node:util'
+import { promisify } from 'node:util'
 import type { FastifyInstance, FastifyListenOptions } from 'fastify'
 import type { Batch } from '@gearbox/queue/batch.ts'
 import { EmbeddedProducerQueue } from '@gearbox/queue/embedded-producer-queue.ts'
@@ -14,8 +14,9 @@ import { RedisProducerQueue } from '@gearbox/queue/redis-producer-queue.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
-import { createRegistry, counter, durations, gauge, labelledGauge, logStats, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
+import { createRegistry, counter, durations, gauge, labelledGauge, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
+import { parseOptions } from '@gearbox/runtime/options.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
 import { stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
 import { RequestError } from './errors.ts'
@@ -44,7 +45,7 @@ const backlog = 65_535
 const lengthTimeoutMs = 300
 
 async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' }, part: { type: 'string' } } })
+  const { values } = parseOptions({ options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' }, part: { type: 'string' } } })
   if (values.help === true) {
     process.stdout.write(`Takes increments over HTTP and pushes their sums to Redis. Start several: they share the port.\n\nusage: npm run web\n\nEnvironment:\n${describeConfig()}\n`)
     return 0
@@ -78,10 +79,13 @@ async function main (): Promise<number> {
   if (link === undefined || values.part === 'web 1') pushUnsent(config.unsentDir, queue, logger, stop.signal).catch((error: unknown) => logger.error({ err: error }, 'unsent batches could not be pushed'))
   await reachable(queue)
   const { address, beside } = await listen(server, config)
+  countConnections(registry, [server.server, ...beside])
   link?.ready()
   if (link === undefined) logger.info({ producer }, `listens on ${address}, pushes to ${config.queueName} in Redis`)
 
-  logger.debug(`stops (${await stopping})`)
+  const reason = await stopping
+  // Under npm start the parent says it for all.
+  const stopped = link === undefined ? logStop(logger, reason, async () => await snapshot(registry)) : () => {}
   stop.abort()
   flusher.hurry()
   endStats()
@@ -94,6 +98,7 @@ async function main (): Promise<number> {
   await metricsServer?.close()
   await queue.close()
   totals.close()
+  stopped()
   return code
 }
 
@@ -192,6 +197,14 @@ function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, r
   })
   gauge(registry, 'gearbox_queue_durable', '1 if the queue keeps what was pushed through its own death', 'min', () => Number(queue.durable))
   gauge(registry, 'gearbox_lag_seconds', 'Age of the oldest increment that is not stored', 'max', () => flusher.lagSeconds)
+}
+
+/** What a stop waits for first: by then those without a request in progress are closed. */
+function countConnections (registry: Registry, servers: readonly Server[]): void {
+  gauge(registry, 'gearbox_connections', 'Open connections', 'sum', async () => {
+    const counts = await Promise.all(servers.map(async (server) => await promisify(server.getConnections.bind(server))()))
+    return counts.reduce((sum, count) => sum + count, 0)
+  })
 }
 
 /** What `npm run verify` compares with queue and database. */

@@ -164,6 +164,9 @@ export function loadConfig (env: NodeJS.ProcessEnv, required: { readonly [name: 
   }
 }
 
+/** The names of all variables, in their order. */
+export const variables: readonly string[] = Object.keys(settings).map(variableName)
+
 /** The table of variables for --help. */
 export function describeConfig (): string {
   const rows = Object.entries<Setting<unknown>>(settings).map(([name, setting]) =>

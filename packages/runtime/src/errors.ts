@@ -40,7 +40,7 @@ export async function runMain (main: () => Promise<number>): Promise<void> {
   }
   await flushLog()
   // A main that has returned has closed what it owns; a handle that a library forgot must not hold up a supervisor.
-  process.disconnect?.()
+  if (process.connected) process.disconnect?.()
   leave(process.exitCode)
 }
 

@@ -145,3 +145,53 @@ export function logStats (logger: Logger, intervalMs: number, collect: () => Pro
   timer.unref()
   return () => clearInterval(timer)
 }
+
+/** `2 batches to be stored`; undefined where there is none. */
+function many (count: number, one: string, rest: string): string | undefined {
+  return count === 0 ? undefined : `${count} ${one}${count === 1 ? rest.replace(/^e?s/, '') : rest}`
+}
+
+/** A stop that takes longer than this says what it waits for, and again after each pause. */
+const waitingMs = { first: 500, pause: 2000 }
+
+/**
+ * Logs that a stop has begun and, while it takes time, what it waits for.
+ * @param collect the metrics of all processes that are to stop
+ * @param names of those that still run
+ * @returns a function that logs its end
+ */
+export function logStop (
+  logger: Logger, signal: string, collect: () => Promise<readonly object[]>, names: () => readonly string[] = () => []
+): () => void {
+  logger.info(`stopping (${signal})`)
+  let timer: NodeJS.Timeout | undefined
+  const log = async (): Promise<void> => {
+    const metrics = await collect()
+    if (timer === undefined) return
+    const waiting = {
+      connections: total(metrics, 'gearbox_connections'),
+      keys: total(metrics, 'gearbox_pending_keys'),
+      batches: Math.max(total(metrics, 'gearbox_unstored_batches'), total(metrics, 'gearbox_queue_length')),
+    }
+    const parts = [
+      many(waiting.connections, 'connection', 's with requests in progress'),
+      many(waiting.keys, 'key', 's to be pushed'),
+      many(waiting.batches, 'batch', 'es to be stored'),
+    ].filter((part) => part !== undefined)
+    const left = names()
+    const subject = left.length === 0 ? '' : ` (${left.join(', ')} still running)`
+    logger.info(waiting, `waiting for ${parts.join(', ') || 'the last writes'}${subject}`)
+  }
+  const logAfter = (ms: number): void => {
+    timer = setTimeout(() => {
+      log().catch(() => {}).finally(() => { if (timer !== undefined) logAfter(waitingMs.pause) })
+    }, ms)
+    timer.unref()
+  }
+  logAfter(waitingMs.first)
+  return () => {
+    clearTimeout(timer)
+    timer = undefined
+    logger.info('stopped')
+  }
+}

@@ -70,6 +70,11 @@ export class Parent {
     return await this.#fork(part)
   }
 
+  /** Names of the processes that run. */
+  get running (): string[] {
+    return this.#parts.filter(({ child }) => child !== undefined).map(({ options }) => options.name)
+  }
+
   /** Stops parts, all at once, and waits for them. @returns their highest exit code */
   async stop (names: (name: string) => boolean): Promise<number> {
     const codes = await Promise.all(this.#parts.filter(({ options }) => names(options.name)).map(async (part) => {

@@ -1,12 +1,30 @@
 // When a process is to stop: signals for one that runs alone, its parent's word or its parent's death for a part.
+import { isatty } from 'node:tty'
 import type { ParentLink } from './parent-link.ts'
 
-export const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
+const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
+
+/** A signal that asks for a graceful stop. */
+export type StopSignal = typeof stopSignals[number]
 
 /** Requests in hand, the final flush and all the rest of a graceful stop have this long. */
 export const stopDeadlineMs = 10_000
 
-export type StopReason = typeof stopSignals[number] | 'parent' | 'orphaned'
+export type StopReason = StopSignal | 'parent' | 'orphaned'
+
+/** Whether a terminal could hang up. Looked at once: afterwards it is none any more. */
+const hasTerminal = [0, 1, 2].some((fd) => isatty(fd))
+
+/**
+ * Calls back at each signal that asks for a stop; from then on none of them ends the process by itself. SIGHUP is one only
+ * where there is a terminal. Elsewhere it is ignored, as nohup had asked: Node forgets at its start what it was to ignore,
+ * and npm, which is Node too, before it.
+ */
+export function onStopSignal (listener: (signal: StopSignal) => void): void {
+  for (const signal of stopSignals) {
+    process.on(signal, () => { if (signal !== 'SIGHUP' || hasTerminal) listener(signal) })
+  }
+}
 
 /**
  * Resolves once, with the first reason to stop; later ones are ignored.
@@ -15,7 +33,7 @@ export type StopReason = typeof stopSignals[number] | 'parent' | 'orphaned'
 export function stopRequested (link: ParentLink | undefined, signals: boolean): Promise<StopReason> {
   return new Promise((resolve) => {
     // Listening even where signals do not count keeps them from killing the process.
-    for (const signal of stopSignals) process.on(signal, () => { if (signals) resolve(signal) })
+    onStopSignal((signal) => { if (signals) resolve(signal) })
     link?.onStop(() => resolve('parent'), () => resolve('orphaned'))
   })
 }
