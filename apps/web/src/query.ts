@@ -1,5 +1,5 @@
-// The query parameters of a request, held against the schema of its route: a name that the route does not know, a repeated
-// one and a value that is not allowed are refused with a message that shows them.
+// The query parameters of a request, compared with the schema of its route: a name that the route does not know, a repeated
+// one, and a value that is not allowed are refused with a message that shows them.
 import type { FastifyRequest } from 'fastify'
 import { echo, RequestError } from './errors.ts'
 
@@ -18,7 +18,7 @@ const listedMax = 8
 const comparedCharactersMax = 64
 
 /**
- * Holds the names in a request's query against those in its route's `schema.querystring`; without one it knows none.
+ * Compares the names in a request's query with those in its route's `schema.querystring`; a route without one knows none.
  * A parameter may be repeated only where its schema is of type `array`.
  * @returns what is wrong with them, if anything is
  */
@@ -35,7 +35,8 @@ export function checkQueryNames ({ url, query, routeOptions }: FastifyRequest): 
   for (const [name, value] of entriesOf(query)) {
     if (!known.has(name)) return new RequestError('GBX_BAD_QUERY', describeUnknown(name, [...known.keys()]))
     if (Array.isArray(value) && known.get(name) !== 'array') {
-      return new RequestError('GBX_BAD_QUERY', `query parameter ${echo(name)} is given ${value.length} times; give it once`)
+      const times = `${value.length} times`
+      return new RequestError('GBX_BAD_QUERY', `query parameter ${echo(name)} is given ${times}; give it once`)
     }
   }
   return undefined
@@ -58,7 +59,8 @@ export function oneOf (allowed: readonly unknown[]): string {
 /** The names in a schema and their types. */
 function propertiesOf (schema: unknown): ReadonlyMap<string, unknown> {
   const properties = entriesOf(schema).find(([name]) => name === 'properties')?.[1]
-  return new Map(entriesOf(properties).map(([name, property]) => [name, entriesOf(property).find(([keyword]) => keyword === 'type')?.[1]]))
+  const typeOf = (property: unknown): unknown => entriesOf(property).find(([keyword]) => keyword === 'type')?.[1]
+  return new Map(entriesOf(properties).map(([name, property]) => [name, typeOf(property)]))
 }
 
 function entriesOf (value: unknown): Array<[string, unknown]> {
@@ -69,9 +71,10 @@ function describeUnknown (name: string, known: readonly string[]): string {
   const unknown = `unknown query parameter ${echo(name)}`
   if (known.length === 0) return `${unknown}; there are none here`
   const { nearest, distance } = findNearest(name, known)
-  const suggestion = known.length > listedMax || distance <= Math.max(name.length, nearest.length) / 2 ? `; did you mean "${nearest}"?` : ''
-  const list = known.length > listedMax ? '' : `${suggestion === '' ? '; known' : ' Known'}: ${known.join(', ')}`
-  return `${unknown}${suggestion}${list}`
+  const isNear = distance <= Math.max(name.length, nearest.length) / 2
+  const suggestion = `${unknown}; did you mean "${nearest}"?`
+  if (known.length > listedMax) return suggestion
+  return isNear ? `${suggestion} Known: ${known.join(', ')}` : `${unknown}; known: ${known.join(', ')}`
 }
 
 function findNearest (name: string, known: readonly string[]): { nearest: string, distance: number } {

@@ -1,5 +1,5 @@
-// What is checked of every request before its route sees it, whichever plugin the route belongs to: that there is something at
-// its path, that this takes its method, and that it knows the query parameters.
+// What is checked of every request before its route gets it, whichever plugin the route belongs to: that there is a route at
+// its path, that the route takes its method, and that it knows the query parameters.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RequestError } from './errors.ts'
 import { checkQueryNames } from './query.ts'

@@ -9,8 +9,11 @@ import fastify, {
 } from 'fastify'
 import type { Config } from '@gearbox/runtime/config.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
+import { version } from '@gearbox/runtime/version.ts'
 import type { CountOptions } from './count.ts'
 import { RequestError, type ErrorCode } from './errors.ts'
+import { describeRoute } from './docs/document.ts'
+import { docsTheme } from './docs/theme.ts'
 import { FastLaneServer } from './fast-lane.ts'
 import { keyBytesMax } from './form.ts'
 import { describeInvalid } from './query.ts'
@@ -93,9 +96,10 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
 
   await app.register(swagger, {
+    transform: describeRoute,
     openapi: {
       openapi: '3.1.0',
-      info: { title: 'Gearbox', version: '0.1.0', description: 'Sums key=int increments exactly into SQLite. A 204 says that the ack level asked for was reached, a 202 that the increment is in memory only; 4xx and 503 say that nothing was counted.' },
+      info: { title: 'Gearbox', version, description: 'Sums key=int increments exactly into SQLite. A 204 says that the ack level asked for was reached, a 202 that the increment is in memory only; 4xx and 503 say that nothing was counted.' },
       ...(config.apiKeys.length > 0
         ? { components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } }, security: [{ bearer: [] }] }
         : {}),
@@ -112,7 +116,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   }
   if (config.apiKeys.length > 0) await requireBearer(app, config.apiKeys)
   app.addHook('onRequest', (request, reply, done) => { done(routing.check(request, reply)) })
-  await app.register(swaggerUi, { routePrefix: '/docs' })
+  await app.register(swaggerUi, { routePrefix: '/docs', ...docsTheme })
   await app.register(incrementRoutes, { limits: config, corsOrigins: config.corsOrigins, flusher: options.flusher, queue: options.queue })
   await app.register(totalsRoutes, { totals: options.totals })
   await app.register(healthRoutes, { flusher: options.flusher, queue: options.queue })

@@ -1,4 +1,5 @@
 // The documentation: the page in a real browser, and the OpenAPI document behind it.
+import { readFileSync } from 'node:fs'
 import { chromium, type Browser } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { findProgram } from '../../../test/fixtures/requirements.ts'
@@ -65,6 +66,20 @@ describe('/docs/json', () => {
         expect(parameters.filter((parameter) => parameter.in === 'path' && parameter.required === true).map(({ name }) => name)).toEqual(names)
       }
     }
+  })
+
+  test('has the version of package.json', async () => {
+    const { version }: { version: string } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'))
+    expect((await documentOf(worker)).info.version).toBe(version)
+  })
+
+  test('has the limits of what is sent, and says of every route that it refuses other queries', async () => {
+    const { paths } = await documentOf(worker)
+    const schemaOf = (path: string, method: string, name: string): object => paths[path]![method]!.parameters!.find((parameter) => parameter.name === name)!.schema
+    expect(schemaOf('/increment', 'post', 'Idempotency-Key')).toEqual({ type: 'string', minLength: 1, maxLength: 255, pattern: '^[!-~]+$' })
+    expect(schemaOf('/totals', 'get', 'after')).toEqual({ type: 'string', maxLength: 4096 })
+    for (const path of ['/totals', '/totals/{key}']) expect(schemaOf(path, 'get', 'numbers')).toEqual({ type: 'string', enum: ['string'] })
+    for (const operation of Object.values(paths).flatMap((item) => Object.values(item))) expect(Object.keys(operation.responses)).toContain('400')
   })
 
   test('tells of POST /increment what a client needs to know', async () => {

@@ -13,6 +13,7 @@ afterAll(async () => { await worker.end() })
 const paths = [
   '/increment', '/totals', '/totals/a', '/healthz', '/readyz', '/metrics',
   '/docs', '/docs/', '/docs/json', '/docs/yaml', '/docs/static/index.html', '/docs/static/swagger-ui.css', '/docs/static/swagger-initializer.js',
+  '/docs/static/theme/gearbox.js', '/docs/static/theme/icon.svg',
 ]
 
 test('every route has a path here', () => {

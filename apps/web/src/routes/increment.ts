@@ -25,8 +25,19 @@ const schema = {
       form: { type: 'string', enum: ['pairs'], description: 'key=…&value=… is two pairs as well' },
     },
   },
-  headers: { type: 'object', properties: { 'Idempotency-Key': { type: 'string', description: '1 to 255 visible ASCII characters: within IDEMPOTENCY_HOURS requests with the same one count once' } } },
-  body: { type: 'object', additionalProperties: { type: 'integer', format: 'int64' }, example: { foo: 1, bar: -20 } },
+  headers: {
+    type: 'object',
+    properties: {
+      'Idempotency-Key': {
+        type: 'string',
+        minLength: 1,
+        maxLength: 255,
+        pattern: '^[!-~]+$',
+        description: '1 to 255 visible ASCII characters: within IDEMPOTENCY_HOURS requests with the same one count once',
+      },
+    },
+  },
+  body: { type: 'object', additionalProperties: { type: 'integer', format: 'int64' }, examples: ['foo=1&bar=-20'] },
   response: {
     202: { type: 'null', description: 'in memory only: asked for, or the level was not reached in time; it is still on its way' },
     204: { type: 'null', description: 'the ack level asked for was reached' },

@@ -6,7 +6,13 @@ import type { Total, Totals } from '../totals.ts'
 const totalSchema = {
   type: 'object',
   required: ['key', 'total'],
-  properties: { key: { type: 'string' }, total: { type: 'integer', format: 'int64', description: 'every digit, also past 2^53' } },
+  properties: {
+    key: { type: 'string' },
+    total: {
+      oneOf: [{ type: 'integer', format: 'int64' }, { type: 'string', pattern: '^-?[0-9]+$' }],
+      description: 'a number with every digit, also past 2^53; a string with numbers=string',
+    },
+  },
 } as const
 
 const pageSchema = {
@@ -18,19 +24,46 @@ const pageSchema = {
   },
 } as const
 
+const numbersSchema = {
+  type: 'string',
+  enum: ['string'],
+  description: 'string: totals are JSON strings, for readers that round integers past 2^53, as JavaScript does',
+} as const
+
+/**
+ * Longest "after", in characters. Keys that Gearbox counted have at most 256 bytes, and a total before them 21 characters;
+ * a database that was migrated may have longer keys.
+ */
+const afterCharactersMax = 4096
+
 const errors = { 400: { description: 'a query that can not be read', ...errorSchema }, 404: { description: 'nothing was ever stored under this key', ...errorSchema }, 503: { description: 'no database on this host', ...errorSchema } } as const
 
-interface ListQuery { key?: string, prefix: string, after?: string, limit: number, order: 'key' | 'total' }
+interface NumbersQuery { numbers?: 'string' }
+interface ListQuery extends NumbersQuery {
+  key?: string
+  prefix: string
+  after?: string
+  limit: number
+  order: 'key' | 'total'
+}
+
+/** A total as the reply has it. */
+interface SentTotal {
+  readonly key: string
+  readonly total: bigint | string
+}
 
 export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: Totals }): Promise<void> {
-  app.get<{ Params: { key: string } }>('/totals/:key', {
+  app.get<{ Params: { key: string }, Querystring: NumbersQuery }>('/totals/:key', {
     schema: {
       tags: ['reading'],
       summary: "One key's total",
       params: { type: 'object', properties: { key: { type: 'string' } } },
+      querystring: { type: 'object', properties: { numbers: numbersSchema } },
       response: { 200: totalSchema, ...errors },
     },
-  }, async (request) => one(totals, request.params.key))
+    serializerCompiler: () => toJson,
+  }, async ({ params, query }) => toSent(one(totals, params.key), query))
 
   app.get<{ Querystring: ListQuery }>('/totals', {
     schema: {
@@ -42,9 +75,10 @@ export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: 
         properties: {
           key: { type: 'string', description: 'for keys with "/" or dots' },
           prefix: { type: 'string', default: '' },
-          after: { type: 'string', description: 'the "next" of the page before' },
+          after: { type: 'string', maxLength: afterCharactersMax, description: 'the "next" of the page before' },
           limit: { type: 'integer', minimum: 1, maximum: 1000, default: 100 },
           order: { type: 'string', enum: ['key', 'total'], default: 'key' },
+          numbers: numbersSchema,
         },
       },
       response: { 200: { oneOf: [pageSchema, totalSchema] }, ...errors },
@@ -55,14 +89,21 @@ export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: 
     const { key, prefix, after, limit, order } = request.query
     // Ajv takes the word Infinity for an integer.
     if (!Number.isSafeInteger(limit)) throw new RequestError('GBX_BAD_QUERY', `"limit" must be a whole number from 1 to 1000, not "${limit}"`)
-    return key === undefined ? await totals.list({ prefix, after: after === '' ? undefined : after, limit, order }) : one(totals, key)
+    if (key !== undefined) return toSent(one(totals, key), request.query)
+    const page = await totals.list({ prefix, after: after === '' ? undefined : after, limit, order })
+    return { totals: page.totals.map((total) => toSent(total, request.query)), next: page.next }
   })
 }
 
+function toSent ({ key, total }: Total, { numbers }: NumbersQuery): SentTotal {
+  return { key, total: numbers === 'string' ? String(total) : total }
+}
+
 /** JSON.stringify takes no bigints. */
-function toJson (value: Total | { totals: readonly Total[], next: string | null }): string {
+function toJson (value: SentTotal | { totals: readonly SentTotal[], next: string | null }): string {
   if ('totals' in value) return `{"totals":[${value.totals.map(toJson).join(',')}],"next":${JSON.stringify(value.next)}}`
-  return `{"key":${JSON.stringify(value.key)},"total":${value.total}}`
+  const total = typeof value.total === 'string' ? `"${value.total}"` : value.total
+  return `{"key":${JSON.stringify(value.key)},"total":${total}}`
 }
 
 function one (totals: Totals, key: string): Total {
