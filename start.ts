@@ -54,6 +54,7 @@ async function main (): Promise<number> {
 /** Runs the parts until a stop is asked for. @returns the exit code */
 async function run (config: Config, port: number, dir: string | undefined, lock: DatabaseLock, logger: Logger, stop: AbortController): Promise<number> {
   const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
+  const url = `${address}${config.basePath}`
   let failed: number | undefined
   const parent = new Parent({
     logger,
@@ -92,10 +93,10 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     running = true
     endStats = logStats(logger, config.statsIntervalMs, async () => await parent.collect())
     const queue = config.redisUrl === undefined ? 'the embedded queue' : `Redis at ${shownUrl(config.redisUrl)}`
-    logger.info(`listens on ${address} (${config.webWorkers} web ${config.webWorkers === 1 ? 'worker' : 'workers'}, ${queue})`)
+    logger.info(`listens on ${url} (${config.webWorkers} web ${config.webWorkers === 1 ? 'worker' : 'workers'}, ${queue})`)
     logger.info(`stores in ${config.databasePath}`)
-    logger.info(`try: curl -d 'foo=1&bar=-2&foo=3' ${address}/increment`)
-    logger.info(`totals: ${address}/totals, documentation: ${address}/docs`)
+    logger.info(`try: curl -d 'foo=1&bar=-2&foo=3' ${url}/increment`)
+    logger.info(`totals: ${url}/totals, documentation: ${url}/docs`)
     if (!stop.signal.aborted) await once(stop.signal, 'abort')
   }
   endStats()

@@ -211,7 +211,7 @@ start_parts () {
   for ((i = 1; i <= 60; i++)); do
     if ready; then
       say "listens on $(setting HOST):$(setting PORT), web workers: $web_workers, stores in $(setting DATABASE_PATH)"
-      say "try: curl -d 'foo=1&bar=-2&foo=3' http://127.0.0.1:$(setting PORT)/increment"
+      say "try: curl -d 'foo=1&bar=-2&foo=3' http://127.0.0.1:$(setting PORT)$(base_path)/increment"
       return
     fi
     sleep 0.5
@@ -235,6 +235,12 @@ await_listening () {
 
 setting () { sed -n "s/^$1=//p" "$conf/gearbox.env" | tail -n 1; }
 
+base_path () {
+  local path
+  path=$(setting BASE_PATH)
+  echo "${path%/}"
+}
+
 ready () {
   systemctl is-active --quiet gearbox-redis.service gearbox-consumer.service || return 1
   local i
@@ -243,7 +249,7 @@ ready () {
   address=$(setting HOST)
   if [ "$address" = 0.0.0.0 ]; then address=127.0.0.1; fi
   "$code/node_modules/.bin/node" -e 'fetch(process.argv[1]).then(({ ok }) => process.exit(ok ? 0 : 1), () => process.exit(1))' \
-    "http://$address:$(setting PORT)/readyz"
+    "http://$address:$(setting PORT)$(base_path)/readyz"
 }
 
 main "$@"

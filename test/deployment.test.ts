@@ -1,5 +1,7 @@
 // Web workers and consumer as separate programs around a Redis, as a real deployment runs them.
+import { randomUUID } from 'node:crypto'
 import { mkdirSync, readdirSync } from 'node:fs'
+import { request } from 'node:http'
 import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -212,6 +214,34 @@ test('every process of its own serves its metrics on METRICS_PORT, and the share
   const elsewhere = await fetch(`http://127.0.0.1:${webPorts[0]}/increment`, { method: 'POST', body: new URLSearchParams({ foo: '1' }) })
   expect([elsewhere.status, await elsewhere.json()]).toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND', message: expect.stringContaining('/metrics') })])
   await stop(...webs, consumer)
+})
+
+test.each([webModule, consumerModule, 'start.ts'])('the metrics port of %s is as closed as all others', async (module) => {
+  const redis = await startRedis()
+  const scrape = async (port: number, headers: Record<string, string>): Promise<{ status: number, text: string }> => await new Promise((resolve, reject) => {
+    request({ host: '127.0.0.1', port, path: '/metrics', headers, agent: false }, (response) => {
+      let text = ''
+      response.setEncoding('utf8').on('data', (chunk: string) => { text += chunk }).on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+    }).on('error', reject).end()
+  })
+  for (const guarded of [{}, { API_KEYS: 'count:c0unt,read:r3ad' }]) {
+    const port = await freePort()
+    const program = endWithTest(new Program(process.execPath, [module], {
+      REDIS_URL: redis.url, QUEUE_NAME: randomUUID(), PORT: '0', METRICS_PORT: String(port), WEB_WORKERS: '1', DATABASE_PATH: join(temporaryDir(), 'numbers.db'), ...guarded,
+    }, { detached: true }))
+    await program.printed(/metrics at/)
+    const statuses = async (...all: ReadonlyArray<Record<string, string>>): Promise<number[]> => await Promise.all(all.map(async (headers) => (await scrape(port, headers)).status))
+    if ('API_KEYS' in guarded) {
+      const bearer = (key: string): Record<string, string> => ({ Host: 'any.example', Authorization: `Bearer ${key}` })
+      expect(await statuses({}, bearer('x'), bearer('c0unt'), bearer('r3ad'))).toEqual([401, 401, 403, 200])
+    } else {
+      expect(await statuses({}, { Host: 'localhost:1' }, { Host: 'evil.example' })).toEqual([200, 200, 421])
+      expect(JSON.parse((await scrape(port, { Host: 'evil.example' })).text)).toEqual({
+        statusCode: 421, code: 'GBX_UNKNOWN_HOST', error: 'Misdirected Request', message: expect.stringContaining('HOSTS_ALLOWED'),
+      })
+    }
+    await stop(program)
+  }
 })
 
 test('a worker without METRICS_PORT says on its port that it needs one', async () => {

@@ -27,6 +27,22 @@ test.each(['the embedded queue', 'Redis'])('what every worker accepted is found,
   expect(accepted.reduce((sum, count) => sum + count, 0)).toBe(100)
 })
 
+test('the address and the key come from the variables that the workers have', async () => {
+  const env = {
+    DATABASE_PATH: join(temporaryDir(), 'numbers.db'), PORT: String(await freePort()), WEB_WORKERS: '1', BASE_PATH: '/gear/box', API_KEYS: 'count:c0unt,read:r3ad',
+  }
+  const gearbox = endWithTest(await startAll(env))
+  expect(gearbox.url).toBe(`http://127.0.0.1:${env.PORT}/gear/box`)
+  await gearbox.printed(new RegExp(`curl -d '[^']+' .*${gearbox.url}/increment`))
+  expect((await post(gearbox.url, 'a=1', { Authorization: 'Bearer c0unt' })).status).toBe(204)
+  const { code, output } = await verify(env)
+  expect(output).toMatch(/accepted 1; stored 1,/)
+  expect(code, output).toBe(0)
+  const lacking = await verify({ ...env, API_KEYS: 'count:c0unt' })
+  expect(lacking.output).toMatch(/answers 401; API_KEYS must have one of its keys that may read/)
+  expect(lacking.code).toBe(1)
+})
+
 test('a batch that disappears from the queue is missed, and later its hole', async () => {
   const redis = await RedisServer.start()
   onTestFinished(async () => { await redis.stop() })

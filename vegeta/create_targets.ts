@@ -18,7 +18,7 @@ const pairsMax = 1000
 
 const usage = `Makes N random POST /increment targets for Vegeta, with keys that are UUIDs and values from -${valueMax} to ${valueMax}.
 
-usage: npm run targets -- N HOST[:PORT] [options]      (port 3333 unless named)
+usage: npm run targets -- N HOST[:PORT][BASE_PATH] [options]      (port 3333 unless named)
 
   --out FILE           where to (default: .tmp/vegeta/targets.json, or .txt with --format http); expected.json,
                        the sum of every key when each target is sent once, goes beside it
@@ -184,10 +184,13 @@ function wholeNumber (name: string, text: string, min: number, max: number): num
   return value
 }
 
-function baseUrl (host: string): string {
+function baseUrl (text: string): string {
+  const [, host = '', path = ''] = /^([^/?#@\s]+)((?:\/[A-Za-z0-9._~-]+)*)$/.exec(text) ?? []
   const url = `http://${/[^:]:[0-9]+$/.test(host) ? host : `${host}:3333`}`
-  if (!/^[^/?#@\s]+$/.test(host) || !URL.canParse(url)) throw new FatalError(`HOST[:PORT] must be a name or an address (IPv6 in brackets), not ${JSON.stringify(host)}`)
-  return url
+  if (host === '' || !URL.canParse(url)) {
+    throw new FatalError(`HOST[:PORT] must be a name or an address (IPv6 in brackets), not ${JSON.stringify(text)}`)
+  }
+  return url + path
 }
 
 function makeBody (pairs: number, keys: Keys, random: Random): string {

@@ -102,7 +102,7 @@ const waitingMetrics = ['gearbox_pending_keys', 'gearbox_unstored_batches', 'gea
 async function waitingAt (url: string, apiKey: string | undefined): Promise<string | undefined> {
   let text: string
   try {
-    const response = await fetch(new URL('/metrics', url), { headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }, signal: AbortSignal.timeout(5000) })
+    const response = await fetch(`${url.replace(/\/$/, '')}/metrics`, { headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }, signal: AbortSignal.timeout(5000) })
     text = await response.text()
     if (response.status !== 200) throw new Error(`${response.status} ${text.slice(0, 200)}`)
   } catch (error) {

@@ -2,7 +2,8 @@
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import type Database from 'better-sqlite3'
-import { FatalError, runMain } from '@gearbox/runtime/errors.ts'
+import { keyFor, parseApiKey } from '@gearbox/runtime/api-keys.ts'
+import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { readResults } from './results.ts'
 import { isReachable, reachable, sumByKey, tallyName, type Range, type Sum, type Tallies } from './sums.ts'
 import { countRejected, drained, openDatabase, readBaseline, saveBaseline, totalsOf } from './totals.ts'
@@ -17,7 +18,8 @@ usage: npm run verify:load -- RESULTS... DATABASE [options]
   --baseline FILE       totals before the attack: from --save-baseline, or a copy of the database (default: none)
   --save-baseline FILE  writes the totals there and checks nothing
   --url URL             waits until its /metrics say that nothing waits to be stored; one for all of npm start, or one for each
-                        web worker that runs alone; with API_KEYS, the environment's API_KEY is sent
+                        web worker that runs alone; with API_KEYS, a key of the
+                        environment's API_KEYS that may read is sent
   --quiet-ms MS         then waits until the database has not changed for so long (default: 500 with --url, else 3000)
   --deadline-ms MS      waits at most so long (default: 60000)
   --show COUNT          differences listed (default: 20)
@@ -85,10 +87,20 @@ function parse (): Options | undefined {
     baseline: values.baseline,
     saveBaseline: values['save-baseline'],
     urls,
-    apiKey: process.env.API_KEY,
+    apiKey: readKey(process.env.API_KEYS ?? ''),
     quietMs: number('--quiet-ms', values['quiet-ms'] ?? (urls.length > 0 ? '500' : '3000')),
     deadlineMs: number('--deadline-ms', values['deadline-ms']),
     show: number('--show', values.show),
+  }
+}
+
+/** @throws FatalError */
+function readKey (apiKeys: string): string | undefined {
+  if (apiKeys === '') return undefined
+  try {
+    return keyFor('read', apiKeys.split(',').map((entry) => parseApiKey(entry.trim())))
+  } catch (error) {
+    throw new FatalError(`API_KEYS ${reasonOf(error)}`, 2)
   }
 }
 

@@ -35,8 +35,9 @@ const unlimited = { HEADERS_TIMEOUT_MS: '3600000', REQUEST_TIMEOUT_MS: '3600000'
 /** Workers that differ in what a request comes to. */
 const environments: readonly NodeJS.ProcessEnv[] = [
   {},
-  { API_KEYS: apiKeys.join(','), CORS_ORIGINS: 'https://friend.example', ACK: 'stored' },
+  { API_KEYS: `${apiKeys[0]},read:${apiKeys[1]}`, CORS_ORIGINS: 'https://friend.example', ACK: 'stored' },
   { BODY_BYTES_MAX: '400', BODY_PAIRS_MAX: '5', ACK: 'memory' },
+  { BASE_PATH: '/base', HOSTS_ALLOWED: 'listed.example', CORS_ORIGINS: '*' },
 ]
 
 /** Cases that are sent at a time, each on a connection of its own. */

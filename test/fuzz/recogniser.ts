@@ -36,7 +36,7 @@ const next = 'GET /next HTTP/1.1\r\nHost: x\r\n\r\n'
 /** @param seed says all requests */
 export async function compareRecogniser (seed: number, cases: number, problemsMax = 5): Promise<RecogniserResult> {
   const random = new Random(seed)
-  const recogniser = new Recogniser(bodyBytesMax)
+  const recogniser = new Recogniser({ bodyBytesMax })
   const seen = { whole: 0, partial: 0, other: 0 }
   const problems: string[] = []
   let prefixes = 0

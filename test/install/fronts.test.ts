@@ -89,7 +89,7 @@ async function startFront ({ name, configure }: typeof fronts[number], upstreams
 async function ask ({ url, ca }: Front, method: string, path: string, body = '', headers: Record<string, string> = {}, agent: Agent | false = false): Promise<{ status: number, text: string }> {
   return await new Promise((resolve, reject) => {
     const outgoing = request(`${url}${path}`, {
-      method, ca, agent, family: 4, headers: { ...(body === '' ? {} : { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body) }), ...headers },
+      method, ca, agent, family: 4, servername: 'localhost', headers: { ...(body === '' ? {} : { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body) }), ...headers },
     }, (response) => {
       let text = ''
       response.setEncoding('utf8')
@@ -177,6 +177,14 @@ describe.each(fronts)('behind $name', (kind) => {
     expect((await ask(front, 'POST', '/increment?ack=stored', 'a%2Fb=5', { origin: front.url })).status).toBe(204)
     expect((await ask(front, 'POST', '/increment', 'a%2Fb=5', { origin: 'https://elsewhere.example' })).status).toBe(403)
     expect((await ask(front, 'GET', '/totals/a%2Fb')).text).toBe('{"key":"a/b","total":5}')
+  })
+
+  real(`a public name is answered where HOSTS_ALLOWED has it, also to its own pages, and no other is${why}`, async () => {
+    const gearbox = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), WEB_WORKERS: '1', HOSTS_ALLOWED: 'counter.example' }))
+    const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
+    expect((await ask(front, 'POST', '/increment', 'a=1', { host: 'counter.example', origin: 'https://counter.example' })).status).toBe(204)
+    const other = await ask(front, 'POST', '/increment', 'a=1', { host: 'other.example', origin: 'https://other.example' })
+    expect([other.status, JSON.parse(other.text)]).toEqual([421, expect.objectContaining({ code: 'GBX_UNKNOWN_HOST', message: expect.stringContaining('HOSTS_ALLOWED') })])
   })
 
   real(`a POST whose upstream dies is not sent to another one, and the client's own repeat is what counts${why}`, async () => {

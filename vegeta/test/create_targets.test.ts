@@ -126,6 +126,8 @@ test.each([
   [['10'], 'HOST[:PORT] are needed'],
   [['10', 'http://127.0.0.1'], 'HOST[:PORT] must be'],
   [['10', '::1'], 'HOST[:PORT] must be'],
+  [['10', '127.0.0.1/'], 'HOST[:PORT] must be'],
+  [['10', '127.0.0.1/a?b'], 'HOST[:PORT] must be'],
   [['10', '127.0.0.1', '--pairs', '1001'], '--pairs must be'],
   [['10', '127.0.0.1', '--zipf', '1'], '--zipf needs --keys'],
   [['10', '127.0.0.1', '--keys', '5', '--zipf', 'steep'], '--zipf must be'],

@@ -24,7 +24,11 @@ export interface Ended {
 }
 
 export async function run (command: string, args: readonly string[]): Promise<Ended> {
-  const program = new Program(command, args, {})
+  return await runWith({}, command, args)
+}
+
+export async function runWith (env: NodeJS.ProcessEnv, command: string, args: readonly string[]): Promise<Ended> {
+  const program = new Program(command, args, env)
   onTestFinished(async () => { await program.end() })
   return { code: await program.exited, output: program.output }
 }

@@ -8,7 +8,7 @@ import { beforeAll, expect, onTestFinished, test } from 'vitest'
 import { post, readTotals } from '../../test/fixtures/gearbox.ts'
 import { RedisServer } from '../../test/fixtures/redis.ts'
 import { temporaryDir } from '../../test/fixtures/temporary.ts'
-import { createTargets, installTimeoutMs, readExpected, requireVegeta, sorted, startProduct, succeed, verify, type Product } from './kit.ts'
+import { createTargets, installTimeoutMs, readExpected, requireVegeta, sorted, startProduct, runWith, succeed, verify, type Ended, type Product } from './kit.ts'
 
 beforeAll(requireVegeta, installTimeoutMs)
 
@@ -51,6 +51,24 @@ test('totals after each target was sent once are those of expected.json', async 
   expect(output).toMatch(/^500 requests \(204: 500\): 500 counted, 0 not counted, 0 may have been\n\d+ keys: every total is exact\n$/)
   expect(code).toBe(0)
   expect(sorted(readTotals(product.databasePath))).toEqual(sorted(readExpected(join(product.dir, 'expected.json'))))
+})
+
+test('a service behind a BASE_PATH that asks for keys is attacked and verified with its own variables', async () => {
+  const API_KEYS = 'count:c0unt,read:r3ad'
+  const product = await startProduct({ API_KEYS, BASE_PATH: '/gear/box' })
+  expect(product.url).toMatch(/\/gear\/box$/)
+  await createTargets('100', `${product.host}/gear/box`, '--out', join(product.dir, 'targets.json'))
+  const results = await attack(product.dir, [...once, '-header=Authorization: Bearer c0unt'])
+  const verifyWith = async (API_KEYS: string): Promise<Ended> => await runWith({ API_KEYS }, process.execPath, ['vegeta/verify.ts', ...of(product, results)])
+  const { code, output } = await verifyWith(API_KEYS)
+  expect(output).toMatch(/^100 requests \(204: 100\): 100 counted.*\n100 keys: every total is exact\n$/)
+  expect(code).toBe(0)
+  const lacking = await verifyWith('count:c0unt')
+  expect(lacking.output).toMatch(/metrics can't be read: 401 /)
+  expect(lacking.code).toBe(2)
+  const wrong = await verifyWith('count:')
+  expect(wrong.output).toMatch(/^gearbox: API_KEYS must be/)
+  expect(wrong.code).toBe(2)
 })
 
 test('each kind of planted fault is found and named, and only it', async () => {

@@ -5,6 +5,7 @@ import Database from 'better-sqlite3'
 import { readHeader, type Header } from '@gearbox/queue/batch.ts'
 import { createConnection, redisKeys } from '@gearbox/queue/redis-connection.ts'
 import { has, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
+import { keyFor } from '@gearbox/runtime/api-keys.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger } from '@gearbox/runtime/logger.ts'
@@ -12,10 +13,10 @@ import { createLogger } from '@gearbox/runtime/logger.ts'
 const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker.
 Exit code 0: all of it adds up; 1: it does not, and the output says where.
 
-usage: npm run verify [-- --url http://HOST:PORT …]
+usage: npm run verify [-- --url http://HOST:PORT[BASE_PATH] …]
 
-  --url    where /metrics of the workers is (default: http://HOST:PORT, where npm start answers for all of them). Workers that
-           were started one by one have it on the METRICS_PORT of each: name all of them, --url http://HOST:METRICS_PORT each
+  --url    where /metrics of the workers is (default: http://HOST:PORT[BASE_PATH], where npm start answers for all of them). Workers
+           that were started one by one have it on the METRICS_PORT of each: name all of them, --url http://HOST:METRICS_PORT each
 
 Reads DATABASE_PATH, REDIS_URL, API_KEYS. Environment:
 `
@@ -50,7 +51,7 @@ async function main (): Promise<number> {
     return 0
   }
   const config = loadConfig(process.env)
-  const urls = values.url ?? [`http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${config.port}`]
+  const urls = values.url ?? [`http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${config.port}${config.basePath}`]
   let findings: Finding[] = []
   for (let attempt = 1; attempt <= attempts; attempt++) {
     findings = await reconcile(config, urls)
@@ -65,7 +66,7 @@ async function main (): Promise<number> {
 
 async function reconcile (config: Config, urls: readonly string[]): Promise<Finding[]> {
   // In the order in which increments move on, so that what moves meanwhile is seen twice rather than never.
-  const living = await readLiving(urls, config.apiKeys[0])
+  const living = await readLiving(urls, keyFor('read', config.apiKeys))
   const queued = await readQueue(config)
   const { stored, rejected } = readDatabase(config.databasePath)
   const producers = new Set([...living.keys(), ...queued.keys(), ...stored.keys()])
@@ -142,7 +143,7 @@ async function scrape (url: string, apiKey: string | undefined): Promise<string>
   }
   const text = await response.text()
   if (response.ok) return text
-  if (response.status === 401) throw new FatalError(`${address} answers 401; API_KEYS must have one of its keys`)
+  if (response.status === 401) throw new FatalError(`${address} answers 401; API_KEYS must have one of its keys that may read`)
   throw new FatalError(`${address} answers ${response.status}: ${messageOf(text)}` + (response.status === 404
     ? '\nName all of them: npm run verify -- --url http://HOST:METRICS_PORT --url http://HOST:ANOTHER_METRICS_PORT'
     : ''))

@@ -1,17 +1,20 @@
 // The way most increments come in: a lane in front of Node's HTTP parser that serves one shape of request (recogniser.ts) straight
 // from the socket. Whatever is not of that shape goes, with all bytes unread, to Node's parser and Fastify behind it, and its
 // connection stays there. What a request comes to is decided in count.ts for both lanes.
-import { hash } from 'node:crypto'
 import { Server, STATUS_CODES, type RequestListener, type ServerOptions } from 'node:http'
 import { Socket } from 'node:net'
+import type { ApiKeys } from '@gearbox/runtime/api-keys.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
+import type { Hosts } from '@gearbox/runtime/hosts.ts'
 import { count, refusal, type CountOptions, type CountRequest } from './count.ts'
 import type { RequestError } from './errors.ts'
 import { notHeld, type HeldReply, type Outcome } from './held-replies.ts'
 import { Recogniser } from './recogniser.ts'
 
 export interface FastLaneOptions extends CountOptions {
-  readonly limits: CountOptions['limits'] & Pick<Config, 'apiKeys' | 'bodyBytesMax' | 'corsOrigins' | 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
+  readonly limits: CountOptions['limits'] & Pick<Config, 'basePath' | 'bodyBytesMax' | 'corsOrigins' | 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
+  readonly hosts: Hosts
+  readonly apiKeys: ApiKeys
   /** Counts a reply. */
   readonly replied: (statusCode: number) => void
   /** What a client is told of any error; logs those that are no RequestError. */
@@ -106,7 +109,6 @@ class FastLane {
   #answered: Connection[] = []
   #same: Same | undefined
   readonly #vary: string
-  readonly #apiKeys: ReadonlySet<string>
   readonly recogniser: Recogniser
   readonly options: FastLaneOptions
   readonly request: Handed = { ack: undefined, form: undefined, idempotencyKey: undefined, authorization: undefined, bytes: readBuffer, start: 0, end: 0 }
@@ -116,10 +118,13 @@ class FastLane {
     this.#server = server
     this.#handOver = handOver
     this.options = options
-    this.recogniser = new Recogniser(options.limits.bodyBytesMax)
+    this.recogniser = new Recogniser({
+      basePath: options.limits.basePath,
+      bodyBytesMax: options.limits.bodyBytesMax,
+      isHostAllowed: (host) => options.hosts.allows(host),
+      isCallerAllowed: (authorization) => options.apiKeys.allows(authorization, 'count'),
+    })
     this.#vary = options.limits.corsOrigins.length > 0 ? 'vary: Origin\r\n' : ''
-    // Looked up by their digests, so that the time it takes tells nothing of a key.
-    this.#apiKeys = new Set(options.limits.apiKeys.map(digest))
     this.#looking = setInterval(() => { for (const connection of this.#connections) connection.look() }, lookMs).unref()
   }
 
@@ -159,11 +164,6 @@ class FastLane {
   /** A connection that ended within a request: what the other lane says of it. */
   refuseTruncated (socket: Socket): void {
     this.#server.emit('clientError', Object.assign(new Error('the connection ended within a request'), { code: 'HPE_INVALID_EOF_STATE' }), socket)
-  }
-
-  isAllowed (authorization: string | undefined): boolean {
-    if (this.#apiKeys.size === 0) return true
-    return authorization?.startsWith('Bearer ') === true && this.#apiKeys.has(digest(authorization.slice('Bearer '.length)))
   }
 
   /** Replies are written when all that are due now are known: in one pass, and with one write a connection. */
@@ -329,9 +329,8 @@ class Connection {
     const { recogniser } = lane
     for (let at = 0; at < end; at = recogniser.bodyEnd) {
       const recognised = lane.stopping && !(inHand && at === 0) ? 'other' : recogniser.read(bytes, at, end)
-      const allowed = recogniser.bodyEnd === 0 || lane.isAllowed(recogniser.authorization)
-      if (recognised === 'partial' && allowed && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) break
-      if (recognised !== 'whole' || !allowed) return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
+      if (recognised === 'partial' && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) break
+      if (recognised !== 'whole') return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
       this.#serve(bytes)
     }
     if (this.#due.length >= dueMax || this.socket.writableNeedDrain) this.socket.pause()
@@ -411,7 +410,3 @@ class Connection {
 
 /** An error closes the socket by itself, and there is nobody left to tell. */
 function onError (): void {}
-
-function digest (key: string): string {
-  return hash('sha256', key)
-}

@@ -81,7 +81,7 @@ async function main (): Promise<number> {
   const { address, beside } = await listen(server, config)
   countConnections(registry, [server.server, ...beside])
   link?.ready()
-  if (link === undefined) logger.info({ producer }, `listens on ${address}, pushes to ${config.queueName} in Redis`)
+  if (link === undefined) logger.info({ producer }, `listens on ${address}${config.basePath}, pushes to ${config.queueName} in Redis`)
 
   const reason = await stopping
   // Under npm start the parent says it for all.

@@ -10,7 +10,6 @@ const headBytesMax = 4096
 
 const [tab, lineFeed, carriageReturn, space, colon, question, zero, nine] = [0x09, 0x0a, 0x0d, 0x20, 0x3a, 0x3f, 0x30, 0x39]
 
-const path = Buffer.from('POST /increment')
 const version = Buffer.from(' HTTP/1.1\r\n')
 const queries = (['memory', 'queued', 'stored'] as const).map((ack) => ({ ack, bytes: Buffer.from(`?ack=${ack}`) }))
 
@@ -45,8 +44,24 @@ const headersByLength: ReadonlyArray<ReadonlyArray<{ readonly name: Buffer, read
   return byLength
 })()
 
+export interface RecogniserOptions {
+  /** What stands before /increment in its path; default: nothing. */
+  readonly basePath?: string
+  /** Longest body that it takes for this shape. */
+  readonly bodyBytesMax: number
+  /** Whether the Host is one of ours; default: any is. Asked again only when it is another than the one before. */
+  readonly isHostAllowed?: (host: string) => boolean
+  /** Whether the Authorization, if there is one, lets its sender count; default: all may. Asked once a head that is read. */
+  readonly isCallerAllowed?: (authorization: string | undefined) => boolean
+}
+
 export class Recogniser {
+  readonly #path: Buffer
   readonly #bodyBytesMax: number
+  readonly #isHostAllowed: (host: string) => boolean
+  readonly #isCallerAllowed: (authorization: string | undefined) => boolean
+  /** The last Host that was allowed. */
+  #host: Buffer = Buffer.alloc(0)
   /** Of the last whole request: its parameters and headers, and where its body lies. */
   ack: AckLevel | undefined
   authorization: string | undefined
@@ -59,9 +74,11 @@ export class Recogniser {
   readonly #head = Buffer.alloc(headBytesMax)
   #headBytes = 0
 
-  /** @param bodyBytesMax longest body that it takes for this shape */
-  constructor (bodyBytesMax: number) {
+  constructor ({ basePath = '', bodyBytesMax, isHostAllowed = () => true, isCallerAllowed = () => true }: RecogniserOptions) {
+    this.#path = Buffer.from(`POST ${basePath}/increment`)
     this.#bodyBytesMax = bodyBytesMax
+    this.#isHostAllowed = isHostAllowed
+    this.#isCallerAllowed = isCallerAllowed
   }
 
   /**
@@ -69,7 +86,7 @@ export class Recogniser {
    * If it is partial and its head is whole, `bodyEnd` says where it will end; otherwise that is 0.
    */
   read (bytes: Buffer, start: number, end: number): Recognised {
-    if (this.#headBytes > 0 && matches(bytes, start, end, this.#head, this.#headBytes) === 'whole') return this.#findBody(start + this.#headBytes, end)
+    if (this.#headBytes > 0 && this.#isSameHead(bytes, start, end)) return this.#findBody(start + this.#headBytes, end)
     this.#headBytes = 0
     const recognised = this.#readHead(bytes, start, end)
     if (recognised === 'whole') {
@@ -79,14 +96,23 @@ export class Recogniser {
     return recognised
   }
 
+  /** Whether these bytes begin with the last head. Where that has a key, the time it takes must not tell how much of it was right. */
+  #isSameHead (bytes: Buffer, start: number, end: number): boolean {
+    if (this.authorization === undefined) return matches(bytes, start, end, this.#head, this.#headBytes) === 'whole'
+    if (end - start < this.#headBytes) return false
+    let difference = 0
+    for (let i = 0; i < this.#headBytes; i++) difference |= bytes[start + i]! ^ this.#head[i]!
+    return difference === 0
+  }
+
   #readHead (bytes: Buffer, start: number, end: number): Recognised {
     this.ack = undefined
     this.authorization = this.idempotencyKey = undefined
     this.bodyEnd = 0
     this.#seen = 0
     this.#length = -1
-    let at = start + path.length
-    const begun = matches(bytes, start, end, path)
+    let at = start + this.#path.length
+    const begun = matches(bytes, start, end, this.#path)
     if (begun !== 'whole') return begun
     if (at === end) return 'partial'
     if (bytes[at] === question) {
@@ -112,7 +138,7 @@ export class Recogniser {
       if (at >= last) return partial
       if (bytes[at] === carriageReturn) {
         if (at + 1 >= last) return partial
-        return bytes[at + 1] === lineFeed ? this.#findBody(at + 2, end) : 'other'
+        return bytes[at + 1] === lineFeed && this.#isCallerAllowed(this.authorization) ? this.#findBody(at + 2, end) : 'other'
       }
       const nameStart = at
       while (at < last && tokens[bytes[at]!] !== 0) at++
@@ -150,7 +176,7 @@ export class Recogniser {
     if ((this.#seen & bit) !== 0 || start === end) return false
     this.#seen |= bit
     switch (header) {
-      case 'host': return true
+      case 'host': return this.#takeHost(bytes, start, end)
       case 'length':
         this.#length = readLength(bytes, start, end)
         return this.#length > 0 && this.#length <= this.#bodyBytesMax
@@ -163,6 +189,14 @@ export class Recogniser {
         this.idempotencyKey = bytes.toString('latin1', start, end)
         return true
     }
+  }
+
+  /** Most heads that differ have one Host, so it becomes a string only where it is another. */
+  #takeHost (bytes: Buffer, start: number, end: number): boolean {
+    if (end - start === this.#host.length && matches(bytes, start, end, this.#host) === 'whole') return true
+    if (!this.#isHostAllowed(bytes.toString('latin1', start, end))) return false
+    this.#host = Buffer.copyBytesFrom(bytes, start, end - start)
+    return true
   }
 
   #findBody (bodyStart: number, end: number): Recognised {

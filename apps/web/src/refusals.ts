@@ -57,13 +57,16 @@ export class Refusals {
     }
   }
 
-  /** Takes over what Node would answer, or close, outside of its request listener. */
-  listen (server: Server): void {
+  /**
+   * Takes over what Node would answer, or close, outside of its request listener.
+   * @param check why a request is refused in any case
+   */
+  listen (server: Server, check: (request: IncomingMessage) => RequestError | undefined): void {
     // An Expect other than 100-continue, which Node meets by itself. Whether a body follows is known to the client alone.
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
       if (!this.#admit(request, response)) return
       this.stopBehind(request)
-      const refusal = new RequestError('GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
+      const refusal = check(request) ?? new RequestError('GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
       const headers = { connection: 'close', 'content-type': 'application/json; charset=utf-8' }
       response.writeHead(refusal.statusCode, headers).end(JSON.stringify(refusal))
       this.#replied(refusal.statusCode)

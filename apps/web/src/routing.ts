@@ -7,8 +7,11 @@ import { checkQueryNames } from './query.ts'
 /** The paths and methods of all routes that are registered after it was made. */
 export class Routing {
   readonly #methods = new Map<string, Set<string>>()
+  readonly #notFound: string
 
-  constructor (app: FastifyInstance) {
+  /** @param basePath what stands before all paths */
+  constructor (app: FastifyInstance, basePath: string) {
+    this.#notFound = `not found; see ${basePath}/docs for the available endpoints`
     app.addHook('onRoute', ({ url, method }) => {
       const methods = this.#methods.get(url) ?? new Set()
       for (const name of [method].flat()) methods.add(name)
@@ -30,7 +33,7 @@ export class Routing {
   refuse (request: FastifyRequest, reply: FastifyReply): RequestError {
     const methods = this.#methodsOf(request.url)
     if (methods === undefined || methods.has(request.method)) {
-      return new RequestError('GBX_NOT_FOUND', 'not found; see /docs for the available endpoints')
+      return new RequestError('GBX_NOT_FOUND', this.#notFound)
     }
     const names = [...methods].sort()
     reply.header('allow', names.join(', '))

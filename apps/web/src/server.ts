@@ -1,23 +1,25 @@
 // The HTTP edge: Fastify with its limits, its errors in one shape, and the routes. It is built apart from listening.
 import { Server, type RequestListener, type ServerOptions as HttpOptions } from 'node:http'
-import bearerAuth from '@fastify/bearer-auth'
 import cors from '@fastify/cors'
 import swagger from '@fastify/swagger'
-import swaggerUi from '@fastify/swagger-ui'
 import fastify, {
   LogController, type FastifyBaseLogger, type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest,
 } from 'fastify'
+import { ApiKeys } from '@gearbox/runtime/api-keys.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
+import { Hosts } from '@gearbox/runtime/hosts.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
+import { Origins } from '@gearbox/runtime/origins.ts'
 import { version } from '@gearbox/runtime/version.ts'
+import { countHosts, refuseCaller, refuseHost } from './access.ts'
 import type { CountOptions } from './count.ts'
-import { RequestError, type ErrorCode } from './errors.ts'
 import { describeRoute } from './docs/document.ts'
-import { docsTheme } from './docs/theme.ts'
-import { FastLaneServer } from './fast-lane.ts'
+import { RequestError, type ErrorCode } from './errors.ts'
+import { FastLaneServer, type FastLaneOptions } from './fast-lane.ts'
 import { keyBytesMax } from './form.ts'
 import { describeInvalid } from './query.ts'
 import { Refusals } from './refusals.ts'
+import { docsRoutes } from './routes/docs.ts'
 import { Routing } from './routing.ts'
 import { incrementRoutes } from './routes/increment.ts'
 import { healthRoutes } from './routes/health.ts'
@@ -43,9 +45,21 @@ const timeoutCheckMs = 500
 /** A key of 256 bytes, each written as %XX. */
 const paramCharactersMax = 3 * keyBytesMax
 
+/** Who may come in, as both paths ask for it. */
+type Access = Pick<FastLaneOptions, 'hosts' | 'apiKeys'>
+
+const bearer = {
+  type: 'http',
+  scheme: 'bearer',
+  description: 'One of API_KEYS. `count:KEY` may count, `read:KEY` may read, `admin:KEY` may do everything, a key alone counts and reads.',
+} as const
+
 /** Builds the server. Nothing listens yet. */
 export async function buildServer (options: ServerOptions): Promise<FastifyInstance> {
   const { config } = options
+  const access: Access = { hosts: new Hosts(config), apiKeys: new ApiKeys(config.apiKeys) }
+  const { hosts, apiKeys } = access
+  const origins = new Origins(config.corsOrigins, hosts)
   const count = (statusCode: number): void => {
     options.requests.set(statusCode, (options.requests.get(statusCode) ?? 0) + 1)
   }
@@ -56,15 +70,18 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     loggerInstance,
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: config.bodyBytesMax,
-    serverFactory: (listener) => createServer(refusals.guard(listener), options, count),
+    serverFactory: (listener) => createServer(refusals.guard(listener), options, access, count),
     forceCloseConnections: 'idle',
     // Its own 503 has neither our shape nor Retry-After.
     return503OnClosing: false,
     routerOptions: { maxParamLength: paramCharactersMax },
     clientErrorHandler: (error, socket) => refusals.refuse(error, socket),
-    frameworkErrors: (error, _request, reply) => { sendError(error, reply) },
+    // These come before all hooks.
+    frameworkErrors: (error, request, reply) => {
+      sendError(refuseHost(hosts, request) ?? refuseCaller(apiKeys, request, reply) ?? error, reply)
+    },
   })
-  refusals.listen(app.server)
+  refusals.listen(app.server, (request) => refuseHost(hosts, { raw: request }))
 
   let stopping = false
   app.addHook('preClose', (done) => {
@@ -72,12 +89,17 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     if (app.server instanceof FastLaneServer) app.server.stop()
     done()
   })
-  app.addHook('onRequest', ({ raw }, reply, done) => {
+  app.addHook('onRequest', (request, reply, done) => {
+    const { raw } = request
     // Nothing is read behind it (refusals.ts).
     if (raw.headers.upgrade !== undefined) reply.header('connection', 'close')
-    if (stopping) done(new RequestError('GBX_STOPPING', 'this worker is stopping; send it again'))
-    else if (raw.headers.host === undefined && raw.httpVersion !== '1.0') done(new RequestError('GBX_BAD_REQUEST', 'an HTTP/1.1 request needs a Host header'))
-    else done()
+    const refusal = refuseHost(hosts, request)
+    const hostHeaders = countHosts(raw)
+    if (refusal !== undefined) done(refusal)
+    else if (stopping) done(new RequestError('GBX_STOPPING', 'this worker is stopping; send it again'))
+    else if (hostHeaders > 1 || (hostHeaders === 0 && raw.httpVersion !== '1.0')) {
+      done(new RequestError('GBX_BAD_REQUEST', 'an HTTP/1.1 request needs one Host header'))
+    } else done()
   })
   app.addHook('preHandler', (request, reply, done) => {
     if (refusals.isRead(request.raw)) done()
@@ -100,34 +122,49 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     openapi: {
       openapi: '3.1.0',
       info: { title: 'Gearbox', version, description: 'Sums key=int increments exactly into SQLite. A 204 says that the ack level asked for was reached, a 202 that the increment is in memory only; 4xx and 503 say that nothing was counted.' },
+      ...(config.basePath === '' ? {} : { servers: [{ url: config.basePath }] }),
       ...(config.apiKeys.length > 0
-        ? { components: { securitySchemes: { bearer: { type: 'http', scheme: 'bearer' } } }, security: [{ bearer: [] }] }
+        ? { components: { securitySchemes: { bearer } }, security: [{ bearer: [] }] }
         : {}),
     },
   })
-  const routing = new Routing(app)
+  const routing = new Routing(app, config.basePath)
   if (config.corsOrigins.length > 0) {
     // An OPTIONS that is no preflight is answered like any other method that there is not.
     app.addHook('onRequest', (request, reply, done) => {
       const { origin, 'access-control-request-method': method } = request.headers
       done(request.method === 'OPTIONS' && (origin === undefined || method === undefined) ? routing.refuse(request, reply) : undefined)
     })
-    await app.register(cors, { origin: [...config.corsOrigins], methods: ['GET', 'HEAD', 'POST'] })
+    await app.register(cors, {
+      delegator: ({ method, headers: { origin } }, done) => {
+        const listed = origin !== undefined && origins.isListed(origin)
+        done(null, {
+          // A preflight is answered in any case; without Access-Control-Allow-Origin that is a refusal.
+          origin: listed ? (origins.any ? '*' : true) : (method === 'OPTIONS' ? [] : false),
+          methods: ['GET', 'HEAD', 'POST'],
+          // Pages can't read it otherwise.
+          exposedHeaders: ['Retry-After'],
+        })
+      },
+    })
   }
-  if (config.apiKeys.length > 0) await requireBearer(app, config.apiKeys)
+  app.addHook('onRequest', (request, reply, done) => done(refuseCaller(apiKeys, request, reply)))
   app.addHook('onRequest', (request, reply, done) => { done(routing.check(request, reply)) })
-  await app.register(swaggerUi, { routePrefix: '/docs', ...docsTheme })
-  await app.register(incrementRoutes, { limits: config, corsOrigins: config.corsOrigins, flusher: options.flusher, queue: options.queue })
-  await app.register(totalsRoutes, { totals: options.totals })
-  await app.register(healthRoutes, { flusher: options.flusher, queue: options.queue })
-  await app.register(metricsRoutes, { metrics: options.metrics })
+  await app.register(docsRoutes, { path: `${config.basePath}/docs` })
+  const prefix = config.basePath
+  await app.register(incrementRoutes, { prefix, limits: config, origins, flusher: options.flusher, queue: options.queue })
+  await app.register(totalsRoutes, { prefix, totals: options.totals })
+  await app.register(healthRoutes, { prefix, flusher: options.flusher, queue: options.queue })
+  await app.register(metricsRoutes, { prefix, metrics: options.metrics })
   app.setNotFoundHandler((request, reply) => { throw routing.refuse(request, reply) })
   await app.ready()
   return app
 }
 
 /** Node's HTTP server, with the fast lane in front of it if that is on. */
-function createServer (listener: RequestListener, { config, flusher, queue, logger }: ServerOptions, replied: (statusCode: number) => void): Server {
+function createServer (
+  listener: RequestListener, { config, flusher, queue, logger }: ServerOptions, access: Access, replied: (statusCode: number) => void
+): Server {
   const http: HttpOptions = {
     // A missing Host is refused in our own shape.
     requireHostHeader: false,
@@ -142,28 +179,11 @@ function createServer (listener: RequestListener, { config, flusher, queue, logg
     return known
   }
   const server = config.fastLane === 'on'
-    ? new FastLaneServer(http, listener, { limits: config, flusher, queue, replied, toRequestError: toKnown })
+    ? new FastLaneServer(http, listener, { ...access, limits: config, flusher, queue, replied, toRequestError: toKnown })
     : new Server(http, listener)
   server.maxConnections = config.connectionsMax
   // Without any progress, in either direction: nobody else cuts off who does not read replies. One that is held takes ACK_TIMEOUT_MS.
   return server.setTimeout(config.ackTimeoutMs + config.requestTimeoutMs)
-}
-
-/** Everything but the health checks asks for one of the keys; a preflight has no way to send one. */
-async function requireBearer (app: FastifyInstance, apiKeys: readonly string[]): Promise<void> {
-  await app.register(bearerAuth, { keys: new Set(apiKeys), addHook: false, specCompliance: 'rfc6749', verifyErrorLogLevel: 'debug' })
-  const open = ['/healthz', '/readyz']
-  app.addHook('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => {
-    if (open.includes(request.routeOptions.url ?? '')) {
-      done()
-      return
-    }
-    app.verifyBearerAuth?.(request, reply, (error?: Error) => {
-      if (error === undefined || error === null) return done()
-      reply.header('www-authenticate', 'Bearer')
-      done(new RequestError('GBX_UNAUTHORIZED', 'send one of the API keys as "Authorization: Bearer KEY"'))
-    })
-  })
 }
 
 const codeOfStatus: { readonly [status: number]: ErrorCode } = {
@@ -183,7 +203,7 @@ const codeOfStatus: { readonly [status: number]: ErrorCode } = {
 
 const messageOfCode: { readonly [code: string]: (error: Error) => string } = {
   GBX_BAD_REQUEST: () => 'the request can not be read; is its URL encoded right?',
-  GBX_NOT_FOUND: () => 'not found; see /docs for the available endpoints',
+  GBX_NOT_FOUND: () => 'not found',
   GBX_BODY_TOO_LARGE: () => 'the body is larger than BODY_BYTES_MAX allows; send it in several requests',
   GBX_UNSUPPORTED_MEDIA_TYPE: () => 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without Content-Encoding',
 }

@@ -1,9 +1,12 @@
 // The documentation: the page in a real browser, and the OpenAPI document behind it.
 import { readFileSync } from 'node:fs'
-import { chromium, type Browser } from 'playwright-core'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { chromium, type Browser, type Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { findProgram } from '../../../test/fixtures/requirements.ts'
 import { until } from '../../../test/fixtures/until.ts'
+import { OpenQueue } from './fixtures/open-queue.ts'
 import { increment, send, startWorker, type Worker } from './fixtures/worker.ts'
 
 let worker: Worker
@@ -29,8 +32,8 @@ interface Document {
   readonly security?: readonly object[]
 }
 
-async function documentOf (worker: Worker, headers: Record<string, string> = {}): Promise<Document> {
-  const { status, text } = await send(worker, { path: '/docs/json', headers })
+async function documentOf (worker: Worker): Promise<Document> {
+  const { status, text } = await send(worker, { path: '/docs/json' })
   expect(status).toBe(200)
   const document: Document = JSON.parse(text)
   return document
@@ -93,29 +96,31 @@ describe('/docs/json', () => {
   test('tells of the API keys where there are any', async () => {
     const guarded = await startWorker({ API_KEYS: 'k' })
     onTestFinished(guarded.end)
-    const document = await documentOf(guarded, { Authorization: 'Bearer k' })
-    expect(document.components?.securitySchemes).toEqual({ bearer: { type: 'http', scheme: 'bearer' } })
+    const document = await documentOf(guarded)
+    expect(document.components?.securitySchemes).toEqual({ bearer: { type: 'http', scheme: 'bearer', description: expect.stringContaining('count:KEY') } })
     expect(document.security).toEqual([{ bearer: [] }])
     expect(document.paths['/healthz']!.get!.security).toEqual([])
     expect((await documentOf(worker)).security).toBeUndefined()
   })
 })
 
-describe('/docs in a browser', () => {
+describe('in a browser', () => {
   let browser: Browser
   beforeAll(async () => {
     browser = await chromium.launch({
       executablePath: findProgram('chromium')!,
-      args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+      args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+        // As if a page's owner had given its name this machine's address.
+        '--host-resolver-rules=MAP rebound.example 127.0.0.1'],
     })
   })
   afterAll(async () => { await browser.close() })
 
-  test('shows every route, counts when tried out, asks nobody else for anything, and has nothing to complain of', async () => {
+  /** An empty page, and what there is to complain of in it: errors, warnings, and whatever it asks of others. */
+  async function openPage (origin: string): Promise<{ page: Page, complaints: string[] }> {
     const page = await browser.newPage()
     onTestFinished(async () => { await page.close() })
     const complaints: string[] = []
-    const origin = `http://127.0.0.1:${worker.port}`
     page.on('console', (message) => { if (['error', 'warning'].includes(message.type())) complaints.push(message.text()) })
     page.on('pageerror', (error) => { complaints.push(String(error)) })
     page.on('requestfailed', (request) => { complaints.push(`failed: ${request.url()}`) })
@@ -124,6 +129,20 @@ describe('/docs in a browser', () => {
       complaints.push(`asks ${route.request().url()}`)
       await route.abort()
     })
+    return { page, complaints }
+  }
+
+  /** Tries POST /increment out as it stands in the page. */
+  async function tryToCount (page: Page): Promise<void> {
+    const post = page.locator('.opblock-post').first()
+    await post.locator('.opblock-summary-control').click()
+    await post.getByRole('button', { name: 'Try it out' }).click()
+    await post.getByRole('button', { name: 'Execute' }).click()
+  }
+
+  test('/docs shows every route, counts when tried out, asks nobody else for anything, and has nothing to complain of', async () => {
+    const origin = `http://127.0.0.1:${worker.port}`
+    const { page, complaints } = await openPage(origin)
     await page.goto(`${origin}/docs`)
     await page.locator('.opblock').first().waitFor()
     expect((await page.locator('.info .title').innerText()).startsWith('Gearbox')).toBe(true)
@@ -140,12 +159,60 @@ describe('/docs in a browser', () => {
     await total.getByRole('button', { name: 'Execute' }).click()
     await until('the total', async () => /"total": 18/.test(await total.locator('.live-responses-table').innerText()))
 
-    const post = page.locator('.opblock-post').first()
-    await post.locator('.opblock-summary-control').click()
-    await post.getByRole('button', { name: 'Try it out' }).click()
-    await post.getByRole('button', { name: 'Execute' }).click()
+    await tryToCount(page)
     await until('what was counted', () => worker.totals().get('foo') === 1n)
     expect(worker.totals().get('bar')).toBe(-20n)
     expect(complaints).toEqual([])
+  })
+  test.each(['/docs', '/docs/'])('%s behind a BASE_PATH opens without a key, and is used with one that is typed there', async (path) => {
+    const guarded = await startWorker({ BASE_PATH: '/gear/box', API_KEYS: 'count:s3cret' })
+    onTestFinished(guarded.end)
+    const origin = `http://127.0.0.1:${guarded.port}`
+    const { page, complaints } = await openPage(origin)
+    await page.goto(`${origin}/gear/box${path}`)
+    await page.locator('.opblock').first().waitFor()
+    await page.getByRole('button', { name: 'Authorize' }).click()
+    await page.locator('.auth-container input').fill('s3cret')
+    await page.locator('.auth-btn-wrapper').getByRole('button', { name: 'Apply credentials' }).click()
+    await page.locator('.auth-btn-wrapper').getByRole('button', { name: 'Close' }).click()
+    await tryToCount(page)
+    await until('what was counted', () => guarded.totals().get('foo') === 1n)
+    expect(complaints).toEqual([])
+  })
+
+  test('a page that got this machine\'s address for its own name can neither count nor read', async () => {
+    const origin = `http://rebound.example:${worker.port}`
+    const { page } = await openPage(origin)
+    const reply = await page.goto(`${origin}/healthz`)
+    expect(reply?.status(), 'the name leads here').toBe(200)
+    const seen = await page.evaluate(async () => await Promise.all([
+      fetch('/increment?ack=stored', { method: 'POST', body: new URLSearchParams({ rebound: '1' }) }), fetch('/totals'), fetch('/metrics'), fetch('/docs/json'),
+    ].map(async (reply) => [(await reply).status, (await (await reply).text()).includes('HOSTS_ALLOWED')])))
+    expect(seen).toEqual(Array(4).fill([421, true]))
+    expect(worker.totals().has('rebound')).toBe(false)
+  })
+
+  test('a page of another origin counts where CORS_ORIGINS has it, and reads when to send again', async () => {
+    const pages = createServer((_request, response) => { response.setHeader('Content-Type', 'text/html').end('<!doctype html>') })
+    await new Promise<void>((resolve) => pages.listen(0, '127.0.0.1', resolve))
+    onTestFinished(() => { pages.close() })
+    const origin = `http://localhost:${(pages.address() as AddressInfo).port}`
+    const queue = new OpenQueue()
+    const crossed = await startWorker({ CORS_ORIGINS: origin, API_KEYS: 'count:k', PENDING_REQUESTS_MAX: '1' }, queue)
+    onTestFinished(crossed.end)
+    const page = await browser.newPage()
+    onTestFinished(async () => { await page.close() })
+    await page.goto(origin)
+    const count = async (): Promise<unknown> => await page.evaluate(async (url) => {
+      const reply = await fetch(url, { method: 'POST', body: new URLSearchParams({ foo: '1' }), headers: { Authorization: 'Bearer k', 'Idempotency-Key': String(Math.random()) } })
+      return [reply.status, reply.headers.get('Retry-After')]
+    }, `http://127.0.0.1:${crossed.port}/increment`)
+    expect(await count()).toEqual([204, null])
+    queue.hold()
+    const held = count()
+    await until('a reply that waits', () => crossed.flusher.heldReplies === 1)
+    expect(await count()).toEqual([503, '1'])
+    queue.release()
+    expect(await held).toEqual([204, null])
   })
 })

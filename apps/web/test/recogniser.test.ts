@@ -11,7 +11,7 @@ function request (...lines: readonly string[]): string {
 }
 
 function read (text: string): { recognised: string, recogniser: Recogniser } {
-  const recogniser = new Recogniser(bodyBytesMax)
+  const recogniser = new Recogniser({ bodyBytesMax })
   const bytes = Buffer.from(text, 'latin1')
   return { recognised: recogniser.read(bytes, 0, bytes.length), recogniser }
 }
@@ -43,7 +43,7 @@ describe('is whole', () => {
   })
 
   test('what it says of one request is gone with the next', () => {
-    const recogniser = new Recogniser(bodyBytesMax)
+    const recogniser = new Recogniser({ bodyBytesMax })
     const first = Buffer.from(request('Authorization: Bearer a b', 'Idempotency-Key:\tk\t').replace('/increment', '/increment?ack=memory'))
     expect(recogniser.read(first, 0, first.length)).toBe('whole')
     expect(recogniser).toMatchObject({ ack: 'memory', authorization: 'Bearer a b', idempotencyKey: 'k' })
@@ -54,7 +54,7 @@ describe('is whole', () => {
 
   test('one request behind another, whatever stands around it', () => {
     const bytes = Buffer.from(`${usual}${request('X: y').replace('a=1', 'b=2')}GET / HTTP/1.1\r\n`)
-    const recogniser = new Recogniser(bodyBytesMax)
+    const recogniser = new Recogniser({ bodyBytesMax })
     expect(recogniser.read(bytes, 0, bytes.length)).toBe('whole')
     expect(recogniser.bodyEnd).toBe(usual.length)
     expect(recogniser.read(bytes, recogniser.bodyEnd, bytes.length)).toBe('whole')
@@ -65,7 +65,7 @@ describe('is whole', () => {
 
 test('every beginning of a request is partial, and says where its body will end once its head is there', () => {
   const bytes = Buffer.from(request('Connection: keep-alive', 'Idempotency-Key: k').replace('/increment', '/increment?ack=stored'))
-  const recogniser = new Recogniser(bodyBytesMax)
+  const recogniser = new Recogniser({ bodyBytesMax })
   for (let end = 0; end < bytes.length; end++) {
     expect(recogniser.read(bytes, 0, end), `${end} bytes`).toBe('partial')
     expect(recogniser.bodyEnd, `after ${end} bytes`).toBe(end < bytes.length - 3 ? 0 : bytes.length)

@@ -2,7 +2,10 @@
 // everything else gets the finished Config and never looks at process.env.
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
+import { parseApiKey, type ApiKey } from './api-keys.ts'
 import { exitCode, FatalError } from './errors.ts'
+import { parseHost } from './hosts.ts'
+import { parseOrigin } from './origins.ts'
 
 interface Setting<T> {
   /** What stands in for an unset variable, written as a user would; undefined: nothing does. */
@@ -45,9 +48,16 @@ function path (fallback: string, about: string): Setting<string> {
   return { fallback, about, parse: (text) => resolve(text) }
 }
 
-function list (about: string, item: (text: string) => string): Setting<readonly string[]> {
-  const parse = (text: string): readonly string[] => text.split(',').map((part) => item(part.trim()))
+function list<T> (about: string, item: (text: string) => T): Setting<readonly T[]> {
+  const parse = (text: string): readonly T[] => text.split(',').map((part) => item(part.trim()))
   return { fallback: undefined, shown: 'unset', about, parse }
+}
+
+/** A path without its final slash; "/" is none. */
+function parseBasePath (text: string): string {
+  const path = text.replace(/\/$/, '')
+  if (path === '' || /^(?=.{1,128}$)(?:\/(?!\.\.?(?:\/|$))[A-Za-z0-9._~-]+)+$/.test(path)) return path
+  throw new Error(`must be a path such as /gearbox, of at most 128 letters, digits and ._~-, not ${quote(text)}`)
 }
 
 function quote (text: string): string {
@@ -98,19 +108,25 @@ const settings = {
   bodyPairsMax: integer(1000, 1, 1_000_000, 'pairs in one request body'),
   connectionsMax: integer(15_000, 1, 1_000_000, 'connections to one worker'),
   fastLane: oneOf('on', ['on', 'off'], 'whether plain increments pass by Node\'s HTTP parser'),
+  basePath: optional({
+    fallback: undefined,
+    about: 'path before all others (/gearbox: POST /gearbox/increment), for a proxy that passes on a part of a site',
+    parse: parseBasePath,
+  }),
   headersTimeoutMs: integer(5000, 1, hourMs, 'ms a client may take for its headers'),
   requestTimeoutMs: integer(10_000, 1, hourMs, 'ms a client may take for a whole request'),
   keepAliveTimeoutMs: integer(72_000, 1, hourMs, 'ms an idle connection stays open'),
   idempotencyHours: integer(24, 1, 24 * 365, 'hours within which an Idempotency-Key counts once'),
   idempotencyRowsMax: integer(10_000_000, 1, 1_000_000_000, 'Idempotency-Keys remembered at most'),
-  apiKeys: list('comma-separated keys; set: requests need Authorization: Bearer', (text) => {
-    if (!/^[\x21-\x7e]+$/.test(text)) throw new Error('must be comma-separated keys of visible ASCII, none of them empty')
-    return text
-  }),
-  corsOrigins: list('comma-separated origins (https://example.org) whose pages may count', (text) => {
-    if (!URL.canParse(text) || new URL(text).origin !== text) throw new Error(`must be comma-separated origins such as https://example.org, not ${quote(text)}`)
-    return text
-  }),
+  apiKeys: list(
+    'comma-separated keys; set: requests need Authorization: Bearer; count:KEY, read:KEY, admin:KEY say what for',
+    parseApiKey
+  ),
+  hostsAllowed: list('comma-separated names under which this answers (*: any) where API_KEYS is unset', parseHost),
+  corsOrigins: list(
+    'comma-separated origins whose pages may count and read (https://example.org, https://*.example.org, *)',
+    parseOrigin
+  ),
   metricsPort: optional(integer(0, 0, 65535, 'port with /metrics of this process alone; under npm start of all of them')),
   logLevel: oneOf('info', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'least level that is logged'),
   statsIntervalMs: integer(10_000, 100, 24 * hourMs, 'ms between two lines of figures in the log'),
@@ -119,9 +135,12 @@ const settings = {
 type Values = { readonly [K in keyof typeof settings]: (typeof settings)[K] extends Setting<infer T> ? T : never }
 
 /** Every setting, parsed and within its bounds. Times are milliseconds, sizes bytes, paths absolute. */
-export type Config = Omit<Values, 'unsentDir' | 'apiKeys' | 'corsOrigins'> & {
+export type Config = Omit<Values, 'unsentDir' | 'basePath' | 'apiKeys' | 'hostsAllowed' | 'corsOrigins'> & {
   readonly unsentDir: string
-  readonly apiKeys: readonly string[]
+  /** Without a final slash; '' is none. */
+  readonly basePath: string
+  readonly apiKeys: readonly ApiKey[]
+  readonly hostsAllowed: readonly string[]
   readonly corsOrigins: readonly string[]
 }
 
@@ -159,7 +178,9 @@ export function loadConfig (env: NodeJS.ProcessEnv, required: { readonly [name: 
   return {
     ...parsed,
     unsentDir: parsed.unsentDir ?? join(dirname(parsed.databasePath), 'unsent'),
+    basePath: parsed.basePath ?? '',
     apiKeys: parsed.apiKeys ?? [],
+    hostsAllowed: parsed.hostsAllowed ?? [],
     corsOrigins: parsed.corsOrigins ?? [],
   }
 }

@@ -1,8 +1,10 @@
 // /metrics on a port that belongs to one process alone, so that each scrape is of the same one: of a consumer or web worker that runs
 // by itself, or of `npm start` with all its processes. What every metrics port must do (keys, hosts, limits) is done here.
 import type { FastifyInstance } from 'fastify'
+import { ApiKeys } from './api-keys.ts'
 import type { Config } from './config.ts'
 import { FatalError, reasonOf } from './errors.ts'
+import { Hosts } from './hosts.ts'
 import type { Logger } from './logger.ts'
 import { metricsContentType } from './metrics.ts'
 
@@ -20,7 +22,7 @@ export interface MetricsServer {
 }
 
 /**
- * Listens on HOST and METRICS_PORT. With API_KEYS set it asks for one, as the workers do.
+ * Listens on HOST and METRICS_PORT. It asks for a Host of ours or, with API_KEYS set, for a key that may read, as the workers do.
  * @param read the metrics as Prometheus text
  * @returns undefined where METRICS_PORT is unset
  * @throws FatalError if it can't listen
@@ -40,7 +42,7 @@ export async function serveMetrics (config: Config, read: () => Promise<string>,
 
 async function build (config: Config, read: () => Promise<string>): Promise<FastifyInstance> {
   // Loaded only where somebody scrapes: a consumer has no other HTTP.
-  const [{ default: fastify }, { default: bearerAuth }] = await Promise.all([import('fastify'), import('@fastify/bearer-auth')])
+  const { default: fastify } = await import('fastify')
   const app = fastify({
     requestTimeout: config.requestTimeoutMs,
     http: { headersTimeout: config.headersTimeoutMs, connectionsCheckingInterval: timeoutCheckMs },
@@ -48,10 +50,14 @@ async function build (config: Config, read: () => Promise<string>): Promise<Fast
     forceCloseConnections: true,
   })
   app.server.maxConnections = connectionsMax
-  if (config.apiKeys.length > 0) {
-    await app.register(bearerAuth, { keys: new Set(config.apiKeys), verifyErrorLogLevel: 'debug' })
-    app.addHook('onSend', async (_request, reply) => { if (reply.statusCode === 401) reply.header('www-authenticate', 'Bearer') })
-  }
+  const [hosts, apiKeys] = [new Hosts(config), new ApiKeys(config.apiKeys)]
+  app.addHook('onRequest', async ({ raw: { url, headers } }, reply) => {
+    const refusal = hosts.refusal({ url, host: headers.host }) ?? apiKeys.refusal(headers.authorization, 'read')
+    if (refusal === undefined) return
+    if (refusal.challenge !== undefined) reply.header('www-authenticate', refusal.challenge)
+    const { statusCode, code, message } = refusal
+    throw Object.assign(new Error(message), { statusCode, code })
+  })
   app.get('/metrics', async (_request, reply) => {
     reply.type(metricsContentType)
     return await read()

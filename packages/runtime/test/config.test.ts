@@ -41,7 +41,9 @@ const defaults: Config = {
   keepAliveTimeoutMs: 72_000,
   idempotencyHours: 24,
   idempotencyRowsMax: 10_000_000,
+  basePath: '',
   apiKeys: [],
+  hostsAllowed: [],
   corsOrigins: [],
   metricsPort: undefined,
   logLevel: 'info',
@@ -50,8 +52,8 @@ const defaults: Config = {
 
 const variables = [
   'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
-  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS',
-  'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'API_KEYS', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
+  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS',
+  'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
 ]
 
 describe('an environment', () => {
@@ -93,8 +95,10 @@ describe('an environment', () => {
       KEEP_ALIVE_TIMEOUT_MS: '8',
       IDEMPOTENCY_HOURS: '9',
       IDEMPOTENCY_ROWS_MAX: '10',
-      API_KEYS: 'one, two/+=',
-      CORS_ORIGINS: 'https://a.example,http://localhost:8080',
+      BASE_PATH: '/a/b-c_d.e~f',
+      API_KEYS: 'one, two/+=,count:three,read:a:b,admin:four,counts:five',
+      HOSTS_ALLOWED: 'Counter.Example., bücher.example',
+      CORS_ORIGINS: 'https://a.example,http://localhost:8080, https://*.b.example:8443, *',
       METRICS_PORT: '9100',
       LOG_LEVEL: 'silent',
       STATS_INTERVAL_MS: '100',
@@ -123,12 +127,26 @@ describe('an environment', () => {
       keepAliveTimeoutMs: 8,
       idempotencyHours: 9,
       idempotencyRowsMax: 10,
-      apiKeys: ['one', 'two/+='],
-      corsOrigins: ['https://a.example', 'http://localhost:8080'],
+      basePath: '/a/b-c_d.e~f',
+      apiKeys: [
+        { key: 'one', scopes: ['count', 'read'] },
+        { key: 'two/+=', scopes: ['count', 'read'] },
+        { key: 'three', scopes: ['count'] },
+        { key: 'a:b', scopes: ['read'] },
+        { key: 'four', scopes: ['admin'] },
+        { key: 'counts:five', scopes: ['count', 'read'] },
+      ],
+      hostsAllowed: ['counter.example', 'xn--bcher-kva.example'],
+      corsOrigins: ['https://a.example', 'http://localhost:8080', 'https://*.b.example:8443', '*'],
       metricsPort: 9100,
       logLevel: 'silent',
       statsIntervalMs: 100,
     })
+  })
+
+  test('has a BASE_PATH without its final slash', () => {
+    expect(loadConfig({ BASE_PATH: '/gearbox/' }).basePath).toBe('/gearbox')
+    expect(loadConfig({ BASE_PATH: '/' }).basePath).toBe('')
   })
 
   test('has paths that are relative to the working directory, and unsent batches beside the database', () => {
@@ -154,8 +172,12 @@ describe('a problem', () => {
     ['WEB_WORKERS', '0', '-1', 'all'],
     ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'], ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'], ['FAST_LANE', 'yes'],
     ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'],
-    ['API_KEYS', ',', 'a,', ',a', 'a,,b', 'a b', 'é', ' '],
-    ['CORS_ORIGINS', '*', 'null', 'example.org', 'https://example.org/', 'https://example.org/x', 'https://a.example,', 'HTTPS://EXAMPLE.ORG', 'https://user@a.example'],
+    ['API_KEYS', ',', 'a,', ',a', 'a,,b', 'a b', 'é', ' ', 'count:', 'read:,a', 'admin:é'],
+    ['HOSTS_ALLOWED', ',', 'a,', 'a b', '*.example.org', 'example.org:3333', 'example.org:', 'https://example.org', 'example.org/', 'u@example.org', '[::1]:80'],
+    ['BASE_PATH', 'gearbox', '/a//b', '/a b', '/a?b', '/a#b', '/%61', '/é', '/..', '/a/./b', '/a/..', '//', '/:key', '/*', 'http://example.org/a', `/${'x'.repeat(128)}`],
+    ['CORS_ORIGINS', 'null', 'example.org', 'https://example.org/', 'https://example.org/x', 'https://a.example,', 'HTTPS://EXAMPLE.ORG', 'https://user@a.example',
+      'https://example.org:443', 'http://example.org:80', 'https://bücher.example', 'http://127.1', 'ftp://example.org', 'wss://example.org', '*.example.org', 'https://*', 'https://*.', 'https://a.*.example.org',
+      'https://*example.org', 'https://*.*.example.org', 'https://*.example.org/', 'https://*.127.0.0.1', 'https://example.org?', 'https://example.org:'],
     ['METRICS_PORT', 'x', '65536'], ['LOG_LEVEL', 'INFO', 'verbose', 'true'], ['STATS_INTERVAL_MS', '0', '-1'],
   ])('in %s is named', (name, ...values) => {
     for (const value of values) {
@@ -181,11 +203,27 @@ describe('a problem', () => {
     expect(loadConfig({ REDIS_URL: 'redis://localhost' }, required).redisUrl).toBe('redis://localhost')
   })
 
+  test.each([
+    ['CORS_ORIGINS', 'https://example.org/', 'https://example.org'],
+    ['CORS_ORIGINS', 'example.org', 'https://example.org'],
+    ['CORS_ORIGINS', 'HTTPS://EXAMPLE.ORG', 'https://example.org'],
+    ['CORS_ORIGINS', 'https://example.org:443', 'https://example.org'],
+    ['CORS_ORIGINS', 'https://bücher.example', 'https://xn--bcher-kva.example'],
+    ['CORS_ORIGINS', '*.example.org', 'https://*.example.org'],
+    ['CORS_ORIGINS', 'https://*.Example.org/x', 'https://*.example.org'],
+    ['HOSTS_ALLOWED', 'https://counter.example:8443/', 'counter.example'],
+    ['HOSTS_ALLOWED', 'counter.example:80', 'counter.example'],
+  ])('with %s=%s comes with the right form', (name, value, right) => {
+    expect(problemsOf({ [name]: value }).message).toMatch(new RegExp(`: (?:browsers send )?${right.replaceAll(/[.*]/g, '\\$&')}(?:,|$)`))
+    expect(() => loadConfig({ [name]: right })).not.toThrow()
+  })
+
   test('tells no secret', () => {
     const secret = 's3cret'
     for (const env of [
       { REDIS_URL: `http://user:${secret}@redis.example` }, { REDIS_URL: `redis://user:${secret}@redis example:port` }, { REDIS_URL: `user:${secret}@redis.example:6379` },
       { API_KEYS: `${secret},` }, { API_KEYS: `${secret} ${secret}` }, { API_KEYS: `fine,${secret}é` },
+      { API_KEYS: `count:${secret}é` }, { CORS_ORIGINS: `https://user:${secret}@a.example` },
       { API_KEYS: `${secret},`, REDIS_URL: secret, PORT: 'x' },
     ]) {
       const error = problemsOf(env)

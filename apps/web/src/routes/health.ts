@@ -7,10 +7,14 @@ import type { Flusher } from '../flusher.ts'
 
 const okSchema = { type: 'object', properties: { status: { type: 'string', enum: ['ok'] } } } as const
 
+/** A balancer knows neither our names nor our keys. */
+const open = { needs: 'none', anyHost: true } as const
+
 export async function healthRoutes (app: FastifyInstance, { flusher, queue }: { flusher: Flusher, queue: ProducerQueue }): Promise<void> {
-  app.get('/healthz', { schema: { tags: ['operation'], summary: 'The process lives', security: [], response: { 200: okSchema } } }, async () => ({ status: 'ok' }))
+  app.get('/healthz', { config: open, schema: { tags: ['operation'], summary: 'The process lives', security: [], response: { 200: okSchema } } }, async () => ({ status: 'ok' }))
 
   app.get('/readyz', {
+    config: open,
     schema: { tags: ['operation'], summary: 'The queue can be reached', security: [], response: { 200: okSchema, 503: { description: 'why it can not', ...errorSchema } } },
   }, async () => {
     const failure = flusher.failure ?? await queue.check().then(() => undefined, reasonOf)

@@ -1,12 +1,13 @@
 // POST /increment as Fastify serves it: whatever is not of the fast lane's one shape, and what the documentation says of it.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/runtime/config.ts'
+import type { Origins } from '@gearbox/runtime/origins.ts'
 import { count, refusal, type CountOptions } from '../count.ts'
 import { echo, errorSchema, RequestError } from '../errors.ts'
 import { notHeld, type Outcome } from '../held-replies.ts'
 
 export interface IncrementOptions extends CountOptions {
-  readonly corsOrigins: readonly string[]
+  readonly origins: Origins
 }
 
 const formTypeName = 'application/x-www-form-urlencoded'
@@ -44,10 +45,11 @@ const schema = {
     ...Object.fromEntries([
       [400, 'malformed: the message says which pair, and why'],
       [401, 'API_KEYS is set and the request has none of them'],
-      [403, 'a page of an origin that CORS_ORIGINS does not list'],
+      [403, 'a page of an origin that CORS_ORIGINS does not list, or an API key that may not count'],
       [408, 'the request did not arrive in time'],
       [413, 'more than BODY_BYTES_MAX'],
       [415, 'another Content-Type or charset, or a Content-Encoding'],
+      [421, 'a Host that is none of this service (HOSTS_ALLOWED)'],
       [422, 'the request alone leaves 64 bits, a total would (GBX_TOTAL_OVERFLOW names the keys), or an Idempotency-Key came with another body'],
       [503, 'a limit is reached or the queue out of reach: try again after Retry-After'],
     ].map(([status, description]) => [status, { description, ...errorSchema }])),
@@ -56,10 +58,11 @@ const schema = {
 
 export async function incrementRoutes (app: FastifyInstance, options: IncrementOptions): Promise<void> {
   app.post<{ Querystring: Query, Body: Buffer | undefined }>('/increment', {
+    config: { needs: 'count' },
     schema,
     // The schema is for the document: what it says is checked below, with messages that name the pair.
     validatorCompiler: () => () => true,
-    onRequest: (request, _reply, done) => done(checkHead(request, options.corsOrigins)),
+    onRequest: (request, _reply, done) => done(checkHead(request, options.origins)),
   }, ({ query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody }, reply) => {
     const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
       { ...notHeld, settle: (outcome) => settle(reply, outcome) })
@@ -76,10 +79,11 @@ function settle (reply: FastifyReply, outcome: Outcome): void {
 }
 
 /** What can be refused before the body is read. */
-function checkHead (request: FastifyRequest, corsOrigins: readonly string[]): RequestError | undefined {
+function checkHead (request: FastifyRequest, origins: Origins): RequestError | undefined {
   const { origin, host, 'content-type': type, 'content-encoding': encoding, 'content-length': length, 'transfer-encoding': transfer } = request.headers
-  if (origin !== undefined && !corsOrigins.includes(origin) && !(URL.canParse(origin) && new URL(origin).host === host)) {
-    return new RequestError('GBX_FORBIDDEN_ORIGIN', `pages of ${echo(origin)} may not count here; CORS_ORIGINS lists which may`)
+  if (origin !== undefined && !origins.mayCount(origin, host)) {
+    return new RequestError('GBX_FORBIDDEN_ORIGIN', `origin ${echo(origin)} is not allowed: it is neither the Host of this request nor in CORS_ORIGINS. ` +
+      'Where a proxy changes Host, let it pass on the one it got, or list the name in HOSTS_ALLOWED')
   }
   const empty = transfer === undefined && (length === undefined || length === '0')
   if (encoding !== undefined) return unsupported(`the body must come without Content-Encoding, not as ${echo(encoding)}`)

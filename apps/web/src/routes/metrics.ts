@@ -13,7 +13,7 @@ const schema = {
 
 /** @param options `metrics` gives the text, or throws a RequestError that says where it is to be had */
 export async function metricsRoutes (app: FastifyInstance, { metrics }: { metrics: () => Promise<string> }): Promise<void> {
-  app.get('/metrics', { schema }, async (_request, reply) => {
+  app.get('/metrics', { config: { needs: 'read' }, schema }, async (_request, reply) => {
     const text = await metrics()
     reply.type(metricsContentType)
     return text

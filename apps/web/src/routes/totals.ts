@@ -55,6 +55,7 @@ interface SentTotal {
 
 export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: Totals }): Promise<void> {
   app.get<{ Params: { key: string }, Querystring: NumbersQuery }>('/totals/:key', {
+    config: { needs: 'read' },
     schema: {
       tags: ['reading'],
       summary: "One key's total",
@@ -66,6 +67,7 @@ export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: 
   }, async ({ params, query }) => toSent(one(totals, params.key), query))
 
   app.get<{ Querystring: ListQuery }>('/totals', {
+    config: { needs: 'read' },
     schema: {
       tags: ['reading'],
       summary: 'Totals page by page, or the total of ?key=',
