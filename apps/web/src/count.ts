@@ -1,6 +1,6 @@
 // What a request to count comes to, whichever lane it came by: parse → limits → accumulate, and the reply it waits for.
 import { createHash } from 'node:crypto'
-import type { Once } from '@gearbox/queue/batch.ts'
+import { fits, onceBytesMax, type Once } from '@gearbox/queue/batch.ts'
 import type { ProducerQueue, Rejection } from '@gearbox/queue/queue.ts'
 import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
 import { echo, echoAll, RequestError } from './errors.ts'
@@ -40,6 +40,10 @@ export function count ({ limits, flusher, queue }: CountOptions, request: CountR
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
   const once = readOnce(request, increments)
+  if (once !== undefined && !fits(once, request.end - request.start)) {
+    throw new RequestError('GBX_BODY_TOO_LARGE',
+      `a request with an Idempotency-Key travels whole, with at most ${onceBytesMax} bytes of JSON; send several, each with its own key`)
+  }
   if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
     throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue takes no batches (${flusher.failure ?? 'it is just coming back'}); try again, or count with ?ack=memory`)
   }

@@ -12,6 +12,12 @@ export const batchVersion = 1
  */
 export const batchBytesMax = 256 * 1024
 
+/**
+ * JSON bytes of one idempotent request, which can't be divided, at most. A push of it must get through within the 2.5 s that a command
+ * has, also over a slow network, and be applied in one step.
+ */
+export const onceBytesMax = 4 * 1024 * 1024
+
 export const int64Max = 2n ** 63n - 1n
 export const int64Min = -(2n ** 63n)
 
@@ -97,12 +103,27 @@ export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batc
   for (let separator = ''; json.length < batchBytesMax; separator = ',') {
     const once = source.nextOnce()
     if (once === undefined) break
-    const pairs = Array.from(once.sums, ([key, sum]) => `${JSON.stringify(key)}:${sum}`)
-    json.text(`${separator}{"id":"${once.id}","at":${once.at},"sums":{${pairs.join(',')}}}`)
+    json.text(`${separator}{"id":"${once.id}","at":${once.at},"sums":{${sumsText(once)}}}`)
   }
   json.text(']}')
   return { seq, at, increments, element: json.copy() }
 }
+
+function sumsText ({ sums }: Pick<Once, 'sums'>): string {
+  return Array.from(sums, ([key, sum]) => `${JSON.stringify(key)}:${sum}`).join(',')
+}
+
+/** Whether an idempotent request fits into a batch. @param bodyBytes of the body that it came in */
+export function fits (once: Once, bodyBytes: number): boolean {
+  // A key's byte becomes two at most, and what separates two pairs two as well: most need not be encoded to be known to fit.
+  return 2 * bodyBytes <= onceBytesMax || Buffer.byteLength(sumsText(once)) <= onceBytesMax
+}
+
+/**
+ * What was not written by a worker is parsed whole to be understood, which holds up everything else: up to this many bytes,
+ * of which the worst take some 50 ms.
+ */
+export const foreignBytesMax = 1024 * 1024
 
 const written = /^\{"v":(\d{1,9}),"producer":"([0-9a-f-]{36})","seq":(\d{1,15}),"at":(\d{1,15}),"requests":(\d{1,15}),"increments":(\d{1,15}),"sums":\{/
 
@@ -124,6 +145,7 @@ export function readHeader (element: Buffer): Header | string {
       once: !element.subarray(-11).equals(emptyOnce),
     }
   }
+  if (element.length > foreignBytesMax) return `not written by a worker, and longer than ${foreignBytesMax} bytes`
   let value: unknown
   try {
     value = JSON.parse(element.toString())

@@ -52,7 +52,9 @@ const scripts = {
 declare module 'ioredis' {
   interface Redis {
     gearboxPush (generationKey: string, batchesKey: string, generation: string, wake: string, ...elements: readonly Buffer[]): Promise<number>
-    gearboxTakeBuffer (ownerKey: string, batchesKey: string, owner: string, elementsMax: number, bytesMax: number): Promise<[owner: Buffer, length: number, ...elements: Buffer[]]>
+    gearboxTakeBuffer (
+      ownerKey: string, batchesKey: string, owner: string, elementsMax: number, bytesMax: number, elementBytesMax: number
+    ): Promise<[owner: Buffer, length: number, ...elements: Buffer[]]>
     gearboxAcknowledge (ownerKey: string, batchesKey: string, owner: string, ...sha1: readonly string[]): Promise<[owner: string, length: number]>
     gearboxBind (ownerKey: string, expected: string, owner: string): Promise<number>
     gearboxWaiting (batchesKey: string, producer: string, skip: number, elementsMax: number, bytesMax: number): Promise<[read: number, ...sequences: string[]]>

@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError, type ConsumerQueue, type Owner, type Stored } from './queue.ts'
+import { elementBytesMax, ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError, type ConsumerQueue, type Owner, type Stored } from './queue.ts'
 import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './redis-connection.ts'
 import type { RedisQueueOptions } from './redis-producer-queue.ts'
 import { Wake } from './wake.ts'
@@ -70,7 +70,9 @@ export class RedisConsumerQueue implements ConsumerQueue {
 
   async take (): Promise<Buffer[]> {
     const owner = this.#requireOwner()
-    const [found, length, ...elements] = await ask(this.#redis.gearboxTakeBuffer(this.#keys.owner, this.#keys.batches, ownerText(owner), runElementsMax, runBytesMax))
+    const [found, length, ...elements] = await ask(this.#redis.gearboxTakeBuffer(
+      this.#keys.owner, this.#keys.batches, ownerText(owner), runElementsMax, runBytesMax, elementBytesMax
+    ))
     this.#length = length
     if (found.toString() === ownerText(owner)) return elements
     await this.#stayOwner(found.toString())
