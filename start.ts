@@ -15,10 +15,7 @@ import { logStats, logStop } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { parseOptions } from '@gearbox/runtime/options.ts'
 import { Parent } from '@gearbox/runtime/parent.ts'
-import { onStopSignal, stopDeadlineMs } from '@gearbox/runtime/stopping.ts'
-
-/** A terminal and npm both pass one Ctrl-C on: signals this close together are one request. */
-const sameRequestMs = 1000
+import { onStopSignal, sameRequestMs, stopDeadlineMs } from '@gearbox/runtime/stopping.ts'
 
 const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 
@@ -100,10 +97,11 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     if (!stop.signal.aborted) await once(stop.signal, 'abort')
   }
   endStats()
+  const drainMs = failed === undefined ? config.drainMs : 0
   const stopped = failed === undefined
-    ? logStop(logger, String(stop.signal.reason), async () => await parent.collect(), () => parent.running)
+    ? logStop(logger, String(stop.signal.reason), async () => await parent.collect(), { drainMs, running: () => parent.running })
     : () => {}
-  const codes = [await parent.stop((name) => name !== 'consumer'), await parent.stop((name) => name === 'consumer')]
+  const codes = [await parent.stop((name) => name !== 'consumer', drainMs), await parent.stop((name) => name === 'consumer')]
   await metricsServer?.close()
   stopped()
   return failed ?? Math.max(...codes)

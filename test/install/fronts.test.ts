@@ -25,6 +25,8 @@ interface Place {
   readonly dir: string
   readonly port: number
   readonly upstreams: readonly number[]
+  /** How often haproxy looks at /readyz. */
+  readonly checkEvery: string
 }
 
 const fronts = [
@@ -46,7 +48,7 @@ const fronts = [
   },
   {
     name: 'haproxy',
-    configure: ({ dir, port, upstreams }: Place): string[] => {
+    configure: ({ dir, port, upstreams, checkEvery }: Place): string[] => {
       writeFileSync(join(dir, 'gearbox.cfg'), replaced('install/haproxy/gearbox.cfg', [
         ['log /dev/log local0', 'log stdout format raw local0'],
         ['user haproxy', ''],
@@ -55,7 +57,10 @@ const fronts = [
         ['maxconn 100000', 'maxconn 1000'],
         ['bind :443 ', `bind 127.0.0.1:${port} `],
         ['/etc/haproxy/gearbox.pem', join(dir, 'both.pem')],
-        ['server here 127.0.0.1:3333 check', upstreams.map((upstream, i) => `server here${i} 127.0.0.1:${upstream} check`).join(' inter 2s fall 3 rise 1\n  ')],
+        [
+          'server here 127.0.0.1:3333 check inter 2s fall 3',
+          upstreams.map((upstream, i) => `server here${i} 127.0.0.1:${upstream} check inter ${checkEvery} fall 3`).join(' rise 1\n  '),
+        ],
       ]))
       return ['-db', '-f', join(dir, 'gearbox.cfg')]
     },
@@ -70,7 +75,7 @@ function replaced (path: string, changes: ReadonlyArray<readonly [from: string, 
   }, readFileSync(join(root, path), 'utf8'))
 }
 
-async function startFront ({ name, configure }: typeof fronts[number], upstreams: readonly number[]): Promise<Front> {
+async function startFront ({ name, configure }: typeof fronts[number], upstreams: readonly number[], checkEvery = '2s'): Promise<Front> {
   const dir = temporaryDir()
   const port = await freePort()
   const { status, stderr } = spawnSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2',
@@ -78,7 +83,7 @@ async function startFront ({ name, configure }: typeof fronts[number], upstreams
   expect(status, stderr).toBe(0)
   const ca = readFileSync(join(dir, 'cert.pem'), 'utf8')
   writeFileSync(join(dir, 'both.pem'), ca + readFileSync(join(dir, 'key.pem'), 'utf8'))
-  const program = endWithTest(new Program(name, configure({ dir, port, upstreams }), {}))
+  const program = endWithTest(new Program(name, configure({ dir, port, upstreams, checkEvery }), {}))
   const front = { url: `https://localhost:${port}`, ca }
   await until(`${name} to pass a request on; it printed: ${program.output}`, async () => (await ask(front, 'GET', '/readyz')).status === 200)
     .catch((error: unknown) => { throw new Error(program.output, { cause: error }) })
@@ -210,4 +215,42 @@ describe.each(fronts)('behind $name', (kind) => {
     expect((await ask(front, 'POST', '/increment', 'foo=1', { 'x-forwarded-for': '192.0.2.1', 'x-real-ip': '192.0.2.2' })).status).toBe(204)
     expect(seen[0]).toMatchObject({ 'x-forwarded-for': '127.0.0.1', 'x-real-ip': '127.0.0.1', 'x-forwarded-proto': 'https', host: new URL(front.url).host })
   })
+})
+
+const haproxy = fronts[1]
+const missing = [haproxy.name, 'openssl'].filter((name) => findProgram(name) === undefined)
+
+test.skipIf(missing.length > 0)(`a machine behind haproxy that stops with DRAIN_MS is noticed by no client${missing.length > 0 ? ` (skipped: there is no ${missing.join(', no ')})` : ''}`, async () => {
+  const databases = [join(temporaryDir(), 'numbers.db'), join(temporaryDir(), 'numbers.db')]
+  const machines = await Promise.all(databases.map(async (databasePath) => (
+    endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1', DRAIN_MS: '3000' })))))
+  // Three failed checks take 600 ms, and as much again on a busy machine, of the 3000.
+  const front = await startFront(haproxy, machines.map(({ url }) => Number(new URL(url).port)), '200ms')
+  const statuses = new Map<number | string, number>()
+  const enough = new AbortController()
+  const clients = Array.from({ length: 12 }, async (_, i) => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    while (!enough.signal.aborted) {
+      // On kept connections and on new ones.
+      const outcome = await ask(front, 'POST', '/increment?ack=stored', 'foo=1', {}, i % 3 === 0 ? false : agent).then(({ status }) => status, String)
+      statuses.set(outcome, (statuses.get(outcome) ?? 0) + 1)
+    }
+    agent.destroy()
+  })
+  const answered = (): number => [...statuses.values()].reduce((sum, count) => sum + count, 0)
+  const more = async (count: number): Promise<void> => {
+    const before = answered()
+    await until(`${count} more replies`, () => answered() >= before + count)
+  }
+  await more(200)
+  machines[0]!.kill('SIGTERM')
+  expect(await machines[0]!.exited, machines[0]!.output).toBe(0)
+  await more(200)
+  enough.abort()
+  await Promise.all(clients)
+  expect([...statuses.keys()]).toEqual([204])
+  await machines[1]!.end()
+  const totals = databases.map((path) => readTotals(path).get('foo') ?? 0n)
+  expect(totals[0]! + totals[1]!).toBe(BigInt(answered()))
+  expect(totals[0]).toBeGreaterThan(0n)
 })

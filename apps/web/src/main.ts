@@ -18,7 +18,7 @@ import { createRegistry, counter, durations, gauge, labelledGauge, logStats, log
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { parseOptions } from '@gearbox/runtime/options.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
-import { stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
+import { drain, stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
 import { RequestError } from './errors.ts'
 import { Flusher } from './flusher.ts'
 import { buildServer } from './server.ts'
@@ -72,7 +72,8 @@ async function main (): Promise<number> {
   flusher.start()
   const metricsServer = link === undefined ? await serveMetrics(config, async () => await registry.metrics(), logger) : undefined
   const metrics = async (): Promise<string> => await scrapeAll(link, metricsServer?.address)
-  const server = await buildServer({ config, logger, flusher, queue, totals, metrics, requests })
+  let draining = false
+  const server = await buildServer({ config, logger, flusher, queue, totals, metrics, requests, draining: () => draining })
   const stop = new AbortController()
   // One worker of several does it: the first.
   // A stop does not wait for it: the file stays until all of it is stored.
@@ -84,8 +85,12 @@ async function main (): Promise<number> {
   if (link === undefined) logger.info({ producer }, `listens on ${address}${config.basePath}, pushes to ${config.queueName} in Redis`)
 
   const reason = await stopping
+  draining = true
   // Under npm start the parent says it for all.
-  const stopped = link === undefined ? logStop(logger, reason, async () => await snapshot(registry)) : () => {}
+  const stopped = link === undefined
+    ? logStop(logger, reason, async () => await snapshot(registry), { drainMs: config.drainMs })
+    : () => {}
+  await drain(config.drainMs, reason, link)
   stop.abort()
   flusher.hurry()
   endStats()

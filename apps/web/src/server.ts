@@ -37,6 +37,8 @@ export interface ServerOptions {
   readonly metrics: () => Promise<string>
   /** Counted by status for every reply. */
   readonly requests: Map<number, number>
+  /** Whether a stop was asked for that has not begun. */
+  readonly draining?: () => boolean
 }
 
 /** How often Node looks for clients that are over their time; its own default of 30 s would let a slow one sit for that long. */
@@ -154,7 +156,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   const prefix = config.basePath
   await app.register(incrementRoutes, { prefix, limits: config, origins, flusher: options.flusher, queue: options.queue })
   await app.register(totalsRoutes, { prefix, totals: options.totals })
-  await app.register(healthRoutes, { prefix, flusher: options.flusher, queue: options.queue })
+  await app.register(healthRoutes, { prefix, flusher: options.flusher, queue: options.queue, draining: options.draining })
   await app.register(metricsRoutes, { prefix, metrics: options.metrics })
   app.setNotFoundHandler((request, reply) => { throw routing.refuse(request, reply) })
   await app.ready()

@@ -116,6 +116,7 @@ const settings = {
   headersTimeoutMs: integer(5000, 1, hourMs, 'ms a client may take for its headers'),
   requestTimeoutMs: integer(10_000, 1, hourMs, 'ms a client may take for a whole request'),
   keepAliveTimeoutMs: integer(72_000, 1, hourMs, 'ms an idle connection stays open'),
+  drainMs: integer(0, 0, hourMs, 'ms that /readyz is 503 before a stop begins, while all else goes on'),
   idempotencyHours: integer(24, 1, 24 * 365, 'hours within which an Idempotency-Key counts once'),
   idempotencyRowsMax: integer(10_000_000, 1, 1_000_000_000, 'Idempotency-Keys remembered at most'),
   apiKeys: list(

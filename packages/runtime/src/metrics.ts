@@ -154,16 +154,24 @@ function many (count: number, one: string, rest: string): string | undefined {
 /** A stop that takes longer than this says what it waits for, and again after each pause. */
 const waitingMs = { first: 500, pause: 2000 }
 
+export interface StopOptions {
+  /** How long all goes on before the stop begins. */
+  readonly drainMs?: number
+  /** Names of the processes that still run. */
+  readonly running?: () => readonly string[]
+}
+
 /**
- * Logs that a stop has begun and, while it takes time, what it waits for.
+ * Logs that a stop was asked for and, while it takes time, what it waits for.
  * @param collect the metrics of all processes that are to stop
- * @param names of those that still run
  * @returns a function that logs its end
  */
 export function logStop (
-  logger: Logger, signal: string, collect: () => Promise<readonly object[]>, names: () => readonly string[] = () => []
+  logger: Logger, signal: string, collect: () => Promise<readonly object[]>, { drainMs = 0, running = () => [] }: StopOptions = {}
 ): () => void {
-  logger.info(`stopping (${signal})`)
+  logger.info(drainMs === 0
+    ? `stopping (${signal})`
+    : `stopping (${signal}) in ${drainMs} ms (DRAIN_MS): until then /readyz answers 503, and requests are served`)
   let timer: NodeJS.Timeout | undefined
   const log = async (): Promise<void> => {
     const metrics = await collect()
@@ -178,7 +186,7 @@ export function logStop (
       many(waiting.keys, 'key', 's to be pushed'),
       many(waiting.batches, 'batch', 'es to be stored'),
     ].filter((part) => part !== undefined)
-    const left = names()
+    const left = running()
     const subject = left.length === 0 ? '' : ` (${left.join(', ')} still running)`
     logger.info(waiting, `waiting for ${parts.join(', ') || 'the last writes'}${subject}`)
   }
@@ -188,7 +196,7 @@ export function logStop (
     }, ms)
     timer.unref()
   }
-  logAfter(waitingMs.first)
+  logAfter(drainMs + waitingMs.first)
   return () => {
     clearTimeout(timer)
     timer = undefined

@@ -2,7 +2,7 @@
 
 /** What the parent tells a part. */
 export type ToPart =
-  | { readonly type: 'stop' }
+  | { readonly type: 'stop', readonly atOnce: boolean }
   | { readonly type: 'collect', readonly id: number, readonly scraping: boolean }
   | { readonly type: 'scraped', readonly id: number, readonly text: string }
 
@@ -16,7 +16,7 @@ export class ParentLink {
   #collect: ((scraping: boolean) => Promise<object[]>) | undefined
   #scrapes = new Map<number, (text: string) => void>()
   #scrapeId = 0
-  #onStop: (() => void) | undefined
+  #onStop: ((atOnce: boolean) => void) | undefined
   #onOrphaned: (() => void) | undefined
 
   /** The line of this process, or undefined where nobody forked it. */
@@ -32,8 +32,13 @@ export class ParentLink {
     })
   }
 
-  /** Sets what to do when the parent asks for a stop, and when it is gone. Each is called at most once. */
-  onStop (stop: () => void, orphaned: () => void): void {
+  /** Whether the parent is gone. */
+  get orphaned (): boolean {
+    return !process.connected
+  }
+
+  /** Sets what to do when the parent asks for a stop (`atOnce`: without DRAIN_MS), and when it is gone. */
+  onStop (stop: (atOnce: boolean) => void, orphaned: () => void): void {
     this.#onStop = stop
     this.#onOrphaned = orphaned
   }
@@ -61,7 +66,7 @@ export class ParentLink {
   }
 
   #received (message: ToPart): void {
-    if (message.type === 'stop') this.#onStop?.()
+    if (message.type === 'stop') this.#onStop?.(message.atOnce)
     else if (message.type === 'scraped') this.#scrapes.get(message.id)?.(message.text)
     else {
       this.#collect?.(message.scraping).then((metrics) => this.#send({ type: 'collected', id: message.id, metrics }), () => {})

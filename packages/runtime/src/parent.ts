@@ -75,17 +75,22 @@ export class Parent {
     return this.#parts.filter(({ child }) => child !== undefined).map(({ options }) => options.name)
   }
 
-  /** Stops parts, all at once, and waits for them. @returns their highest exit code */
-  async stop (names: (name: string) => boolean): Promise<number> {
+  /**
+   * Stops parts, all at once, and waits for them.
+   * @param drainMs how long they go on before they begin to stop (DRAIN_MS); 0: not at all
+   * @returns their highest exit code
+   */
+  async stop (names: (name: string) => boolean, drainMs = 0): Promise<number> {
+    const killMs = drainMs + killAfterMs
     const codes = await Promise.all(this.#parts.filter(({ options }) => names(options.name)).map(async (part) => {
       part.stopping = true
       clearTimeout(part.restart)
       if (part.child === undefined) return 0
-      this.#send(part.child, { type: 'stop' })
+      this.#send(part.child, { type: 'stop', atOnce: drainMs === 0 })
       const kill = setTimeout(() => {
-        this.#options.logger.error(`${part.options.name} did not stop within ${killAfterMs} ms and is killed`)
+        this.#options.logger.error(`${part.options.name} did not stop within ${killMs} ms and is killed`)
         part.child?.kill('SIGKILL')
-      }, killAfterMs)
+      }, killMs)
       const code = await part.exited
       clearTimeout(kill)
       return code

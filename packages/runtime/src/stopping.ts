@@ -10,7 +10,11 @@ export type StopSignal = typeof stopSignals[number]
 /** Requests in hand, the final flush and all the rest of a graceful stop have this long. */
 export const stopDeadlineMs = 10_000
 
-export type StopReason = StopSignal | 'parent' | 'orphaned'
+/** A terminal and npm both pass one Ctrl-C on: signals this close together are one request. */
+export const sameRequestMs = 1000
+
+/** parent: it asks for a stop; failure: it asks for one at once, as another of its parts failed; orphaned: it is gone. */
+export type StopReason = StopSignal | 'parent' | 'failure' | 'orphaned'
 
 /** Whether a terminal could hang up. Looked at once: afterwards it is none any more. */
 const hasTerminal = [0, 1, 2].some((fd) => isatty(fd))
@@ -34,6 +38,20 @@ export function stopRequested (link: ParentLink | undefined, signals: boolean): 
   return new Promise((resolve) => {
     // Listening even where signals do not count keeps them from killing the process.
     onStopSignal((signal) => { if (signals) resolve(signal) })
-    link?.onStop(() => resolve('parent'), () => resolve('orphaned'))
+    link?.onStop((atOnce) => resolve(atOnce ? 'failure' : 'parent'), () => resolve('orphaned'))
+  })
+}
+
+/**
+ * Waits before a stop that somebody asked for, so that whoever sends requests here can see in time that they had better go elsewhere.
+ * Resolves after `drainMs`, or sooner: at a second signal, or when the parent is gone.
+ */
+export async function drain (drainMs: number, reason: StopReason, link: ParentLink | undefined): Promise<void> {
+  if (drainMs === 0 || reason === 'failure' || link?.orphaned === true) return
+  const startedAt = performance.now()
+  await new Promise<void>((resolve) => {
+    setTimeout(resolve, drainMs)
+    process.once('disconnect', resolve)
+    onStopSignal(() => { if (performance.now() - startedAt > sameRequestMs) resolve() })
   })
 }

@@ -39,6 +39,7 @@ const defaults: Config = {
   headersTimeoutMs: 5000,
   requestTimeoutMs: 10_000,
   keepAliveTimeoutMs: 72_000,
+  drainMs: 0,
   idempotencyHours: 24,
   idempotencyRowsMax: 10_000_000,
   basePath: '',
@@ -52,7 +53,7 @@ const defaults: Config = {
 
 const variables = [
   'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
-  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS',
+  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
   'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
 ]
 
@@ -93,6 +94,7 @@ describe('an environment', () => {
       HEADERS_TIMEOUT_MS: '6',
       REQUEST_TIMEOUT_MS: '7',
       KEEP_ALIVE_TIMEOUT_MS: '8',
+      DRAIN_MS: '9000',
       IDEMPOTENCY_HOURS: '9',
       IDEMPOTENCY_ROWS_MAX: '10',
       BASE_PATH: '/a/b-c_d.e~f',
@@ -125,6 +127,7 @@ describe('an environment', () => {
       headersTimeoutMs: 6,
       requestTimeoutMs: 7,
       keepAliveTimeoutMs: 8,
+      drainMs: 9000,
       idempotencyHours: 9,
       idempotencyRowsMax: 10,
       basePath: '/a/b-c_d.e~f',
@@ -171,7 +174,7 @@ describe('a problem', () => {
     ['ACK_TIMEOUT_MS', '0', '30001'],
     ['WEB_WORKERS', '0', '-1', 'all'],
     ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'], ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'], ['FAST_LANE', 'yes'],
-    ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'],
+    ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['DRAIN_MS', '-1', '3600001'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'],
     ['API_KEYS', ',', 'a,', ',a', 'a,,b', 'a b', 'é', ' ', 'count:', 'read:,a', 'admin:é'],
     ['HOSTS_ALLOWED', ',', 'a,', 'a b', '*.example.org', 'example.org:3333', 'example.org:', 'https://example.org', 'example.org/', 'u@example.org', '[::1]:80'],
     ['BASE_PATH', 'gearbox', '/a//b', '/a b', '/a?b', '/a#b', '/%61', '/é', '/..', '/a/./b', '/a/..', '//', '/:key', '/*', 'http://example.org/a', `/${'x'.repeat(128)}`],

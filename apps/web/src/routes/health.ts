@@ -1,4 +1,4 @@
-// GET /healthz: this process lives. GET /readyz: its queue takes batches.
+// GET /healthz: this process lives. GET /readyz: its queue takes batches, and nobody has asked it to stop.
 import type { FastifyInstance } from 'fastify'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
@@ -10,13 +10,23 @@ const okSchema = { type: 'object', properties: { status: { type: 'string', enum:
 /** A balancer knows neither our names nor our keys. */
 const open = { needs: 'none', anyHost: true } as const
 
-export async function healthRoutes (app: FastifyInstance, { flusher, queue }: { flusher: Flusher, queue: ProducerQueue }): Promise<void> {
+export interface HealthOptions {
+  readonly flusher: Flusher
+  readonly queue: ProducerQueue
+  /** Whether requests had better go elsewhere, as a stop is coming. */
+  readonly draining: (() => boolean) | undefined
+}
+
+export async function healthRoutes (app: FastifyInstance, { flusher, queue, draining }: HealthOptions): Promise<void> {
   app.get('/healthz', { config: open, schema: { tags: ['operation'], summary: 'The process lives', security: [], response: { 200: okSchema } } }, async () => ({ status: 'ok' }))
 
   app.get('/readyz', {
     config: open,
     schema: { tags: ['operation'], summary: 'The queue can be reached', security: [], response: { 200: okSchema, 503: { description: 'why it can not', ...errorSchema } } },
   }, async () => {
+    if (draining?.() === true) {
+      throw new RequestError('GBX_STOPPING', 'this worker is about to stop (DRAIN_MS); send new requests to another one')
+    }
     const failure = flusher.failure ?? await queue.check().then(() => undefined, reasonOf)
     if (failure !== undefined) throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue can't be reached: ${failure}`)
     return { status: 'ok' }
