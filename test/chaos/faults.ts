@@ -5,7 +5,7 @@ import type { Random } from './random.ts'
 import { commands, type Queue, type System } from './system.ts'
 
 /** What a fault befalls; two at a time never befall the same, nor anything together with all. */
-type Target = 'redis' | 'network' | 'worker' | 'consumer' | 'database' | 'all'
+type Target = 'redis' | 'network' | 'worker' | 'consumer' | 'database' | 'log' | 'all'
 
 interface Fault {
   readonly name: string
@@ -119,6 +119,8 @@ const faults: readonly Fault[] = [
   },
   { name: 'a newer consumer takes over', targets: ['consumer'], queues: redisOnly, plan: always(async (system) => { await system.startOtherConsumer() }) },
   { name: 'another process holds the database', targets: ['database'], queues: both, plan: (random) => forMs(random, 300, 3000, async (system, ms) => { await system.holdDatabase(ms) }) },
+  { name: 'nobody reads the log, and its pipe is full', targets: ['log'], queues: both, plan: (random) => forMs(random, 1000, 4000, async (system, ms) => { await system.neglectLog('full', ms) }) },
+  { name: 'the reader of the log leaves, and another comes', targets: ['log'], queues: both, plan: (random) => forMs(random, 500, 3000, async (system, ms) => { await system.neglectLog('broken', ms) }) },
   { name: 'kill -9 of Redis, restarted after', targets: ['redis'], queues: redisOnly, plan: (random) => forMs(random, 0, 3000, async (system, ms) => { await system.restartRedis(ms, false) }) },
   {
     name: 'kill -9 of Redis, restarted with nothing after',

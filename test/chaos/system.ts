@@ -12,6 +12,7 @@ import { freePort, RedisServer } from '../fixtures/redis.ts'
 import { TcpProxy } from '../fixtures/tcp-proxy.ts'
 import { until } from '../fixtures/until.ts'
 import type { Ledger } from './ledger.ts'
+import { LogPipe } from './log-pipe.ts'
 
 export type Queue = 'redis' | 'embedded'
 
@@ -56,6 +57,7 @@ export class System {
   readonly #admin: Redis | undefined
   #product: Program | undefined
   #outputs: Program[] = []
+  readonly #logs: LogPipe[] = []
   /** A consumer that took over from the product's own. */
   #otherConsumer: Program | undefined
   #ledger: Ledger | undefined
@@ -123,7 +125,9 @@ export class System {
   /** @throws Error with the product's last line if it does not start */
   async startProduct (): Promise<void> {
     this.#mustGoOn()
-    const product = new Program(process.execPath, ['start.ts'], this.#env, { detached: true })
+    const log = new LogPipe(join(this.#dir, `log-${this.#logs.length}`), (text) => { product.output += text })
+    this.#logs.push(log)
+    const product = new Program(process.execPath, ['start.ts'], this.#env, { detached: true, stdout: log.fd })
     this.#product = product
     this.#outputs.push(product)
     const failed = product.exited.then((code) => { throw new Error(`npm start ended with ${code}: ${product.output.trim().split('\n').at(-1) ?? ''}`) })
@@ -238,6 +242,15 @@ export class System {
     thaw()
   }
 
+  /** Nobody takes the product's log for a while: the pipe is full, or its reader has left. */
+  async neglectLog (how: 'full' | 'broken', ms: number): Promise<void> {
+    const log = this.#logs.at(-1)
+    if (how === 'full') log?.stopReading()
+    else log?.leave()
+    await delay(ms)
+    log?.readOn()
+  }
+
   async restartRedis (downMs: number, loseData: boolean): Promise<void> {
     if (loseData) this.ledger.sweep()
     await this.redis.kill()
@@ -341,6 +354,7 @@ export class System {
   heal (): void {
     this.#proxy?.heal()
     this.#proxy?.release()
+    this.#logs.at(-1)?.readOn()
     for (const pid of this.#frozen) this.#signal(pid, 'SIGCONT')
   }
 
@@ -351,6 +365,7 @@ export class System {
     this.#admin?.disconnect()
     const own = new Set(this.#outputs.map(({ pid }) => pid))
     for (const { pid, group } of listProcesses()) if (own.has(pid) || own.has(group)) this.#signal(pid, 'SIGKILL')
+    for (const log of this.#logs) log.close()
     await this.#proxy?.close()
     await this.#redis?.kill()
     if (keep && this.#redis !== undefined) cpSync(this.#redis.dir, join(this.#dir, 'redis'), { recursive: true })
