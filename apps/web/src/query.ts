@@ -18,11 +18,11 @@ const listedMax = 8
 const comparedCharactersMax = 64
 
 /**
- * Compares the names in a request's query with those in its route's `schema.querystring`; a route without one knows none.
- * A parameter may be repeated only where its schema is of type `array`.
- * @returns what is wrong with them, if anything is
+ * Compares a request's query with its route's `schema.querystring` as far as Ajv does not: a route without one knows no
+ * parameters, a parameter may be repeated only where its type is `array`, and an integer is written in digits.
+ * @returns what is wrong with it, if anything is
  */
-export function checkQueryNames ({ url, query, routeOptions }: FastifyRequest): RequestError | undefined {
+export function checkQuery ({ url, query, routeOptions }: FastifyRequest): RequestError | undefined {
   const mark = url.search(/[?#]/)
   if (mark < 0) return undefined
   try {
@@ -34,6 +34,10 @@ export function checkQueryNames ({ url, query, routeOptions }: FastifyRequest): 
   const known = propertiesOf(routeOptions.schema?.querystring)
   for (const [name, value] of entriesOf(query)) {
     if (!known.has(name)) return new RequestError('GBX_BAD_QUERY', describeUnknown(name, [...known.keys()]))
+    // Ajv takes whatever JavaScript makes a number of, such as 0x10, 1e2 and Infinity, which 400 digits are too.
+    if (known.get(name) === 'integer' && typeof value === 'string' && !/^-?\d{1,15}$/.test(value)) {
+      return new RequestError('GBX_BAD_QUERY', `"${name}" must be a whole number, not ${echo(value)}`)
+    }
     if (Array.isArray(value) && known.get(name) !== 'array') {
       const times = `${value.length} times`
       return new RequestError('GBX_BAD_QUERY', `query parameter ${echo(name)} is given ${times}; give it once`)

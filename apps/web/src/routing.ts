@@ -2,7 +2,7 @@
 // its path, that the route takes its method, and that it knows the query parameters.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { RequestError } from './errors.ts'
-import { checkQueryNames } from './query.ts'
+import { checkQuery } from './query.ts'
 
 /** The paths and methods of all routes that are registered after it was made. */
 export class Routing {
@@ -26,7 +26,7 @@ export class Routing {
    */
   check (request: FastifyRequest, reply: FastifyReply): RequestError | undefined {
     // Before its body: Fastify would read that, and judge its type and size, before it says that there is no route.
-    return request.is404 ? this.refuse(request, reply) : checkQueryNames(request)
+    return request.is404 ? this.refuse(request, reply) : checkQuery(request)
   }
 
   /** A 405 with `Allow` where the path takes other methods, else a 404. */

@@ -89,8 +89,6 @@ export async function totalsRoutes (app: FastifyInstance, { totals }: { totals: 
     serializerCompiler: () => toJson,
   }, async (request) => {
     const { key, prefix, after, limit, order } = request.query
-    // Ajv takes the word Infinity for an integer.
-    if (!Number.isSafeInteger(limit)) throw new RequestError('GBX_BAD_QUERY', `"limit" must be a whole number from 1 to 1000, not "${limit}"`)
     if (key !== undefined) return toSent(one(totals, key), request.query)
     const page = await totals.list({ prefix, after: after === '' ? undefined : after, limit, order })
     return { totals: page.totals.map((total) => toSent(total, request.query)), next: page.next }
