@@ -62,9 +62,26 @@ async function build (config: Config, read: () => Promise<string>): Promise<Fast
     reply.type(metricsContentType)
     return await read()
   })
-  app.setNotFoundHandler(async (_request, reply) => {
-    reply.code(404)
-    return { statusCode: 404, code: 'GBX_NOT_FOUND', error: 'Not Found', message: 'not found; this port has GET /metrics only' }
+  // As the workers do: whatever is asked for that is not here is refused, not ignored.
+  app.addHook('onRequest', async (request, reply) => {
+    const [path, ...query] = request.url.replace(/^https?:\/\/[^/?#]*/i, '').split(/[?#]/)
+    if (path !== '/metrics') {
+      throw Object.assign(new Error('not found; this port has GET /metrics only'), { statusCode: 404, code: 'GBX_NOT_FOUND' })
+    }
+    if (request.is404) {
+      reply.header('allow', 'GET, HEAD')
+      throw Object.assign(new Error('method not allowed; use GET or HEAD'), { statusCode: 405, code: 'GBX_METHOD_NOT_ALLOWED' })
+    }
+    const [unknown] = new URLSearchParams(query.join('&')).keys()
+    if (unknown === undefined) return
+    const message = `unknown query parameter ${quote(unknown)}; there are none here`
+    throw Object.assign(new Error(message), { statusCode: 400, code: 'GBX_BAD_QUERY' })
   })
   return app
+}
+
+/** Input as it may be shown: in visible ASCII, and at most 64 characters of it. */
+function quote (text: string): string {
+  const visible = JSON.stringify(text).slice(1, -1).replace(/[^ -~]/g, '?')
+  return `"${visible.length > 64 ? `${visible.slice(0, 63)}…` : visible}"`
 }
