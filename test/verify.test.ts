@@ -1,6 +1,9 @@
 // `npm run verify` on living workers and dead ones: it agrees where nothing is wrong, and finds what was taken away.
-import { join } from 'node:path'
+import { writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
+import { readDatabaseUuid, writeUnsent } from '../apps/web/src/unsent.ts'
+import { element, producerA, producerB } from '../packages/queue/test/batches.ts'
 import { endWithTest, listening, post, postWith, Program, startAll } from './fixtures/gearbox.ts'
 import { freePort, RedisServer } from './fixtures/redis.ts'
 import { temporaryDir } from './fixtures/temporary.ts'
@@ -75,6 +78,39 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   expect(hole.code).toBe(1)
 })
 
+test('what a worker that is gone left in a file is counted and fills its hole, where it belongs to this database', async () => {
+  const redis = await RedisServer.start()
+  onTestFinished(async () => { await redis.stop() })
+  const client = redis.client()
+  onTestFinished(() => client.disconnect())
+  const databasePath = join(temporaryDir(), 'numbers.db')
+  const env = { DATABASE_PATH: databasePath, REDIS_URL: redis.url, WEB_WORKERS: '1' }
+  const gearbox = endWithTest(await startAll(env))
+  expect((await post(`${gearbox.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
+  const batch = (seq: number): Buffer => element({ seq, sums: { gone: 1 }, increments: 10 })
+  await client.rpush('gearbox:{0}:batches', batch(1), batch(3))
+  await until('them to be stored', async () => await client.llen('gearbox:{0}:batches') === 0)
+  const hole = await verify(env, gearbox.url)
+  expect(hole.output).toMatch(/gone: batches 2 to 2 are MISSING/)
+
+  const dir = join(dirname(databasePath), 'unsent')
+  const here = { queue: 'of the test', generation: undefined, database: readDatabaseUuid(databasePath) }
+  const theirs = await writeUnsent(dir, producerB, { ...here, database: 'another' }, [element({ producer: producerB, increments: 1000 })])
+  const missing = await verify(env, gearbox.url)
+  expect(missing.output).toContain(`unsent file ${theirs} is not counted: it belongs to database another (of the test)\n`)
+  expect(missing.code).toBe(1)
+  // The first was stored before it could be deleted.
+  await writeUnsent(dir, producerA, here, [batch(1), batch(2), batch(4)])
+  const whole = await verify(env, gearbox.url)
+  expect(whole.output).toMatch(/^workers that are gone .*: 1; stored 20, queued 0, in unsent files 20$/m)
+  expect(whole.code, whole.output).toBe(0)
+
+  writeFileSync(join(dir, 'x.jsonl'), 'no batch')
+  const unreadable = await verify(env, gearbox.url)
+  expect(unreadable.output).toMatch(/unsent file \S+x\.jsonl CAN'T BE READ \(line 1 is not a valid batch/)
+  expect(unreadable.code).toBe(1)
+})
+
 test('workers that share a port are asked on the METRICS_PORT of each, and the shared port says so', async () => {
   const redis = await RedisServer.start()
   onTestFinished(async () => { await redis.stop() })
@@ -94,5 +130,5 @@ test('workers that share a port are asked on the METRICS_PORT of each, and the s
   expect(both.output.match(/^worker [0-9a-f-]{36}: accepted \d+; stored/gm)).toHaveLength(2)
   expect(both.output).toMatch(/all of it adds up\n$/)
   const one = await verify(env, `http://127.0.0.1:${ports[0]}/`)
-  expect(one.output).toMatch(/^workers that are gone \(or not named with --url\): 1; stored \d+, queued 0$/m)
+  expect(one.output).toMatch(/^workers that are gone \(or not named with --url\): 1; stored \d+, queued 0, in unsent files 0$/m)
 })

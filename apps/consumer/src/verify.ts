@@ -3,14 +3,18 @@
 import { parseArgs } from 'node:util'
 import Database from 'better-sqlite3'
 import { readHeader, type Header } from '@gearbox/queue/batch.ts'
-import { createConnection, redisKeys } from '@gearbox/queue/redis-connection.ts'
+import { createConnection, redisKeys, shownUrl } from '@gearbox/queue/redis-connection.ts'
 import { has, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
+import {
+  belongsTo, embeddedQueueName, listUnsent, placeOf, redisQueueName, UnsentFile, type Origin,
+} from '@gearbox/queue/unsent-file.ts'
 import { keyFor } from '@gearbox/runtime/api-keys.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger } from '@gearbox/runtime/logger.ts'
 
-const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker.
+const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker. Of workers that are gone, what
+waits in this machine's UNSENT_DIR is counted where it belongs to this database.
 Exit code 0: all of it adds up; 1: it does not, and the output says where.
 
 usage: npm run verify [-- --url http://HOST:PORT[BASE_PATH] …]
@@ -18,7 +22,7 @@ usage: npm run verify [-- --url http://HOST:PORT[BASE_PATH] …]
   --url    where /metrics of the workers is (default: http://HOST:PORT[BASE_PATH], where npm start answers for all of them). Workers
            that were started one by one have it on the METRICS_PORT of each: name all of them, --url http://HOST:METRICS_PORT each
 
-Reads DATABASE_PATH, REDIS_URL, API_KEYS. Environment:
+Reads DATABASE_PATH, UNSENT_DIR, REDIS_URL, API_KEYS. Environment:
 `
 
 /** What is under way while it is read can be seen twice or not at all: a difference counts only if it stays. */
@@ -67,11 +71,12 @@ async function main (): Promise<number> {
 async function reconcile (config: Config, urls: readonly string[]): Promise<Finding[]> {
   // In the order in which increments move on, so that what moves meanwhile is seen twice rather than never.
   const living = await readLiving(urls, keyFor('read', config.apiKeys))
-  const queued = await readQueue(config)
-  const { stored, rejected } = readDatabase(config.databasePath)
-  const producers = new Set([...living.keys(), ...queued.keys(), ...stored.keys()])
-  const findings: Finding[] = []
-  let [goneProducers, goneStored, goneQueued] = [0, 0, 0]
+  const files = await readUnsent(config)
+  const { queued, generation } = await readQueue(config)
+  const { stored, rejected, uuid } = readDatabase(config.databasePath)
+  const { unsent, findings } = countUnsent(files, { queue: queueNameOf(config), generation, database: uuid }, stored)
+  const producers = new Set([...living.keys(), ...queued.keys(), ...unsent.keys(), ...stored.keys()])
+  let [goneProducers, goneStored, goneQueued, goneUnsent] = [0, 0, 0, 0]
   for (const producer of producers) {
     const { sequences, increments } = stored.get(producer) ?? { sequences: none, increments: 0 }
     // What is in the queue and applied already has not been acknowledged yet.
@@ -82,12 +87,15 @@ async function reconcile (config: Config, urls: readonly string[]): Promise<Find
       goneProducers++
       goneStored += increments
       goneQueued += inQueue
-      findings.push(...holes(producer, sequences, waiting))
+      const waitingSeqs = new Set(waiting.map(({ seq }) => seq))
+      const inFile = (unsent.get(producer) ?? []).filter(({ seq }) => !has(sequences, seq) && !waitingSeqs.has(seq))
+      goneUnsent += sum(new Map(inFile.map((header) => [header.seq, header.increments])).values())
+      findings.push(...holes(producer, sequences, [...waiting, ...inFile]))
     } else {
       findings.push(balance(producer, worker, increments, inQueue))
     }
   }
-  if (goneProducers > 0) findings.push({ text: `workers that are gone (or not named with --url): ${goneProducers}; stored ${goneStored}, queued ${goneQueued}`, right: true })
+  if (goneProducers > 0) findings.push({ text: `workers that are gone (or not named with --url): ${goneProducers}; stored ${goneStored}, queued ${goneQueued}, in unsent files ${goneUnsent}`, right: true })
   findings.push({ text: `rejected: ${rejected}${rejected === 0 ? '' : ' entries of what stands as stored, which npm run rejected lists'}`, right: true })
   return findings
 }
@@ -102,7 +110,7 @@ function balance (producer: string, { accepted, pending, window }: Living, store
   return { text: `${parts}: DOES NOT ADD UP, ${where}`, right: false }
 }
 
-/** Batches of a worker that is gone which neither the database nor the queue has, though later ones were there. */
+/** Batches of a worker that is gone which neither the database nor the queue nor a file has, though later ones were there. */
 function holes (producer: string, { high, gaps }: Sequences, waiting: readonly Header[]): Finding[] {
   const queued = new Set(waiting.map(({ seq }) => seq))
   const last = Math.max(high, ...queued)
@@ -165,12 +173,66 @@ function read (text: string, name: string): Map<string, number> {
   return new Map(Array.from(text.matchAll(new RegExp(`^${name}\\{producer="([^"]+)"\\} (\\d+)$`, 'gm')), ([, producer, value]) => [producer!, Number(value)]))
 }
 
-async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<Map<string, Header[]>> {
+interface Unsent {
+  readonly origin: Origin | undefined
+  readonly headers: readonly Header[]
+  /** Why it could not be read; undefined if it could. */
+  readonly problem: string | undefined
+}
+
+/** What stopping workers left in UNSENT_DIR, by path. */
+async function readUnsent ({ unsentDir }: Config): Promise<Map<string, Unsent>> {
+  const files = new Map<string, Unsent>()
+  for (const path of await listUnsent(unsentDir)) {
+    const headers: Header[] = []
+    let file: UnsentFile | undefined
+    let problem: string | undefined
+    try {
+      file = await UnsentFile.open(path)
+      for await (const { header } of file.batches()) headers.push(header)
+    } catch (error) {
+      // It may just have gone.
+      if (error instanceof Error && 'code' in error && error.code === 'ENOENT') continue
+      problem = reasonOf(error)
+    }
+    await file?.close()
+    files.set(path, { origin: file?.origin, headers, problem })
+  }
+  return files
+}
+
+/** The batches in files that belong here, by worker. A file that does not say where it belongs does if the database knows its workers. */
+function countUnsent (files: ReadonlyMap<string, Unsent>, here: Origin, stored: ReadonlyMap<string, Stored>): { unsent: Map<string, Header[]>, findings: Finding[] } {
+  const unsent = new Map<string, Header[]>()
+  const findings: Finding[] = []
+  for (const [path, { origin, headers, problem }] of files) {
+    const belongs = origin === undefined ? headers.every(({ producer }) => stored.has(producer)) : belongsTo(origin, here) === true
+    if (problem !== undefined) {
+      findings.push({ text: `unsent file ${path} CAN'T BE READ (${problem}): what is in it is not counted`, right: origin !== undefined && !belongs })
+    } else if (!belongs) {
+      findings.push({ text: `unsent file ${path} is not counted: ${origin === undefined ? 'it does not say where it belongs' : `it belongs to ${placeOf(origin)}`}`, right: true })
+    } else {
+      for (const header of headers) {
+        const of = unsent.get(header.producer)
+        if (of === undefined) unsent.set(header.producer, [header])
+        else of.push(header)
+      }
+    }
+  }
+  return { unsent, findings }
+}
+
+function queueNameOf ({ redisUrl, queueName, databasePath }: Config): string {
+  return redisUrl === undefined ? embeddedQueueName(databasePath) : redisQueueName(redisUrl, shownUrl(redisUrl), queueName)
+}
+
+async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<{ queued: Map<string, Header[]>, generation: string | undefined }> {
   const queued = new Map<string, Header[]>()
-  if (redisUrl === undefined) return queued
+  if (redisUrl === undefined) return { queued, generation: undefined }
   const redis = createConnection(redisUrl, createLogger('verify', logLevel))
   try {
     await redis.connect()
+    const generation = await redis.get(redisKeys(queueName).generation) ?? undefined
     for (let first = 0; ; first += pageElements) {
       const elements = await redis.lrangeBuffer(redisKeys(queueName).batches, first, first + pageElements - 1)
       for (const element of elements) {
@@ -180,7 +242,7 @@ async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<Ma
         headers.push(header)
         queued.set(header.producer, headers)
       }
-      if (elements.length < pageElements) return queued
+      if (elements.length < pageElements) return { queued, generation }
     }
   } catch (error) {
     throw new FatalError(`the queue can't be read: ${reasonOf(error)}`)
@@ -189,14 +251,15 @@ async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<Ma
   }
 }
 
-function readDatabase (path: string): { stored: Map<string, Stored>, rejected: number } {
+function readDatabase (path: string): { stored: Map<string, Stored>, rejected: number, uuid: string } {
   try {
     const db = new Database(path, { readonly: true, fileMustExist: true })
     try {
       const rows = db.prepare<[], { producer: string, high: number, gaps: string, increments: number }>('SELECT producer, high, gaps, increments FROM producers').all()
       const stored = new Map(rows.map(({ producer, high, gaps, increments }): [string, Stored] =>
         [producer, { sequences: parseSequences({ high, gaps: JSON.parse(gaps) }) ?? none, increments }]))
-      return { stored, rejected: Number(db.prepare('SELECT count(*) FROM rejected').pluck().get()) }
+      const rejected = Number(db.prepare('SELECT count(*) FROM rejected').pluck().get())
+      return { stored, rejected, uuid: String(db.prepare("SELECT value FROM meta WHERE name = 'uuid'").pluck().get()) }
     } finally {
       db.close()
     }

@@ -19,6 +19,9 @@ const retryMs = { first: 20, most: 500 }
 /** While batches are unstored the queue is asked this often whether they are now, and whether it is still the one they went to. */
 const lookMs = 1000
 
+/** While nothing is unstored it is asked this often which database the queue belongs to, and every time until that is known. */
+const idlePollMs = 10_000
+
 /** A batch leaves the queue before it is reported as stored: at the end this long, and this often, the report is asked for. */
 const lastReport = { withinMs: 1000, pollMs: 50 }
 
@@ -85,6 +88,8 @@ export class Flusher {
   #running: Promise<void> | undefined
   #timers: NodeJS.Timeout[] = []
   #looking = false
+  /** When progress was polled last. */
+  #askedAt = -Infinity
   readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0 }
 
   constructor (options: FlusherOptions) {
@@ -455,10 +460,13 @@ export class Flusher {
 
   /** Asks what is stored: word of it may have been lost, and a queue may lose its memory, or some of it, without closing a connection. */
   async #look (): Promise<void> {
-    if ((this.#window.size === 0 && this.#rounds.size === 0) || this.#looking || this.#options.queue.incarnation === undefined) return
+    const { origin, incarnation } = this.#options.queue
+    const [askedAt, { lastPushed }] = [performance.now(), this.#window]
+    const idle = this.#window.size === 0 && this.#rounds.size === 0
+    if ((idle && origin.database !== undefined && askedAt - this.#askedAt < idlePollMs) || this.#looking || incarnation === undefined) return
     this.#looking = true
+    this.#askedAt = askedAt
     try {
-      const [askedAt, { lastPushed }] = [performance.now(), this.#window]
       const { stored, length } = await this.#options.queue.pollProgress(this.#options.producer)
       if (stored !== undefined) this.#heard(stored)
       this.#window.noteLength({ askedAt, answeredAt: performance.now(), length, lastPushed })

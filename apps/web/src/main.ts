@@ -11,6 +11,7 @@ import type { Batch } from '@gearbox/queue/batch.ts'
 import { EmbeddedProducerQueue } from '@gearbox/queue/embedded-producer-queue.ts'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { RedisProducerQueue } from '@gearbox/queue/redis-producer-queue.ts'
+import { embeddedQueueName, type Origin } from '@gearbox/queue/unsent-file.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
@@ -23,7 +24,7 @@ import { RequestError } from './errors.ts'
 import { Flusher } from './flusher.ts'
 import { buildServer } from './server.ts'
 import { Totals } from './totals.ts'
-import { pushUnsent, writeUnsent } from './unsent.ts'
+import { pushUnsent, readDatabaseUuid, writeUnsent } from './unsent.ts'
 
 /** Of the stop's deadline, what is kept for writing down what could not be pushed. */
 const unsentReserveMs = 500
@@ -75,9 +76,10 @@ async function main (): Promise<number> {
   let draining = false
   const server = await buildServer({ config, logger, flusher, queue, totals, metrics, requests, draining: () => draining })
   const stop = new AbortController()
-  // One worker of several does it: the first.
-  // A stop does not wait for it: the file stays until all of it is stored.
-  if (link === undefined || values.part === 'web 1') pushUnsent(config.unsentDir, queue, logger, stop.signal).catch((error: unknown) => logger.error({ err: error }, 'unsent batches could not be pushed'))
+  // A stop does not wait for it: a file stays until all of it is stored.
+  pushUnsent({ dir: config.unsentDir, queue, logger, stop: stop.signal }).catch((error: unknown) => {
+    logger.error({ err: error }, 'unsent batches could not be pushed')
+  })
   await reachable(queue)
   const { address, beside } = await listen(server, config)
   countConnections(registry, [server.server, ...beside])
@@ -99,7 +101,9 @@ async function main (): Promise<number> {
   for (const listener of beside) listener.close()
   await closeServer(server, deadline - reserveMs)
   const left = await flusher.finish(AbortSignal.timeout(Math.max(0, Math.round(deadline - reserveMs - performance.now()))))
-  const code = await saveUnsent(left, config.unsentDir, producer, logger)
+  // A part of `npm start` shares its database, which tells where batches belong that no queue could be asked about.
+  const database = queue.origin.database ?? (link === undefined ? undefined : readDatabaseUuid(config.databasePath))
+  const code = await saveUnsent(left, config.unsentDir, producer, { ...queue.origin, database }, logger)
   await metricsServer?.close()
   await queue.close()
   totals.close()
@@ -108,7 +112,7 @@ async function main (): Promise<number> {
 }
 
 function createQueue (config: Config, embedded: string | undefined, logger: Logger, alone: boolean): ProducerQueue {
-  if (embedded !== undefined) return new EmbeddedProducerQueue(embedded)
+  if (embedded !== undefined) return new EmbeddedProducerQueue(embedded, embeddedQueueName(config.databasePath))
   if (config.redisUrl === undefined) throw new Error('no REDIS_URL')
   return new RedisProducerQueue({ url: config.redisUrl, queueName: config.queueName, logger, warnOfSettings: alone })
 }
@@ -172,11 +176,11 @@ async function closeServer (server: FastifyInstance, deadline: number): Promise<
 }
 
 /** @returns the exit code */
-async function saveUnsent (left: readonly Batch[], dir: string, producer: string, logger: Logger): Promise<number> {
+async function saveUnsent (left: readonly Batch[], dir: string, producer: string, origin: Origin, logger: Logger): Promise<number> {
   if (left.length === 0) return 0
   const what = `${left.length} batches (${left.reduce((sum, { increments }) => sum + increments, 0)} increments)`
   try {
-    const path = await writeUnsent(dir, producer, left.map(({ element }) => element))
+    const path = await writeUnsent(dir, producer, origin, left.map(({ element }) => element))
     logger.warn(`${what} are not known to be in the queue or stored: they wait in ${path} and are pushed at the next start`)
     return 0
   } catch (error) {

@@ -1,5 +1,6 @@
 // A queue in this process's memory that a test can slow down, fail, move, and make forget.
 import { readHeader } from '../../../packages/queue/src/batch.ts'
+import type { Origin } from '../../../packages/queue/src/unsent-file.ts'
 import { ProducerQueue, QueueUnavailableError, type Polled, type Stored } from '../../../packages/queue/src/queue.ts'
 
 /** What becomes of the next push: it fails before or after the elements were appended, or finds the queue moved. */
@@ -8,6 +9,10 @@ type Misfortune = 'fail' | 'fail after' | 'move'
 export class MemoryQueue extends ProducerQueue {
   readonly pushIsStored = false
   readonly durable = true
+  /** How often it was asked what it belongs to. */
+  origins = 0
+  /** The database that it belongs to. */
+  database: string | undefined = 'of the tests'
   /** What the queue has. */
   list: Buffer[] = []
   /** Every push that was tried, with its time (performance.now). */
@@ -25,6 +30,16 @@ export class MemoryQueue extends ProducerQueue {
 
   get unreachable (): string | undefined {
     return this.#connected ? undefined : 'cut'
+  }
+
+  get origin (): Origin {
+    return { queue: 'in memory', generation: String(this.#generation), database: this.database }
+  }
+
+  async readOrigin (): Promise<Origin> {
+    this.origins++
+    if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
+    return this.origin
   }
 
   async start (): Promise<void> {}

@@ -4,5 +4,5 @@ import { writeUnsent } from '../src/unsent.ts'
 
 const key = 'k'.repeat(200)
 const left = Array.from({ length: 2000 }, (_, i) => element({ seq: i + 1, sums: { [key]: 1 } }))
-const outcome = await writeUnsent(process.argv[2] ?? '', producerA, left).then(() => 'written', () => 'failed')
+const outcome = await writeUnsent(process.argv[2] ?? '', producerA, { queue: 'none', generation: undefined, database: undefined }, left).then(() => 'written', () => 'failed')
 process.stdout.write(outcome)

@@ -24,6 +24,8 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   readonly #stored = new Map<string, string>()
   #entries: Array<{ readonly element: Buffer, readonly push: Push }> = []
   #onLastGone: (() => void) | undefined
+  /** UUID of the database that this consumer stores in. */
+  #database: string | undefined
 
   /** @param path of the socket, at most 104 bytes: what the shortest systems allow */
   constructor (path: string) {
@@ -49,7 +51,9 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     return { owner: undefined, stored: new Map() }
   }
 
-  async bind (_expected: Owner | undefined, _owner: Owner): Promise<boolean> {
+  async bind (_expected: Owner | undefined, { uuid }: Owner): Promise<boolean> {
+    this.#database = uuid
+    for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.database, Buffer.from(uuid))
     return true
   }
 
@@ -113,6 +117,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
       if (this.#workers.size === 0) this.#onLastGone?.()
     })
     readFrames(socket, (type, payload) => this.#received(socket, type, payload))
+    if (this.#database !== undefined) writeFrame(socket, frame.database, Buffer.from(this.#database))
     writeFrame(socket, frame.hello, Buffer.from(this.#incarnation))
   }
 

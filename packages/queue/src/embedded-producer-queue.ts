@@ -2,6 +2,7 @@
 import { connect, type Socket } from 'node:net'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
 import { parseStored, ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
+import type { Origin } from './unsent-file.ts'
 
 const reconnectMs = 50
 
@@ -13,17 +14,24 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   readonly pushIsStored = true
   readonly durable = true
   readonly #path: string
+  readonly #name: string
   #socket: Socket | undefined
   #incarnation: string | undefined
+  #database: string | undefined
   #unreachable: string | undefined = 'not connected yet'
   #closed = false
   #id = 0
   readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()
   readonly #asked = new Map<number, { resolve: (answer: Polled) => void, reject: (error: Error) => void }>()
 
-  constructor (path: string) {
+  /**
+   * @param path of the consumer's socket
+   * @param name of the queue, for what is written down
+   */
+  constructor (path: string, name = 'the embedded queue') {
     super()
     this.#path = path
+    this.#name = name
   }
 
   get incarnation (): string | undefined {
@@ -32,6 +40,16 @@ export class EmbeddedProducerQueue extends ProducerQueue {
 
   get unreachable (): string | undefined {
     return this.#unreachable
+  }
+
+  get origin (): Origin {
+    return { queue: this.#name, generation: undefined, database: this.#database }
+  }
+
+  /** A consumer says which database is its own before anything else, or as soon as it has opened that. */
+  async readOrigin (): Promise<Origin> {
+    this.#requireSocket()
+    return this.origin
   }
 
   async start (): Promise<void> {
@@ -106,7 +124,9 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   }
 
   #received (type: number, payload: Buffer): void {
-    if (type === frame.hello) {
+    if (type === frame.database) {
+      this.#database = payload.toString()
+    } else if (type === frame.hello) {
       this.#incarnation = payload.toString()
       this.#unreachable = undefined
       this.emit('incarnation')

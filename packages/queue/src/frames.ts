@@ -14,6 +14,8 @@ export const frame = {
   ask: 5,
   /** consumer → worker: id, queue length, then what is stored of the producer as JSON, or nothing */
   answer: 6,
+  /** consumer → worker: UUID of the database that the queue belongs to, as soon as that is known */
+  database: 7,
 } as const
 
 const headBytes = 5

@@ -2,6 +2,7 @@
 // Redis and the embedded channel both keep these promises; test/queue-conformance.ts holds them to it.
 import { EventEmitter } from 'node:events'
 import { parseSequences, type Sequences } from './sequences.ts'
+import type { Origin } from './unsent-file.ts'
 
 /** Why an entry of a batch was not applied. */
 export type RejectReason = 'overflow' | 'unreadable' | 'other body' | 'too late'
@@ -64,6 +65,12 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
 
   /** Why the queue is out of reach; undefined while it can be reached. */
   abstract readonly unreachable: string | undefined
+
+  /** Where what is pushed belongs, as it was when that was last seen. */
+  abstract readonly origin: Origin
+
+  /** The same as it is now; without a database while the queue has none, although it had one before. @throws QueueUnavailableError */
+  abstract readOrigin (): Promise<Origin>
 
   /** Begins to connect and keeps at it until closed. Resolves without waiting for success. */
   abstract start (): Promise<void>
@@ -188,6 +195,11 @@ function isRejection (value: unknown): value is Rejection {
 
 export function ownerText ({ uuid, epoch }: Owner): string {
   return `${uuid}:${epoch}`
+}
+
+/** The database's UUID of an owner's text; undefined if it is no owner of ours. */
+export function databaseOf (text: string): string | undefined {
+  return /^([0-9a-f-]{36}):\d{1,15}$/.exec(text)?.[1]
 }
 
 /** @throws SupersededError if the text is no owner of ours */

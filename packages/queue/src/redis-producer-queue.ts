@@ -2,10 +2,11 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from './queue.ts'
+import { databaseOf, parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from './queue.ts'
 import {
   ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
 } from './redis-connection.ts'
+import { redisQueueName, type Origin } from './unsent-file.ts'
 
 export interface RedisQueueOptions {
   readonly url: string
@@ -20,12 +21,15 @@ export class RedisProducerQueue extends ProducerQueue {
   readonly #keys: RedisKeys
   readonly #logger: Logger
   readonly #name: string
+  /** Address and name, for what is written down. */
+  readonly #queue: string
   readonly #warnOfSettings: boolean
   readonly #redis: Redis
   /** Hears what is stored. Losing it delays replies; it cannot lose counts. */
   readonly #subscription: Subscription
   #runId: string | undefined
   #generation: string | undefined
+  #database: string | undefined
   #unreachable: string | undefined = 'not connected yet'
   #durable = false
   #settingsProblem: string | undefined
@@ -35,6 +39,7 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#keys = redisKeys(queueName)
     this.#logger = logger
     this.#name = shownUrl(url)
+    this.#queue = redisQueueName(url, this.#name, queueName)
     this.#warnOfSettings = warnOfSettings
     this.#redis = createConnection(url, logger)
     this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#heard(message))
@@ -56,6 +61,16 @@ export class RedisProducerQueue extends ProducerQueue {
     return this.#unreachable
   }
 
+  get origin (): Origin {
+    return { queue: this.#queue, generation: this.#generation, database: this.#database }
+  }
+
+  async readOrigin (): Promise<Origin> {
+    const [generation, owner] = await askAll(this.#redis.pipeline().get(this.#keys.generation).get(this.#keys.owner))
+    const database = this.#noteOwner(owner)
+    return { queue: this.#queue, generation: typeof generation === 'string' ? generation : undefined, database }
+  }
+
   get durable (): boolean {
     return this.#durable
   }
@@ -75,8 +90,10 @@ export class RedisProducerQueue extends ProducerQueue {
   }
 
   async pollProgress (producer: string): Promise<Polled> {
-    const [length, text, generation, server, replication] = await askAll(this.#redis.pipeline()
-      .llen(this.#keys.batches).hget(this.#keys.stored, producer).get(this.#keys.generation).info('server').info('replication'))
+    const [length, text, generation, owner, server, replication] = await askAll(this.#redis.pipeline()
+      .llen(this.#keys.batches).hget(this.#keys.stored, producer).get(this.#keys.generation).get(this.#keys.owner)
+      .info('server').info('replication'))
+    this.#noteOwner(owner)
     const runId = parseRunId(String(server), String(replication))
     if (this.#runId !== undefined && (generation !== this.#generation || runId !== this.#runId)) await this.#adoptGeneration(runId)
     return { stored: typeof text === 'string' ? parseStored(text) : undefined, length: Number(length) }
@@ -114,8 +131,16 @@ export class RedisProducerQueue extends ProducerQueue {
     const { runId, durable, problem } = await readServer(this.#redis)
     this.#durable = durable
     if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.#name, problem, this.#settingsProblem)
+    this.#noteOwner(await ask(this.#redis.get(this.#keys.owner)))
     await this.#adoptGeneration(runId)
     this.#unreachable = undefined
+  }
+
+  /** An owner that is gone was lost by Redis: what was pushed belongs to its database all the same. @returns the database as it says now */
+  #noteOwner (owner: unknown): string | undefined {
+    const database = typeof owner === 'string' ? databaseOf(owner) : undefined
+    this.#database = database ?? this.#database
+    return database
   }
 
   /** Takes on the generation that Redis has, or gives it one. An existing one is never overwritten. */
