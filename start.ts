@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { checkRedis, shownUrl } from '@gearbox/queue/redis-connection.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { DatabaseLock } from '@gearbox/runtime/database-lock.ts'
-import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
 import { leave } from '@gearbox/runtime/log-output.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
 import { logStats, logStop } from '@gearbox/runtime/metrics.ts'
@@ -155,4 +155,4 @@ async function requireRedis (url: string, logger: Logger): Promise<void> {
   }
 }
 
-await runMain(main)
+await runMain(main, serviceOutputMs)

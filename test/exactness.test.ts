@@ -166,7 +166,7 @@ describe.each(['the embedded queue', 'Redis'])('with %s', (queue) => {
 
   test('where totals leave 64 bits, what is stored and what is rejected add up to all that was answered', async () => {
     const { gearbox, databasePath } = await startMode(queue, 'auto')
-    /** All that was not refused before it was accepted. */
+    /** All that was not refused. */
     const model = new Map<string, bigint>()
     let run = 0
     let refusals = 0
@@ -190,6 +190,7 @@ describe.each(['the embedded queue', 'Redis'])('with %s', (queue) => {
         const own = new Map<string, bigint>()
         addTo(own, pairs)
         const leaves = [...own.values()].some((sum) => sum > int64Max || sum < int64Min)
+        const refused = new Set<string>()
         for (const { status, text } of replies[i]!) {
           if (leaves) {
             expect(status).toBe(422)
@@ -203,11 +204,14 @@ describe.each(['the embedded queue', 'Redis'])('with %s', (queue) => {
             const named = keys.filter((key) => message.includes(JSON.stringify(key)))
             expect(named.length, message).toBeGreaterThan(0)
             expect(named.filter((key) => !own.has(key))).toEqual([])
+            // An idempotent one is refused whole.
+            for (const key of plan.repeats > 0 ? own.keys() : named) refused.add(key)
           } else {
-            expect(status, text).toBe(plan.ack === 'memory' ? 202 : 204)
+            // What others were promised is not refused to anybody who is summed with it: then it is on its way.
+            expect(plan.ack === 'memory' ? [202] : [202, 204], text).toContain(status)
           }
         }
-        if (!leaves) addTo(model, pairs)
+        if (!leaves) addTo(model, pairs.filter(({ key }) => !refused.has(key)))
       }
       expect(await settledWithRejected(databasePath, model)).toEqual([])
     }), { seed, numRuns: 25, endOnFailure: true })

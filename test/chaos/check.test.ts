@@ -1,4 +1,5 @@
 // The chaos run itself: what it must find it finds, and it ends as it should.
+import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -16,10 +17,12 @@ interface Told {
   readonly once?: true
   readonly shared?: bigint
   readonly edge?: bigint
+  /** It was told that its edge pair was refused. */
+  readonly refused?: true
   readonly marks?: Partial<Pick<Attempt, 'killed' | 'orphan' | 'dataLost'>>
 }
 
-type Rejected = readonly [key: string, value: bigint, reason: string]
+type Rejected = readonly [key: string, value: bigint, reason: string, idempotencyKey?: string]
 
 /** One operation of the pairs a=5 and b=-7, and what a database is found to have. @returns what the ledger says is wrong */
 function judge (told: Told, totals: Readonly<Record<string, bigint>>, rejected: readonly Rejected[] = []): readonly string[] {
@@ -39,12 +42,15 @@ function judge (told: Told, totals: Readonly<Record<string, bigint>>, rejected: 
     attempts: [],
   }
   const attempt = ledger.begin(operation)
-  ledger.end(attempt, told.outcome, 'told', false)
+  ledger.end(attempt, told.outcome, told.refused === undefined ? 'told' : '422', false)
   Object.assign(attempt, told.marks)
   const insert = db.prepare<[string, bigint]>('INSERT INTO numbers VALUES (?, ?)')
   for (const { key, delta } of edges) if (totals[key] === undefined) insert.run(key, delta)
   for (const [key, value] of Object.entries(totals)) insert.run(key, value)
-  for (const row of rejected) db.prepare<[string, bigint, string]>('INSERT INTO rejected(key, value, reason) VALUES (?, ?, ?)').run(...row)
+  const reject = db.prepare<[string, bigint, string, string | null]>('INSERT INTO rejected(key, value, reason, once) VALUES (?, ?, ?, ?)')
+  for (const [key, value, reason, name] of rejected) {
+    reject.run(key, value, reason, name === undefined ? null : createHash('sha256').update(`0:${name.length}:${name}`).digest('hex'))
+  }
   ledger.judge()
   ledger.close()
   return ledger.problems
@@ -65,7 +71,9 @@ describe('a database is held against what was told, and nothing is said', () => 
     ['in memory of a worker that was killed, and lost', { outcome: 'memory', marks: { killed: true } }, {}],
     ['queued in a Redis that lost it, from a worker that left', { outcome: 'counted', marks: { orphan: true, dataLost: true } }, {}],
     ['beyond 64 bits, and set aside', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'overflow']]],
-    ['beyond 64 bits with an idempotency key, and refused whole', { outcome: 'counted', edge: 1n, once: true }, {}],
+    ['beyond 64 bits, and refused', { outcome: 'counted', edge: 1n, refused: true }, whole],
+    ['beyond 64 bits with an idempotency key, and refused whole', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}],
+    ['beyond 64 bits with an idempotency key, and set aside', { outcome: 'counted', edge: 1n, once: true }, {}, [[above, 1n, 'overflow', 'k']]],
   ])('%s', (_name, told, totals, rejected) => {
     expect(judge(told, totals, rejected)).toEqual([])
   })
@@ -85,8 +93,11 @@ describe('a database is held against what was told, and it is found', () => {
     ['a shared key with a sum that can not be', { outcome: 'counted', shared: 3n }, { ...whole, hot: 6n }],
     ['a shared key without an answer, with a sum that can not be', { outcome: 'unknown', shared: 3n }, { ...whole, hot: 2n }],
     ['beyond 64 bits, and not set aside', { outcome: 'counted', edge: 1n }, whole],
+    ['beyond 64 bits, refused, and kept to be tried again', { outcome: 'counted', edge: 1n, refused: true }, whole, [[above, 1n, 'overflow']]],
+    ['beyond 64 bits with an idempotency key, refused, and kept', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}, [[above, 1n, 'overflow', 'k']]],
+    ['beyond 64 bits with an idempotency key, promised, and not set aside', { outcome: 'counted', edge: 1n, once: true }, {}],
     ['beyond 64 bits, and set aside twice', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'overflow'], [above, 1n, 'overflow']]],
-    ['beyond 64 bits with an idempotency key, and counted in part', { outcome: 'counted', edge: 1n, once: true }, whole],
+    ['beyond 64 bits with an idempotency key, and counted in part', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, whole],
     ['a total at an end of 64 bits that has moved', { outcome: 'counted' }, { ...whole, [above]: 2n ** 63n - 2n }],
     ['set aside though it fits', { outcome: 'counted' }, whole, [['a', 5n, 'overflow']]],
     ['set aside for another reason', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'too late']]],

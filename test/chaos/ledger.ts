@@ -3,7 +3,8 @@
 // An attempt that was answered may still be excused, and only for these two losses, which the contract names:
 // a 202 lived in one worker's memory, and that worker was killed before the database had it; or Redis lost its data
 // and the worker had left, both before the database had it. Pairs of edge keys are never to be counted: their totals
-// stand at an end of 64 bits, so each has to be found among what was rejected.
+// stand at an end of 64 bits. So each that was promised has to be found in `rejected`, and none that was refused (422).
+import { createHash } from 'node:crypto'
 import { closeSync, openSync, writeSync } from 'node:fs'
 import type Database from 'better-sqlite3'
 
@@ -27,6 +28,8 @@ export interface Attempt {
   /** The client's end of its connection: which worker got it. */
   port: number | undefined
   outcome: Outcome
+  /** It was told that its edge pair was refused (422). */
+  refused: boolean
   /** The worker that had it was killed before the database had it. */
   killed: boolean
   /** The worker that had it left, in whatever way, before the database had it. */
@@ -87,7 +90,7 @@ export class Ledger {
       this.operations.push(operation)
       this.#write({ id: operation.id, pairs: pairsOf(operation).map(({ key, delta }) => `${key}=${delta}`), level: operation.level, once: operation.idempotencyKey })
     }
-    const attempt: Attempt = { operation, sentAt: performance.now(), port: undefined, outcome: 'open', killed: false, orphan: false, dataLost: false }
+    const attempt: Attempt = { operation, sentAt: performance.now(), port: undefined, outcome: 'open', refused: false, killed: false, orphan: false, dataLost: false }
     operation.attempts.push(attempt)
     this.#write({ id: operation.id, attempt: operation.attempts.length })
     if (!isRefusedWhole(operation)) this.#pending.add(attempt)
@@ -97,6 +100,7 @@ export class Ledger {
   /** @param stored it was answered as being in the database, or refused for nothing but its edge pair */
   end (attempt: Attempt, outcome: Outcome, how: string, stored: boolean): void {
     attempt.outcome = outcome
+    attempt.refused = how === '422'
     this.#write({ id: attempt.operation.id, attempt: attempt.operation.attempts.indexOf(attempt) + 1, port: attempt.port, outcome, how })
     if (outcome === 'notCounted') this.#pending.delete(attempt)
     if (stored) {
@@ -168,7 +172,7 @@ export class Ledger {
       if (!right) wrong.push(`${verdict}, found ${found.map((total) => total ?? 'nothing').join(', ')}: ${describe(operation)}`)
       for (const { key } of own) totals.delete(key)
       for (const [pair, sums] of [[hot, shared], [idempotencyKey === undefined ? edge : undefined, refused]] as const) {
-        if (pair === undefined) continue
+        if (pair === undefined || (sums === refused && operation.attempts.some((attempt) => attempt.refused))) continue
         const before = sums.get(pair.key) ?? { sure: 0n, unsure: [] }
         sums.set(pair.key, before)
         // Of an idempotent one the own keys tell.
@@ -189,9 +193,24 @@ export class Ledger {
     for (const [key, sums] of refused) {
       wrong.push(...this.#judgeSum(`rejected of ${key}`, rejected.filter((row) => row.key === key && row.once === null).reduce((sum, { value }) => sum + (value ?? 0n), 0n), sums))
     }
+    wrong.push(...this.#judgeOnce(new Set(rejected.flatMap(({ once }) => once ?? []))))
     for (const [key, value] of totals) wrong.push(`${key} is ${value} and nobody counted it`)
     if (wrong.length > 0) this.problems.push(`${wrong.length} totals disagree with what the clients were told:`, ...wrong.slice(0, reportedMax))
     return counts
+  }
+
+  /** Of the idempotent ones that are refused whole, what was promised is in `rejected`, and what never was is not. */
+  #judgeOnce (rejected: ReadonlySet<string>): string[] {
+    return this.operations.flatMap((operation) => {
+      const { idempotencyKey, attempts } = operation
+      if (idempotencyKey === undefined || !isRefusedWhole(operation)) return []
+      const found = rejected.has(createHash('sha256').update(`0:${idempotencyKey.length}:${idempotencyKey}`).digest('hex'))
+      const never = attempts.every(({ outcome }) => outcome === 'notCounted')
+      if (found && never) return [`refused, and kept to be tried again: ${describe(operation)}`]
+      // Of several answers the last one counts.
+      const promised = attempts.some(mustCount) && !attempts.some(({ refused }) => refused)
+      return promised && !found ? [`promised, and not kept though it could not be applied: ${describe(operation)}`] : []
+    })
   }
 
   #judgeSum (name: string, found: bigint, { sure, unsure }: { readonly sure: bigint, readonly unsure: readonly bigint[] }): string[] {

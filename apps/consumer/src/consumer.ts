@@ -7,6 +7,8 @@ import { QueueUnavailableError, SupersededError, type ConsumerQueue, type Reject
 import type { Sequences } from '@gearbox/queue/sequences.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
+import { CurrentReports } from './current-reports.ts'
+import { reportedMs, reportOf, type Report } from './reports.ts'
 import { isBusy, type Applied, type Store } from './store.ts'
 
 /** Without a wake-up the queue is looked at this often: a wake-up is only a hint and can be lost. */
@@ -17,10 +19,6 @@ const retryMs = { first: 50, most: 1000 }
 
 const pruneIntervalMs = 10_000
 
-/** A rejection is told for this long, and so many of one producer: its `stored` requests wait at most 30 s for it. */
-const rejectionToldMs = 60_000
-const rejectionsToldMax = 1000
-
 /** Rejections of one commit that are logged one by one. */
 const rejectionsLoggedMax = 10
 
@@ -29,12 +27,6 @@ const tellAgainMs = 5000
 
 /** What is stored of a producer that was not heard of for this long is no longer told. */
 const producerToldMs = 7 * 24 * 3_600_000
-
-interface ToldRejections {
-  readonly told: Array<{ readonly rejection: Rejection, readonly until: number }>
-  /** Sequences with rejections beyond the most that are told, and until when that is said of them. */
-  readonly untold: Map<number, number>
-}
 
 type Trouble = 'the queue is out of reach' | 'nothing can be stored'
 
@@ -49,8 +41,10 @@ export interface ConsumerOptions {
 
 export class Consumer {
   readonly #options: ConsumerOptions
-  /** By producer, what of its rejections is still told, oldest first. */
-  readonly #rejections = new Map<string, ToldRejections>()
+  /** By producer, what of its rejections is still reported. */
+  readonly #reports = new Map<string, CurrentReports>()
+  /** Before this (performance.now ms) the queue was seen to be empty, or all of it was taken. */
+  #emptiedAt = -Infinity
   /** What could not be told yet. */
   #toTell = new Map<string, Sequences>()
   /** When the oldest increment that was taken and is not stored was accepted, Unix ms; between two runs, that of the run before's end. */
@@ -58,9 +52,11 @@ export class Consumer {
   #trouble: Trouble | undefined
   #committedAt = -Infinity
   #prunedAt = performance.now()
+  /** Whether the database may have reports that nobody waits for any more. */
+  #hasReported = true
   #forgotAt = -Infinity
   #toldAgainAt = performance.now()
-  readonly counts = { applied: 0, duplicates: 0, gaps: 0, rejected: new Map<string, number>() }
+  readonly counts = { applied: 0, duplicates: 0, gaps: 0, rejected: new Map<string, number>(), setAside: 0, dropped: 0 }
 
   constructor (options: ConsumerOptions) {
     this.#options = options
@@ -81,9 +77,9 @@ export class Consumer {
     this.#tellFromBefore()
     while (!abandon.aborted) {
       try {
-        const elements = await queue.take()
+        const { elements, queuedMs } = await this.#take()
         if (elements.length > 0) {
-          await this.#handle(elements, abandon)
+          await this.#handle(elements, queuedMs, abandon)
           if (!stop.aborted) await this.#keepInterval(stop)
         } else {
           this.#oldestInHand = undefined
@@ -105,8 +101,18 @@ export class Consumer {
     }
   }
 
+  /** Takes a run. @returns with it the longest that any of it can have been in the queue */
+  async #take (): Promise<{ elements: Buffer[], queuedMs: number }> {
+    const { queue } = this.#options
+    const before = performance.now()
+    const elements = await queue.take()
+    const queuedMs = performance.now() - this.#emptiedAt
+    if (queue.length <= elements.length) this.#emptiedAt = before
+    return { elements, queuedMs }
+  }
+
   /** Take came before; here follow apply, acknowledge, tell. Nothing that fails loses the run: it is taken again. */
-  async #handle (elements: readonly Buffer[], abandon: AbortSignal): Promise<void> {
+  async #handle (elements: readonly Buffer[], queuedMs: number, abandon: AbortSignal): Promise<void> {
     const { queue, store, observeCommit } = this.#options
     const acceptedAt = elements.map((element) => {
       const header = readHeader(element)
@@ -116,7 +122,7 @@ export class Consumer {
     const startedAt = performance.now()
     let applied: Applied
     try {
-      applied = store.apply(elements)
+      applied = store.apply(elements, queuedMs)
     } catch (error) {
       // A full disk or an I/O error; what the connection cached may be wrong now.
       if (!(error instanceof SupersededError) && !isBusy(error) && !abandon.aborted) store.reopen()
@@ -138,20 +144,19 @@ export class Consumer {
     const { store } = this.#options
     this.#toTell = store.producersSeenSince(Date.now() - producerToldMs)
     // Only where a reply may still wait is it worth reading what was rejected.
-    for (const producer of store.producersSeenSince(Date.now() - rejectionToldMs).keys()) {
-      for (const rejection of store.rejectionsOf(producer, rejectionsToldMax)) this.#keepTelling(producer, rejection)
+    for (const producer of store.producersSeenSince(Date.now() - reportedMs).keys()) {
+      for (const report of store.reportsTo(producer)) this.#report(producer, report)
     }
   }
 
-  #keepTelling (producer: string, rejection: Rejection): void {
-    const rejections: ToldRejections = this.#rejections.get(producer) ?? { told: [], untold: new Map() }
-    const until = performance.now() + rejectionToldMs
-    rejections.told.push({ rejection, until })
-    if (rejections.told.length > rejectionsToldMax) rejections.untold.set(rejections.told.shift()!.rejection.seq, until)
-    this.#rejections.set(producer, rejections)
+  #report (producer: string, report: Report): void {
+    const reports = this.#reports.get(producer) ?? new CurrentReports()
+    reports.add(report)
+    this.#hasReported = true
+    this.#reports.set(producer, reports)
   }
 
-  #count ({ batches, duplicates, gaps, rejections, repeated }: Applied): void {
+  #count ({ batches, duplicates, gaps, rejections, repeated, dropped, evicted }: Applied): void {
     const { logger } = this.#options
     this.counts.applied += batches
     this.counts.duplicates += duplicates
@@ -159,23 +164,45 @@ export class Consumer {
       this.counts.gaps += to - from + 1
       logger.warn({ producer, from, to }, `sequences ${from} to ${to} of worker ${producer} did not arrive: the queue lost them. If the worker lives it sends them again`)
     }
+    const byBatch = new Map<string, { producer: string, seq: number, rejections: Rejection[] }>()
     for (const [i, { producer, ...rejection }] of rejections.entries()) {
-      this.counts.rejected.set(rejection.reason, (this.counts.rejected.get(rejection.reason) ?? 0) + 1)
-      if (i < rejectionsLoggedMax) logger.warn({ producer, ...rejection }, `rejected: ${describe(rejection)}. "npm run rejected" lists it and can try it again`)
-      if (producer !== undefined) this.#keepTelling(producer, rejection)
+      const { filed = true, reason, seq } = rejection
+      this.counts.rejected.set(reason, (this.counts.rejected.get(reason) ?? 0) + 1)
+      if (filed && reason !== 'unreadable') this.counts.setAside++
+      if (i < rejectionsLoggedMax) {
+        if (filed) logger.warn({ producer, ...rejection }, `could not be applied: ${describe(rejection)}. "npm run rejected" lists it and can try it again`)
+        else logger.warn({ producer, ...rejection }, `refused: ${describe(rejection)}; its clients are told so`)
+      }
+      if (producer === undefined) continue
+      const batch = byBatch.get(`${producer} ${seq}`) ?? { producer, seq, rejections: [] }
+      batch.rejections.push(rejection)
+      byBatch.set(`${producer} ${seq}`, batch)
     }
-    if (rejections.length > rejectionsLoggedMax) logger.warn(`${rejections.length - rejectionsLoggedMax} more were rejected in the same commit`)
-    for (const { producer, ...rejection } of repeated) this.#keepTelling(producer, rejection)
+    if (rejections.length > rejectionsLoggedMax) logger.warn(`${rejections.length - rejectionsLoggedMax} more could not be applied or were refused in the same commit`)
+    for (const { producer, seq, rejections } of byBatch.values()) this.#report(producer, reportOf(seq, rejections))
+    for (const { producer, ...report } of repeated) this.#report(producer, report)
+    this.#countDropped(dropped, evicted)
+  }
+
+  /** What was promised and is nowhere now is said, as far as a log can. */
+  #countDropped (dropped: Applied['dropped'], evicted: number): void {
+    const { logger } = this.#options
+    this.counts.dropped += dropped.length + evicted
+    const limits = '"npm run rejected" lists as much as it may (REJECTED_ROWS_MAX, REJECTED_BYTES_MAX)'
+    for (const { value, ...entry } of dropped.slice(0, rejectionsLoggedMax)) {
+      logger.error({ ...entry, ...(value === undefined ? {} : { value: String(value) }) }, `not kept: ${describe(entry)}, and ${limits}`)
+    }
+    if (dropped.length > rejectionsLoggedMax) logger.error(`${dropped.length - rejectionsLoggedMax} more were not kept in the same commit`)
+    if (evicted > 0) logger.error({ evicted }, `${evicted} of the oldest entries made room for others, as ${limits}`)
   }
 
   /** Tells all that is left to tell. If that fails it stays, for the next round: at maxmemory Redis keeps no word of it until this consumer made room. */
   async #tell (): Promise<void> {
     if (this.#toTell.size === 0) return
     const now = performance.now()
-    for (const [producer, { told, untold }] of this.#rejections) {
-      while (told[0] !== undefined && told[0].until <= now) told.shift()
-      for (const [seq, until] of untold) if (until <= now) untold.delete(seq)
-      if (told.length === 0 && untold.size === 0) this.#rejections.delete(producer)
+    for (const [producer, reports] of this.#reports) {
+      reports.expire(now)
+      if (reports.isEmpty) this.#reports.delete(producer)
     }
     try {
       await this.#options.queue.tell(new Map(Array.from(this.#toTell, ([producer, sequences]) => [producer, this.#storedOf(producer, sequences)])))
@@ -187,8 +214,7 @@ export class Consumer {
   }
 
   #storedOf (producer: string, { high, gaps }: Sequences): Stored {
-    const { told, untold } = this.#rejections.get(producer) ?? { told: [], untold: new Map() }
-    return { high, gaps, rejected: told.map(({ rejection }) => rejection), untold: [...untold.keys()] }
+    return { high, gaps, ...this.#reports.get(producer)?.stored ?? { rejected: [], untold: [] } }
   }
 
   async #housekeep (): Promise<void> {
@@ -196,10 +222,13 @@ export class Consumer {
     const now = performance.now()
     if (now - this.#toldAgainAt > tellAgainMs) {
       // Added to what could not be told yet, not in its place.
-      for (const [producer, sequences] of store.producersSeenSince(Date.now() - rejectionToldMs)) this.#toTell.set(producer, sequences)
+      for (const [producer, sequences] of store.producersSeenSince(Date.now() - reportedMs)) this.#toTell.set(producer, sequences)
       this.#toldAgainAt = now
     }
-    if (store.onceRows > 0 && now - this.#prunedAt > pruneIntervalMs && !store.prune()) this.#prunedAt = now
+    if ((store.onceRows > 0 || this.#hasReported) && now - this.#prunedAt > pruneIntervalMs && !store.prune()) {
+      this.#prunedAt = now
+      this.#hasReported = this.#reports.size > 0
+    }
     if (now - this.#forgotAt > producerToldMs / 24) {
       await queue.forget(store.producersUnseenSince(Date.now() - producerToldMs))
       this.#forgotAt = now
@@ -225,10 +254,11 @@ export class Consumer {
   }
 }
 
-function describe (rejection: { reason: RejectReason, key?: string, once?: string }): string {
+function describe (rejection: { reason: RejectReason, key?: string | undefined }): string {
   if (rejection.reason === 'overflow') return `the total of ${JSON.stringify(rejection.key)} would leave 64 bits`
   if (rejection.reason === 'other body') return 'an Idempotency-Key came again with another body'
   if (rejection.reason === 'too late') return 'an Idempotency-Key came so late that it may be a repeat'
+  if (rejection.reason === 'trigger') return `a trigger or an index of the database refuses ${rejection.key === undefined ? 'a request with an Idempotency-Key' : JSON.stringify(rejection.key)}`
   return 'a batch that can not be read'
 }
 

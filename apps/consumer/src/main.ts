@@ -3,10 +3,10 @@
 import { rmSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded-consumer-queue.ts'
-import { QueueUnavailableError, SupersededError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
+import { QueueUnavailableError, rejectReasons, SupersededError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis-consumer-queue.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { exitCode, FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
 import { createRegistry, counter, durations, gauge, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
@@ -71,7 +71,7 @@ async function main (): Promise<number> {
       commitIntervalMs: config.commitIntervalMs,
       observeCommit: durations(registry, 'gearbox_commit_duration_seconds', 'Time one transaction took'),
     })
-    register(registry, consumer, queue, keyCounter)
+    register(registry, consumer, store, queue, keyCounter)
     link?.onCollect(async (scraping) => {
       if (scraping) await keyCounter.refresh()
       return await snapshot(registry)
@@ -120,7 +120,7 @@ async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop:
     try {
       if (!started) await queue.start().finally(() => { started = true })
       const found = await checkBinding(queue, config.databasePath)
-      store = new Store({ path: config.databasePath, idempotencyHours: config.idempotencyHours, idempotencyRowsMax: config.idempotencyRowsMax })
+      store = new Store({ ...config, path: config.databasePath })
       await takeOver(queue, store, found)
       if (store.copiedTo !== undefined) logger.info(`took over the database of the original; it is kept as it was in ${store.copiedTo}`)
       if (said !== undefined) logger.info('works now')
@@ -149,15 +149,21 @@ async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop:
   return undefined
 }
 
-function register (registry: Registry, consumer: Consumer, queue: ConsumerQueue, keyCounter: KeyCounter): void {
+/** A rate can only be seen where there was a 0 before. */
+const noRejections = rejectReasons.map((reason): [string, number] => [reason, 0])
+
+function register (registry: Registry, consumer: Consumer, store: Store, queue: ConsumerQueue, keyCounter: KeyCounter): void {
   counter(registry, 'gearbox_batches_applied_total', 'Batches committed', () => consumer.counts.applied)
   counter(registry, 'gearbox_batches_duplicate_total', 'Batches skipped because they had been applied before', () => consumer.counts.duplicates)
   counter(registry, 'gearbox_sequence_gaps_total', 'Batches that were found missing: the queue lost them', () => consumer.counts.gaps)
-  counter(registry, 'gearbox_rejected_total', 'Entries that could not be applied', () => consumer.counts.rejected, 'reason')
+  counter(registry, 'gearbox_rejected_total', 'Entries that could not be applied', () => new Map([...noRejections, ...consumer.counts.rejected]), 'reason')
+  counter(registry, 'gearbox_set_aside_total', 'Entries that were promised (2xx) and could not be applied', () => consumer.counts.setAside)
+  counter(registry, 'gearbox_rejected_dropped_total', 'Of those, entries that REJECTED_ROWS_MAX or REJECTED_BYTES_MAX left no room for', () => consumer.counts.dropped)
+  gauge(registry, 'gearbox_rejected_rows', 'Entries that npm run rejected lists', 'max', () => store.rejectedRows)
   gauge(registry, 'gearbox_queue_length', 'Batches waiting in the queue', 'max', () => queue.length)
   gauge(registry, 'gearbox_queue_durable', '1 if the queue keeps what was pushed through its own death', 'min', () => Number(queue.durable))
   gauge(registry, 'gearbox_lag_seconds', 'Age of the oldest increment that is not stored', 'max', () => consumer.lagSeconds)
   gauge(registry, 'gearbox_keys', 'Keys in the database, counted at most once a minute', 'max', () => keyCounter.keys)
 }
 
-await runMain(main)
+await runMain(main, serviceOutputMs)

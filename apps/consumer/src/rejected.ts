@@ -1,39 +1,59 @@
-// `npm run rejected`: lists what could not be applied, and tries it again on request.
+// `npm run rejected`: lists what was promised and could not be applied, tries it again or discards it on request.
 import { existsSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { describeConfig, loadConfig } from '@gearbox/runtime/config.ts'
 import { FatalError, runMain } from '@gearbox/runtime/errors.ts'
+import { printLines } from '@gearbox/runtime/output.ts'
 import { isBusy, Store, type Rejected } from './store.ts'
 
-const usage = `Lists what could not be applied, one line each.
+const usage = `Lists what was promised (2xx) and could not be applied, one line each: id, reason, keys with their sums, when it was accepted, and
+from which worker. What a client was told was refused is not among it.
 
-usage: npm run rejected                   lists
-       npm run rejected -- --retry ID     tries that one again, and counts it if it now can be
-       npm run rejected -- --retry all    tries all of them again
+usage: npm run rejected                     lists
+       npm run rejected -- --retry ID       tries that one again, and counts it if it now can be
+       npm run rejected -- --retry all      tries all of them again
+       npm run rejected -- --discard ID     strikes that one off: it will never be counted
+       npm run rejected -- --discard all    strikes all of them off
 
 Reads DATABASE_PATH. Environment:
 `
 
+/** Rows that are read at once: one may have a thousand keys. */
+const pageRows = 100
+
+const idMax = 2n ** 63n - 1n
+
 async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, retry: { type: 'string', multiple: true } } })
+  const { values } = parseArgs({
+    options: { help: { type: 'boolean', short: 'h' }, retry: { type: 'string', multiple: true }, discard: { type: 'string', multiple: true } },
+  })
   if (values.help === true) {
     process.stdout.write(`${usage}${describeConfig()}\n`)
     return 0
   }
+  if (values.retry !== undefined && values.discard !== undefined) throw new FatalError('--retry or --discard, not both at once')
+  const ids = values.retry ?? values.discard
+  const wanted = ids === undefined || ids.includes('all') ? undefined : ids.map((text) => parseId(text, values.retry === undefined ? '--discard' : '--retry'))
   const config = loadConfig(process.env)
   if (!existsSync(config.databasePath)) throw new FatalError(`there is no database ${config.databasePath}; DATABASE_PATH names it`)
   let store: Store | undefined
   try {
-    store = new Store({ ...config, path: config.databasePath })
-    const rejected = store.rejected()
-    if (values.retry === undefined) {
-      process.stdout.write(rejected.length === 0 ? 'nothing was rejected\n' : `${rejected.map(describe).join('\n')}\n`)
-      return 0
+    const opened = store = new Store({ ...config, path: config.databasePath })
+    let failures = 0
+    const act = values.retry === undefined ? discard : retry
+    const print = function * (): Generator<string> {
+      if (ids === undefined) {
+        yield * list(opened)
+        return
+      }
+      for (const id of wanted ?? allIds(opened)) {
+        const { text, failed } = act(opened, id)
+        if (failed) failures++
+        yield `${id}: ${text}`
+      }
     }
-    const ids = values.retry.includes('all') ? rejected.map(({ id }) => id) : values.retry.map(parseId)
-    const opened = store
-    const failures = ids.map((id) => retry(opened, id)).filter((failed) => failed)
-    return failures.length === 0 ? 0 : 1
+    await printLines(print())
+    return failures === 0 ? 0 : 1
   } catch (error) {
     throw isBusy(error) ? new FatalError(`${config.databasePath} is locked by somebody else; try again`) : error
   } finally {
@@ -41,21 +61,51 @@ async function main (): Promise<number> {
   }
 }
 
-function parseId (text: string): bigint {
-  if (!/^\d{1,18}$/.test(text)) throw new FatalError(`--retry takes an id from the list, or all, not ${JSON.stringify(text)}`)
-  return BigInt(text)
+function parseId (text: string, option: string): bigint {
+  const id = /^\d{1,19}$/.test(text) ? BigInt(text) : undefined
+  if (id === undefined || id > idMax) throw new FatalError(`${option} takes an id from the list, or all, not ${JSON.stringify(text.slice(0, 64))}`)
+  return id
 }
 
-/** @returns whether it failed */
-function retry (store: Store, id: bigint): boolean {
+function * rows (store: Store): Generator<Rejected> {
+  for (let page = store.rejected(0n, pageRows); page.length > 0; page = store.rejected(page.at(-1)!.id, pageRows)) yield * page
+}
+
+function * allIds (store: Store): Generator<bigint> {
+  for (const { id } of rows(store)) yield id
+}
+
+function * list (store: Store): Generator<string> {
+  let any = false
+  for (const row of rows(store)) {
+    any = true
+    yield describe(row)
+  }
+  if (!any) yield 'nothing was rejected'
+}
+
+interface Done { readonly text: string, readonly failed: boolean }
+
+function retry (store: Store, id: bigint): Done {
   const why = store.retryRejected(id)
-  process.stdout.write(`${id}: ${why === undefined ? 'counted' : `not counted, ${why}`}\n`)
-  return why !== undefined
+  return { text: why === undefined ? 'counted' : `not counted, ${why}`, failed: why !== undefined }
 }
 
-function describe ({ id, producer, seq, key, value, reason, at }: Rejected): string {
-  const what = key === null ? 'a whole batch or request' : `${JSON.stringify(key)} ${value ?? ''}`.trim()
-  return `${id}: ${reason}: ${what} (${new Date(Number(at)).toISOString()}${producer === null ? '' : `, worker ${producer}, batch ${seq}`})`
+function discard (store: Store, id: bigint): Done {
+  return store.discardRejected(id) ? { text: 'discarded', failed: false } : { text: 'there is no such entry', failed: true }
+}
+
+function describe ({ id, producer, seq, reason, at, entries, batchBytes }: Rejected): string {
+  const what = entries === undefined
+    ? batchBytes === null ? 'nothing that can be counted' : `a batch of ${batchBytes} bytes`
+    : entries.map(({ key, value }) => `${JSON.stringify(key)} ${value}`).join(', ')
+  return `${id}: ${reason}: ${what} (${describeTime(at)}${producer === null ? '' : `, worker ${producer}, batch ${seq}`})`
+}
+
+/** What others wrote into the queue may have a time that is none. */
+function describeTime (at: bigint): string {
+  const date = new Date(Number(at))
+  return Number.isNaN(date.getTime()) ? `at ${at}` : date.toISOString()
 }
 
 await runMain(main)

@@ -8,7 +8,11 @@ import { int64Max, int64Min, readHeader, type Header } from '@gearbox/queue/batc
 import { has, include, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
 import { SupersededError, type Owner, type Rejection, type RejectReason } from '@gearbox/queue/queue.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
+import { createReports, reportOf, Reports, type Report } from './reports.ts'
+import { extendRejected, RejectedEntries, type Entry, type NewRejected, type Rejected, type RejectedContent, type RejectedLimits } from './rejected-entries.ts'
 import { migrate, readVersion } from './schema.ts'
+
+export type { Rejected } from './rejected-entries.ts'
 
 // Waiting for another writer stops the consumer's event loop: it tries again rather than waits long.
 const busyTimeoutMs = 250
@@ -21,42 +25,30 @@ const hourMs = 3_600_000
 /** Idempotency rows that one call of prune deletes at most: about 20 ms of work. */
 const pruneRowsMax = 10_000
 
+/** No worker counts that far; what somebody else wrote into the queue must not make a producer's row leave 64 bits. */
+const tallyMax = Number.MAX_SAFE_INTEGER
+
+/** Reports are looked through for old ones so often at most. */
+const reportsPrunedEveryMs = 1000
+
 /** What one run of elements did to the database. */
 export interface Applied {
   readonly batches: number
   readonly duplicates: number
   /** What is stored of each producer that had an element in the run. */
   readonly stored: ReadonlyMap<string, Sequences>
+  /** What was not applied. `filed: false`: nobody was promised it, and it is kept nowhere. */
   readonly rejections: ReadonlyArray<Rejection & { readonly producer: string | undefined }>
-  /** Rejections of elements that had been handled before. */
-  readonly repeated: ReadonlyArray<Rejection & { readonly producer: string }>
+  /** Reports of elements that had been handled before. */
+  readonly repeated: ReadonlyArray<Report & { readonly producer: string }>
+  /** What should have been kept in `rejected` and for which there was no room, and how many rows there made room for others. */
+  readonly dropped: ReadonlyArray<{ readonly reason: RejectReason, readonly key: string | undefined, readonly value: bigint | undefined, readonly once: string | undefined }>
+  readonly evicted: number
   /** Sequences that were found missing. */
   readonly gaps: ReadonlyArray<{ readonly producer: string, readonly from: number, readonly to: number }>
 }
 
-/** A row of `rejected`. */
-export interface Rejected {
-  readonly id: bigint
-  readonly producer: string | null
-  readonly seq: bigint | null
-  readonly key: string | null
-  readonly value: bigint | null
-  readonly reason: RejectReason
-  /** Unix ms. */
-  readonly at: bigint
-}
-
-interface RejectedContent {
-  readonly key: string | null
-  readonly value: bigint | null
-  readonly sums: string | null
-  readonly batch: Buffer | null
-  readonly once: string | null
-  readonly reason: RejectReason
-  readonly at: bigint
-}
-
-interface StoreOptions {
+interface StoreOptions extends RejectedLimits {
   readonly path: string
   readonly idempotencyHours: number
   readonly idempotencyRowsMax: number
@@ -77,8 +69,37 @@ interface Fresh {
   readonly json: string
 }
 
-/** One entry of `sums`, exact. */
-interface Entry { readonly key: string, readonly value: bigint }
+/** A trigger, or an index, of the database's owner refuses a row: by an error, or by leaving it out. */
+class RefusedByTriggerError extends Error {}
+
+/** The same, and it has ended the transaction: whatever was executed next would be committed by itself. */
+class TransactionLostError extends Error {
+  readonly entry: string
+
+  constructor (entry: string) {
+    super(`a trigger has ended the transaction at ${entry}`)
+    this.entry = entry
+  }
+}
+
+/** Whether an error speaks of the row and not of the disk or the connection. */
+function isConstraint (error: unknown): boolean {
+  return error instanceof RefusedByTriggerError || (error instanceof Database.SqliteError && error.code.startsWith('SQLITE_CONSTRAINT'))
+}
+
+/** Names an entry of a batch, within one run. */
+function entryName ({ producer, seq }: Header, part: string): string {
+  return `${producer} ${seq} ${part}`
+}
+
+/** What could not be applied of a batch. */
+interface Refused extends NewRejected {
+  readonly reason: RejectReason
+  /** When it was accepted by its worker's clock, Unix ms; `at` is never in the future. */
+  readonly acceptedAt: number
+  /** How long its replies wait if nothing of it was promised. */
+  readonly storedWithinMs: number | undefined
+}
 
 function insertFrom (entries: string, order: string): string {
   return `
@@ -151,6 +172,11 @@ export class Store {
   #clockSetAt: number
   #onceRows: number
   #onceMark: number
+  #rejected: RejectedEntries
+  #reports: Reports
+  #reportsPrunedAt = -Infinity
+  /** SQLite's number of the schema, and whether triggers or indexes of somebody else's were in it then. */
+  #schema: { readonly version: unknown, readonly guarded: boolean } | undefined
   /** Where a database of the original's making was copied to before it was taken over. */
   readonly copiedTo: string | undefined
 
@@ -160,7 +186,14 @@ export class Store {
     this.#db = openDatabase(options.path)
     try {
       this.copiedTo = migrate(this.#db, randomUUID())
+      this.#db.transaction(() => {
+        extendRejected(this.#db)
+        createReports(this.#db)
+        healMark(this.#db)
+      }).immediate()
       this.#statements = prepare(this.#db)
+      this.#rejected = new RejectedEntries(this.#db, options)
+      this.#reports = new Reports(this.#db)
       this.#owner = readOwner(this.#db)
     } catch (error) {
       this.#db.close()
@@ -179,6 +212,11 @@ export class Store {
 
   get onceRows (): number {
     return this.#onceRows
+  }
+
+  /** Rows of `rejected`. */
+  get rejectedRows (): number {
+    return this.#rejected.rows
   }
 
   /**
@@ -211,14 +249,19 @@ export class Store {
 
   /**
    * Applies a run in one transaction, each batch once whatever came before. When it returns, all of it is on the disk.
+   * @param queuedMs the longest that any of the elements can have waited in the queue
    * @throws SupersededError if a newer consumer has opened the database; any SQLite error, with nothing changed
    */
-  apply (elements: readonly Buffer[]): Applied {
-    try {
-      return this.#transact(elements, false)
-    } catch (error) {
-      if (!(error instanceof NeedsCheckingError)) throw error
-      return this.#transact(elements, true)
+  apply (elements: readonly Buffer[], queuedMs = Number.POSITIVE_INFINITY): Applied {
+    const refused = new Set<string>()
+    for (let checked = false; ;) {
+      try {
+        return this.#transact(elements, queuedMs, checked, refused)
+      } catch (error) {
+        if (error instanceof NeedsCheckingError && !checked) checked = true
+        else if (error instanceof TransactionLostError) this.#findLosing(elements, refused.add(error.entry))
+        else throw error
+      }
     }
   }
 
@@ -226,41 +269,56 @@ export class Store {
   prune (): boolean {
     const before = this.#now() - this.#options.idempotencyHours * hourMs
     let pruned = 0
-    this.#write(() => { pruned = this.#pruneOnce(before, pruneRowsMax) })
+    this.#write(() => {
+      pruned = this.#pruneOnce(before, pruneRowsMax)
+      this.#reports.prune(this.#now())
+    })
     return pruned === pruneRowsMax
   }
 
-  /** What was refused and not yet applied, oldest first. */
-  rejected (): Rejected[] {
-    return this.#statements.listRejected.all()
+  /** What was promised and could not be applied yet, oldest first: at most `most` rows with ids above `after`. */
+  rejected (after = 0n, most = 100): Rejected[] {
+    return this.#rejected.list(after, most)
   }
 
   /**
-   * Tries once more to apply what was refused, and if that works strikes it off. An idempotent request is counted
+   * Tries once more to apply what could not be, and if that works strikes it off. An idempotent request is counted
    * whatever its key says: whoever asks for this has looked at it.
    * @returns why it can't be applied now either; undefined: it is counted
    */
   retryRejected (id: bigint): string | undefined {
-    return this.#write(() => {
-      const row = this.#statements.readRejected.get(id)
-      if (row === undefined) return 'there is no such entry'
-      const once = row.reason === 'other body' ? null : row.once
-      if (once !== null && this.#statements.readOnceHash.get(once) !== undefined) {
-        this.#statements.deleteRejected.run(id)
-        return 'its request came again and was counted then'
-      }
-      const entries = this.#rejectedEntries(row)
-      if (entries === undefined) return 'the batch still can not be read'
-      const totals = this.#totalsWith(entries)
-      if (typeof totals === 'string') return `the total of ${JSON.stringify(totals)} would leave 64 bits`
-      for (const [key, sum] of totals) this.#statements.writeTotal.run(key, sum)
-      if (once !== null) {
-        this.#statements.writeOnce.run(once, hashOf(entries), Number(row.at), this.#now())
-        this.#onceRows++
-      }
-      this.#statements.deleteRejected.run(id)
-      return undefined
-    })
+    try {
+      return this.#write(() => this.#retry(id))
+    } catch (error) {
+      if (isConstraint(error)) return `a trigger or an index of this database refuses it (${reasonOf(error)})`
+      throw error
+    }
+  }
+
+  /** Strikes off what could not be applied, for good. @returns whether it was there */
+  discardRejected (id: bigint): boolean {
+    return this.#write(() => this.#rejected.delete(id))
+  }
+
+  #retry (id: bigint): string | undefined {
+    const row = this.#rejected.read(id)
+    if (row === undefined) return 'there is no such entry'
+    const once = row.reason === 'other body' ? null : row.once
+    if (once !== null && this.#statements.readOnceHash.get(once) !== undefined) {
+      this.#rejected.delete(id)
+      return 'its request came again and was counted then'
+    }
+    const entries = this.#rejectedEntries(row)
+    if (entries === undefined) return 'the batch still can not be read'
+    const totals = this.#totalsWith(entries)
+    if (typeof totals === 'string') return `the total of ${JSON.stringify(totals)} would leave 64 bits`
+    this.#writeTotals(totals)
+    if (once !== null) {
+      this.#statements.writeOnce.run(once, hashOf(entries), Number(row.at), this.#now())
+      this.#onceRows++
+    }
+    this.#rejected.delete(id)
+    return undefined
   }
 
   /** Producers that nothing was heard of since `at` (Unix ms). */
@@ -273,9 +331,9 @@ export class Store {
     return new Map(this.#statements.seenProducers.all(at).map((row) => [row.producer, rowSequences(row)]))
   }
 
-  /** The last rejections of a producer whose rows are still there, oldest first. */
-  rejectionsOf (producer: string, most: number): Rejection[] {
-    return this.#statements.readRejections.all(producer, most).reverse().map(toRejection)
+  /** What was reported to a producer lately, oldest first. */
+  reportsTo (producer: string): Report[] {
+    return this.#reports.readAll(producer)
   }
 
   /** After an I/O error a connection may be of no more use: a new one starts from what is on the disk. @throws FatalError */
@@ -284,6 +342,9 @@ export class Store {
     // Where its disk was unmounted, an empty database in its place would swallow what comes.
     this.#db = openDatabase(this.#options.path, true)
     this.#statements = prepare(this.#db)
+    this.#rejected = new RejectedEntries(this.#db, this.#options)
+    this.#reports = new Reports(this.#db)
+    this.#schema = undefined
   }
 
   close (): void {
@@ -308,41 +369,61 @@ export class Store {
     } catch (error) {
       this.#onceRows = rows
       this.#onceMark = mark
+      this.#rejected.forgetCounts()
       throw error
     }
   }
 
-  #transact (elements: readonly Buffer[], checked: boolean): Applied {
+  /**
+   * @param checked entry by entry, so that what can't be applied is found
+   * @param refused entries that are not to be tried, as a trigger ends the transaction at them
+   */
+  #transact (elements: readonly Buffer[], queuedMs: number, checked: boolean, refused: ReadonlySet<string>): Applied {
     const stored = new Map<string, Sequences>()
     const rejections: Array<Rejection & { producer: string | undefined }> = []
-    const repeated: Array<Rejection & { producer: string }> = []
+    const repeated: Array<Report & { producer: string }> = []
     const gaps: Array<{ producer: string, from: number, to: number }> = []
+    const dropped: Array<Applied['dropped'][number]> = []
     const tallies = new Map<string, { requests: number, increments: number }>()
     const fresh: Fresh[] = []
-    let duplicates = 0
+    const now = Date.now()
+    let [duplicates, evicted] = [0, 0]
 
-    const reject = (producer: string | undefined, rejection: Rejection, row: { value?: bigint, sums?: string, batch?: Buffer, at: number }): void => {
-      const hash = row.batch === undefined ? null : createHash('sha256').update(row.batch).digest('hex')
-      const { changes } = this.#statements.reject.run({
-        producer: producer ?? null,
-        seq: producer === undefined ? null : rejection.seq,
-        key: rejection.key ?? null,
-        once: rejection.once ?? null,
-        reason: rejection.reason,
-        value: row.value ?? null,
-        sums: row.sums ?? null,
-        batch: row.batch ?? null,
-        at: row.at,
-        hash,
+    /** What could not be applied of one batch, or of an element that is none. */
+    const reject = (producer: string | undefined, seq: number, parts: readonly Refused[]): void => {
+      if (parts.length === 0) return
+      const refusable = (part: Refused): boolean => part.reason !== 'trigger' && part.reason !== 'unreadable' && this.#waits(part, now, queuedMs)
+      // Of a flush that is summed, all that is rejected is refused, or none of it: a reply may wait for several of its keys.
+      const sumsRefusable = parts.filter(({ once }) => once === undefined).every(refusable)
+      const reported = parts.flatMap((part): Rejection[] => {
+        const { key, once, reason, value } = part
+        const filed = !(once === undefined ? sumsRefusable : refusable(part))
+        if (filed) {
+          const { outcome, evicted: more } = this.#rejected.file(part)
+          evicted += more
+          if (outcome === 'known' && part.batch !== undefined) return []
+          if (outcome === 'dropped') dropped.push({ reason, key, value, once })
+        } else if (once !== undefined && part.sums !== undefined) {
+          this.#rejected.deleteOnce(once, part.sums)
+        }
+        return [{
+          seq,
+          reason,
+          ...(key === undefined ? {} : { key }),
+          ...(once === undefined ? {} : { once }),
+          ...(filed ? {} : { filed, ...(once === undefined && value !== undefined ? { value: String(value) } : {}) }),
+        }]
       })
-      if (changes > 0) rejections.push({ ...rejection, producer })
+      for (const rejection of reported) rejections.push({ ...rejection, producer })
+      if (producer !== undefined && reported.length > 0) this.#reports.write(producer, reportOf(seq, reported), this.#now())
     }
 
     return this.#write(() => {
+      const guarded = this.#isGuarded()
       for (const element of elements) {
         const header = readHeader(element)
         if (typeof header === 'string') {
-          reject(undefined, { seq: 0, reason: 'unreadable' }, { batch: element, at: Date.now() })
+          reject(undefined, 0, [unreadable(element, undefined, now)])
           continue
         }
         const { producer, seq } = header
@@ -351,7 +432,8 @@ export class Store {
         if (has(before, seq)) {
           duplicates++
           // Its producer may not have been told: this process, or the one before it, died in between.
-          for (const row of this.#statements.readBatchRejections.all(producer, seq)) repeated.push({ ...toRejection(row), producer })
+          const report = this.#reports.read(producer, seq)
+          if (report !== undefined) repeated.push({ ...report, producer })
           continue
         }
         stored.set(producer, include(before, seq))
@@ -359,27 +441,17 @@ export class Store {
         const tally = tallies.get(producer) ?? { requests: 0, increments: 0 }
         tallies.set(producer, { requests: tally.requests + header.requests, increments: tally.increments + header.increments })
         const json = element.toString()
-        if (checked && !(this.#isJson(json) && this.#isSound(json))) {
-          reject(producer, { seq, reason: 'unreadable' }, { batch: element, at: header.at })
-        } else {
-          fresh.push({ header, json })
-        }
+        if (checked && !(this.#isJson(json) && this.#isSound(json))) reject(producer, seq, [unreadable(element, header, now)])
+        else fresh.push({ header, json })
       }
-      if (checked) {
-        for (const { header, json } of fresh) {
-          for (const { key, value } of this.#statements.readSums.all(json)) {
-            if (!this.#add(key, value)) reject(header.producer, { seq: header.seq, key, reason: 'overflow' }, { value, at: header.at })
-          }
-        }
-      } else if (fresh.length > 0) {
-        this.#insertSums(fresh)
-      }
+      if (!checked && fresh.length > 0) this.#insertSums(fresh, guarded)
+      // An entry of its own for each: whatever a trigger does to one of them must not befall the others.
+      if (guarded && !checked && fresh.some(({ header }) => header.once)) throw new NeedsCheckingError()
       for (const { header, json } of fresh) {
-        if (!header.once) continue
-        for (const { id, at, sums } of this.#readOnce(json)) {
-          const refused = this.#applyOnce(id, at, sums)
-          if (refused !== undefined) reject(header.producer, { seq: header.seq, once: id, ...refused }, { sums, at })
-        }
+        const parts: Refused[] = []
+        if (checked) parts.push(...this.#addChecked(header, json, guarded, refused, now))
+        if (header.once) parts.push(...this.#applyAllOnce(header, json, guarded, refused, now))
+        reject(header.producer, header.seq, parts)
       }
       const seenAt = Date.now()
       for (const [producer, { high, gaps }] of stored) {
@@ -387,29 +459,134 @@ export class Store {
         if (tally !== undefined) this.#statements.writeProducer.run({ producer, high, gaps: JSON.stringify(gaps), ...tally, seenAt })
       }
       this.#statements.writeMeta.run({ name: 'elapsed_ms', value: this.#now() })
-      return { batches: fresh.length, duplicates, stored, rejections, repeated, gaps }
+      if (rejections.length > 0 && performance.now() - this.#reportsPrunedAt > reportsPrunedEveryMs) {
+        this.#reports.prune(this.#now())
+        this.#reportsPrunedAt = performance.now()
+      }
+      return { batches: fresh.length, duplicates, stored, rejections, repeated, dropped, evicted, gaps }
     })
   }
 
-  /** The whole run's sums in one statement. Whatever SQLite finds wrong with them, the statement does not say where. */
-  #insertSums (fresh: readonly Fresh[]): void {
+  /** Adds a batch's sums one by one. @returns those that can't be added */
+  #addChecked (header: Header, json: string, guarded: boolean, refused: ReadonlySet<string>, now: number): Refused[] {
+    const { producer, seq, at: acceptedAt, storedWithinMs } = header
+    const at = Math.min(acceptedAt, now)
+    return this.#statements.readSums.all(json).flatMap(({ key, value }): Refused[] => {
+      const reason = this.#guard(guarded, entryName(header, `sums ${key}`), refused, () => this.#add(key, value))
+      return reason === undefined ? [] : [{ producer, seq, key, value, reason, at, acceptedAt, storedWithinMs }]
+    })
+  }
+
+  /** Applies a batch's idempotent requests. @returns those that can't be applied */
+  #applyAllOnce (header: Header, json: string, guarded: boolean, refused: ReadonlySet<string>, now: number): Refused[] {
+    const { producer, seq } = header
+    return this.#readOnce(json).flatMap(({ id: once, at: acceptedAt, sums, storedWithinMs }, i): Refused[] => {
+      const at = Math.min(acceptedAt, now)
+      const result = this.#guard(guarded, entryName(header, `once ${i}`), refused, () => this.#applyOnce(once, at, sums, now))
+      if (result === undefined) return []
+      const { reason, key } = result === 'trigger' ? { reason: result, key: undefined } : result
+      return [{ producer, seq, once, sums, key, reason, at, acceptedAt, storedWithinMs }]
+    })
+  }
+
+  /**
+   * Applies one entry. Where the owner of the database has triggers or indexes of their own, in a savepoint: what they refuse
+   * is undone, and nothing else.
+   * @throws TransactionLostError if a trigger has ended the transaction: nothing may be executed in it then
+   */
+  #guard<T> (guarded: boolean, entry: string, refused: ReadonlySet<string>, apply: () => T): T | 'trigger' {
+    if (!guarded) return apply()
+    if (refused.has(entry)) return 'trigger'
+    this.#statements.savepoint.run()
+    try {
+      const result = apply()
+      if (!this.#db.inTransaction) throw new TransactionLostError(entry)
+      this.#statements.release.run()
+      return result
+    } catch (error) {
+      if (!isConstraint(error)) throw error
+      if (!this.#db.inTransaction) throw new TransactionLostError(entry)
+      this.#statements.rollbackToSavepoint.run()
+      this.#statements.release.run()
+      return 'trigger'
+    }
+  }
+
+  /** Whether there are triggers on `numbers`, or indexes, that are not ours. */
+  #isGuarded (): boolean {
+    const version = this.#db.pragma('schema_version', { simple: true })
+    if (this.#schema === undefined || this.#schema.version !== version) {
+      this.#schema = { version, guarded: this.#statements.countGuards.get() !== 0 }
+    }
+    return this.#schema.guarded
+  }
+
+  /**
+   * Adds to `refused` all entries at which a trigger ends the transaction, each tried in one that is rolled back: to find
+   * them one by one in the run's own would take as many times as there are.
+   */
+  #findLosing (elements: readonly Buffer[], refused: Set<string>): void {
+    const losing = (entry: string, totals: ReadonlyMap<string, bigint>): void => {
+      if (refused.has(entry)) return
+      this.#db.exec('BEGIN IMMEDIATE')
+      try {
+        this.#writeTotals(totals)
+      } catch (error) {
+        if (!isConstraint(error)) throw error
+        if (!this.#db.inTransaction) refused.add(entry)
+      } finally {
+        if (this.#db.inTransaction) this.#db.exec('ROLLBACK')
+      }
+    }
+    for (const element of elements) {
+      const header = readHeader(element)
+      const json = element.toString()
+      if (typeof header === 'string' || !this.#isJson(json) || !this.#isSound(json)) continue
+      const entries = [
+        ...this.#statements.readSums.all(json).map((entry) => [entryName(header, `sums ${entry.key}`), [entry]] as const),
+        ...(header.once ? this.#readOnce(json).map(({ sums }, i) => [entryName(header, `once ${i}`), this.#statements.readEntries.all(sums)] as const) : []),
+      ]
+      for (const [entry, sums] of entries) {
+        const totals = this.#totalsWith(sums)
+        if (typeof totals !== 'string') losing(entry, totals)
+      }
+    }
+  }
+
+  /**
+   * Whether the replies to a part of a batch should wait still, so that it can be refused to them. Where its worker's clock
+   * is another than ours, in either direction, it counts how long the batch can have been in the queue.
+   */
+  #waits ({ storedWithinMs, acceptedAt }: Refused, now: number, queuedMs: number): boolean {
+    if (storedWithinMs === undefined) return false
+    return Math.min(Math.abs(now - acceptedAt), queuedMs) < storedWithinMs / 2
+  }
+
+  /**
+   * The whole run's sums in one statement. Whatever SQLite finds wrong with them, the statement does not say where.
+   * @param guarded a trigger may leave rows out
+   */
+  #insertSums (fresh: readonly Fresh[], guarded: boolean): void {
     const { insertBatch, insertRun, insertRunInOrder } = this.#statements
     const [first] = fresh
     try {
       if (first !== undefined && fresh.length === 1) {
         // What is no JSON inserts nothing; neither does a batch without sums.
-        if (first.json.includes('\0') || (insertBatch.run(first).changes === 0 && !this.#isJson(first.json))) throw new NeedsCheckingError()
+        if (first.json.includes('\0')) throw new NeedsCheckingError()
+        const { changes } = insertBatch.run(first)
+        if (changes === 0 && !this.#isJson(first.json)) throw new NeedsCheckingError()
+        if (guarded && changes !== this.#statements.countSums.get(`[${first.json}]`)) throw new NeedsCheckingError()
         return
       }
       // Joined, one that closes braces which another opened could hide its neighbour's sums.
       if (!fresh.every(({ json }) => this.#isJson(json))) throw new NeedsCheckingError()
       const run = `[${fresh.map(({ json }) => json).join(',')}]`
       const insert = run.length > fresh.length * largeBatchLength ? insertRunInOrder : insertRun
-      insert.run(run)
+      const { changes } = insert.run(run)
+      if (guarded && changes !== this.#statements.countSums.get(run)) throw new NeedsCheckingError()
     } catch (error) {
-      // DATATYPE: a total left 64 bits, or a value is no integer. ERROR: one nests as deep as SQLite goes, and the run one deeper.
-      const code = error instanceof Database.SqliteError ? error.code : ''
-      if (code === 'SQLITE_CONSTRAINT_DATATYPE' || code === 'SQLITE_ERROR') throw new NeedsCheckingError()
+      // DATATYPE: a total left 64 bits, or a value is no integer; any other constraint is not ours. ERROR: one nests as deep as SQLite goes, and the run one deeper.
+      if (isConstraint(error) || (error instanceof Database.SqliteError && error.code === 'SQLITE_ERROR')) throw new NeedsCheckingError()
       throw error
     }
   }
@@ -435,26 +612,35 @@ export class Store {
   }
 
   /** @throws NeedsCheckingError if it has idempotent requests that can't be read */
-  #readOnce (json: string): Array<{ id: string, at: number, sums: string }> {
+  #readOnce (json: string): Array<{ id: string, at: number, sums: string, storedWithinMs: number | undefined }> {
     if (this.#statements.onceType.get(json) !== 'array') throw new NeedsCheckingError()
     return this.#statements.readOnce.all(json).map((row) => {
-      const { id, at, sums } = row
-      if (typeof id !== 'string' || !Number.isSafeInteger(at) || typeof sums !== 'string') throw new NeedsCheckingError()
+      const { id, at, sums, ack, timeout } = row
+      if (typeof id !== 'string' || typeof at !== 'number' || !Number.isSafeInteger(at) || at < 0 || typeof sums !== 'string') throw new NeedsCheckingError()
       if (this.#statements.unsoundEntries.get(sums) !== 0) throw new NeedsCheckingError()
-      return { id, at: Number(at), sums }
+      return { id, at, sums, storedWithinMs: ack === 'stored' && typeof timeout === 'number' ? timeout : undefined }
     })
   }
 
-  /** Adds to a total; false, and nothing done, if that would leave 64 bits. */
-  #add (key: string, value: bigint): boolean {
+  /** Adds to a total; 'overflow', and nothing done, if that would leave 64 bits. */
+  #add (key: string, value: bigint): 'overflow' | undefined {
     const sum = (this.#statements.readTotal.get(key) ?? 0n) + value
-    if (sum > int64Max || sum < int64Min) return false
-    this.#statements.writeTotal.run(key, sum)
-    return true
+    if (sum > int64Max || sum < int64Min) return 'overflow'
+    this.#writeTotal(key, sum)
+    return undefined
   }
 
-  #rejectedEntries ({ key, value, sums, batch }: RejectedContent): Entry[] | undefined {
+  #writeTotal (key: string, total: bigint): void {
+    if (this.#statements.writeTotal.run(key, total).changes === 0) throw new RefusedByTriggerError(`it leaves out ${JSON.stringify(key)}`)
+  }
+
+  #writeTotals (totals: ReadonlyMap<string, bigint>): void {
+    for (const [key, total] of totals) this.#writeTotal(key, total)
+  }
+
+  #rejectedEntries ({ key, value, exact, sums, batch }: RejectedContent): Entry[] | undefined {
     if (sums !== null) return this.#statements.readEntries.all(sums)
+    if (exact !== null && key !== null) return [{ key, value: BigInt(exact) }]
     if (batch === null) return key === null || value === null ? undefined : [{ key, value }]
     const json = batch.toString()
     if (typeof readHeader(batch) === 'string' || !this.#isJson(json) || !this.#isSound(json)) return undefined
@@ -473,40 +659,55 @@ export class Store {
   }
 
   /** Applies an idempotent request whole; or says why not at all. A repeat of what was applied is neither. */
-  #applyOnce (id: string, at: number, sums: string): { reason: RejectReason, key?: string } | undefined {
+  #applyOnce (id: string, at: number, sums: string, now: number): { reason: RejectReason, key: string | undefined } | undefined {
     const entries = this.#statements.readEntries.all(sums)
     const hash = hashOf(entries)
     const seen = this.#statements.readOnceHash.get(id)
-    if (seen !== undefined) return seen === hash ? undefined : { reason: 'other body' }
+    if (seen !== undefined) return seen === hash ? undefined : { reason: 'other body', key: undefined }
+    // A clock was set back: from the future, the mark would refuse everything.
+    if (this.#onceMark > now) this.#moveMark(now)
     // Its row may have been pruned: it could be a repeat.
-    if (at <= this.#onceMark) return { reason: 'too late' }
+    if (at <= this.#onceMark) return { reason: 'too late', key: undefined }
     const totals = this.#totalsWith(entries)
     if (typeof totals === 'string') return { reason: 'overflow', key: totals }
-    for (const [key, sum] of totals) this.#statements.writeTotal.run(key, sum)
+    this.#writeTotals(totals)
     this.#statements.writeOnce.run(id, hash, at, this.#now())
     this.#onceRows++
     if (this.#onceRows > this.#options.idempotencyRowsMax) this.#pruneOnce(Number.MAX_SAFE_INTEGER, 1)
     return undefined
   }
 
-  /** Deletes the oldest rows from before `before` on the database's clock, and moves the mark to the youngest of them. */
+  /**
+   * Deletes the oldest rows from before `before` on the database's clock, and moves the mark to the youngest of them. That
+   * clock says how long ago each was stored at least, so that no wrong `at` can move the mark further.
+   */
   #pruneOnce (before: number, rows: number): number {
     const pruned = this.#statements.pruneOnce.all({ before, rows })
     if (pruned.length === 0) return 0
     this.#onceRows -= pruned.length
-    const youngest = pruned.reduce((most, at) => Math.max(most, at), this.#onceMark)
-    if (youngest > this.#onceMark) {
-      this.#onceMark = youngest
-      this.#statements.writeMeta.run({ name: 'once_mark', value: youngest })
-    }
+    const { now, elapsedMs } = { now: Date.now(), elapsedMs: this.#now() }
+    const youngest = pruned.reduce((most, row) => Math.max(most, Math.min(row.at, now - (elapsedMs - row.elapsed_ms))), this.#onceMark)
+    if (youngest > this.#onceMark) this.#moveMark(youngest)
     return pruned.length
+  }
+
+  #moveMark (mark: number): void {
+    this.#onceMark = mark
+    this.#statements.writeMeta.run({ name: 'once_mark', value: mark })
   }
 }
 
-interface RejectionRow { readonly seq: number, readonly key: string | null, readonly once: string | null, readonly reason: RejectReason }
+/** A mark in the future, from a wrong clock, would have every idempotent request refused as too late until that time. */
+function healMark (db: Database.Database): void {
+  db.prepare<{ now: number }>("UPDATE meta SET value = CAST(@now AS INTEGER) WHERE name = 'once_mark' AND value > @now").run({ now: Date.now() })
+}
 
-function toRejection ({ seq, key, once, reason }: RejectionRow): Rejection {
-  return { seq, reason, ...(key === null ? {} : { key }), ...(once === null ? {} : { once }) }
+function unreadable (element: Buffer, header: Header | undefined, now: number): Refused {
+  const hash = createHash('sha256').update(element).digest('hex')
+  const acceptedAt = header?.at ?? now
+  return {
+    producer: header?.producer, seq: header?.seq, batch: element, hash, reason: 'unreadable', at: Math.min(acceptedAt, now), acceptedAt, storedWithinMs: undefined,
+  }
 }
 
 /** The same for the same sums, in whatever order they were written. */
@@ -522,6 +723,7 @@ function prepare (db: Database.Database) {
     insertBatch: db.prepare<{ json: string }>(insertFrom("json_each(iif(json_valid(@json), jsonb(@json), NULL), '$.sums')", 'ORDER BY entry.key')),
     insertRun: db.prepare<[string]>(insertFrom("jsonb_each(?) AS batch, json_each(batch.value, '$.sums')", '')),
     insertRunInOrder: db.prepare<[string]>(insertFrom("jsonb_each(?) AS batch, json_each(batch.value, '$.sums')", 'ORDER BY entry.key, batch.key')),
+    countSums: db.prepare<[string], number>("SELECT count(*) FROM json_each(?) AS batch, json_each(batch.value, '$.sums')").pluck(),
     onceType: db.prepare<[string], string>("SELECT coalesce(json_type(?, '$.once'), 'array')").pluck(),
     isJson: db.prepare<[string], number>('SELECT json_valid(?)').pluck(),
     unsoundSums: db.prepare<{ json: string }, number>(`
@@ -530,8 +732,8 @@ function prepare (db: Database.Database) {
     unsoundEntries: db.prepare<[string], number>(`SELECT count(*) FROM json_each(?) WHERE ${unsound}`).pluck(),
     readSums: db.prepare<[string], Entry>("SELECT key, value FROM json_each(?, '$.sums')").safeIntegers(),
     readEntries: db.prepare<[string], Entry>('SELECT key, value FROM json_each(?)').safeIntegers(),
-    readOnce: db.prepare<[string], { id: unknown, at: unknown, sums: unknown }>(`
-      SELECT request ->> '$.id' AS id, request ->> '$.at' AS at, iif(json_type(request, '$.sums') = 'object', request -> '$.sums', NULL) AS sums
+    readOnce: db.prepare<[string], { id: unknown, at: unknown, sums: unknown, ack: unknown, timeout: unknown }>(`
+      SELECT request ->> '$.id' AS id, request ->> '$.at' AS at, request ->> '$.ack' AS ack, request ->> '$.timeout' AS timeout, iif(json_type(request, '$.sums') = 'object', request -> '$.sums', NULL) AS sums
       FROM (SELECT iif(type = 'object', value, '{}') AS request FROM json_each(?, '$.once'))`),
     readTotal: db.prepare<[string], bigint>('SELECT value FROM numbers WHERE key = ?').pluck().safeIntegers(),
     writeTotal: db.prepare<[string, bigint]>('INSERT INTO numbers(key, value) VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value'),
@@ -539,23 +741,20 @@ function prepare (db: Database.Database) {
     writeProducer: db.prepare<{ producer: string, high: number, gaps: string, requests: number, increments: number, seenAt: number }>(`
       INSERT INTO producers(producer, high, gaps, requests, increments, seen_at) VALUES (@producer, @high, @gaps, @requests, @increments, @seenAt)
       ON CONFLICT(producer) DO UPDATE SET high = excluded.high, gaps = excluded.gaps,
-        requests = requests + excluded.requests, increments = increments + excluded.increments, seen_at = excluded.seen_at`),
+        requests = min(requests + excluded.requests, ${tallyMax}), increments = min(increments + excluded.increments, ${tallyMax}), seen_at = excluded.seen_at`),
     unseenProducers: db.prepare<[number], string>('SELECT producer FROM producers WHERE seen_at < ?').pluck(),
     seenProducers: db.prepare<[number], { producer: string, high: number, gaps: string }>('SELECT producer, high, gaps FROM producers WHERE seen_at >= ?'),
-    readRejections: db.prepare<[string, number], RejectionRow>('SELECT seq, key, once, reason FROM rejected WHERE producer = ? ORDER BY id DESC LIMIT ?'),
-    readBatchRejections: db.prepare<[string, number], RejectionRow>('SELECT seq, key, once, reason FROM rejected WHERE producer = ? AND seq = ?'),
+    countGuards: db.prepare<[], number>(`
+      SELECT count(*) FROM sqlite_schema WHERE tbl_name = 'numbers' COLLATE NOCASE AND (type = 'trigger' OR (type = 'index' AND sql IS NOT NULL))`).pluck(),
+    savepoint: db.prepare('SAVEPOINT entry'),
+    rollbackToSavepoint: db.prepare('ROLLBACK TO entry'),
+    release: db.prepare('RELEASE entry'),
     readOnceHash: db.prepare<[string], string>('SELECT sums_hash FROM once WHERE id = ?').pluck(),
     writeOnce: db.prepare<[string, string, number, number]>('INSERT INTO once(id, sums_hash, at, elapsed_ms) VALUES (?, ?, ?, ?)'),
-    pruneOnce: db.prepare<{ before: number, rows: number }, number>(
-      'DELETE FROM once WHERE id IN (SELECT id FROM once WHERE elapsed_ms < @before ORDER BY elapsed_ms LIMIT @rows) RETURNING at').pluck(),
+    pruneOnce: db.prepare<{ before: number, rows: number }, { at: number, elapsed_ms: number }>(
+      'DELETE FROM once WHERE id IN (SELECT id FROM once WHERE elapsed_ms < @before ORDER BY elapsed_ms LIMIT @rows) RETURNING at, elapsed_ms'),
     readMeta: db.prepare<[string], string | number>('SELECT value FROM meta WHERE name = ?').pluck(),
     writeMeta: db.prepare<{ name: string, value: string | number }>(`
       UPDATE meta SET value = iif(typeof(@value) = 'real', CAST(@value AS INTEGER), @value) WHERE name = @name`),
-    listRejected: db.prepare<[], Rejected>('SELECT id, producer, seq, key, value, reason, at FROM rejected ORDER BY id').safeIntegers(),
-    readRejected: db.prepare<[bigint], RejectedContent>('SELECT key, value, sums, batch, once, reason, at FROM rejected WHERE id = ?').safeIntegers(),
-    deleteRejected: db.prepare<[bigint]>('DELETE FROM rejected WHERE id = ?'),
-    reject: db.prepare(`
-      INSERT INTO rejected(producer, seq, key, value, reason, at, once, sums, batch, hash)
-      VALUES (@producer, @seq, @key, @value, @reason, @at, @once, @sums, @batch, @hash) ON CONFLICT(hash) DO NOTHING`),
   }
 }

@@ -11,6 +11,7 @@ import {
 import { keyFor } from '@gearbox/runtime/api-keys.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { printLines } from '@gearbox/runtime/output.ts'
 import { createLogger } from '@gearbox/runtime/logger.ts'
 
 const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker. Of workers that are gone, what
@@ -64,7 +65,7 @@ async function main (): Promise<number> {
   }
   const right = findings.every((finding) => finding.right)
   const lines = [...findings.map(({ text }) => text), right ? 'all of it adds up' : 'it does not add up: see the lines that say so']
-  process.stdout.write(`${lines.join('\n')}\n`)
+  await printLines(lines)
   return right ? 0 : 1
 }
 
@@ -112,17 +113,22 @@ function balance (producer: string, { accepted, pending, window }: Living, store
 
 /** Batches of a worker that is gone which neither the database nor the queue nor a file has, though later ones were there. */
 function holes (producer: string, { high, gaps }: Sequences, waiting: readonly Header[]): Finding[] {
-  const queued = new Set(waiting.map(({ seq }) => seq))
-  const last = Math.max(high, ...queued)
-  const missing = gaps.filter(([from, to]) => range(from, to).some((seq) => !queued.has(seq)))
-  const behind = range(high + 1, last).filter((seq) => !queued.has(seq))
-  return [...missing, ...behind.map((seq) => [seq, seq] as const)].map(([from, to]) => ({
-    text: `worker ${producer}, gone: batches ${from} to ${to} are MISSING, the queue lost them`, right: false,
-  }))
-}
-
-function range (from: number, to: number): number[] {
-  return Array.from({ length: Math.max(0, to - from + 1) }, (_, i) => from + i)
+  const queued = [...new Set(waiting.map(({ seq }) => seq))].sort((one, other) => one - other)
+  const last = queued.at(-1) ?? 0
+  const unstored = last > high ? [...gaps, [high + 1, last] as const] : gaps
+  const found: Array<readonly [from: number, to: number]> = []
+  let next = 0
+  // Both are in order: of each range, what lies between the queued ones is missing.
+  for (const [from, to] of unstored) {
+    let at = from
+    for (; next < queued.length && queued[next]! <= to; next++) {
+      const seq = queued[next]!
+      if (seq > at) found.push([at, seq - 1])
+      at = Math.max(at, seq + 1)
+    }
+    if (at <= to) found.push([at, to])
+  }
+  return found.map(([from, to]) => ({ text: `worker ${producer}, gone: batches ${from} to ${to} are MISSING, the queue lost them`, right: false }))
 }
 
 async function readLiving (urls: readonly string[], apiKey: string | undefined): Promise<Map<string, Living>> {

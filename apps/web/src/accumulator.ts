@@ -4,8 +4,18 @@ import type { Increments } from './increments.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './table.ts'
 
-/** Bytes that an idempotent request is taken to need beside its keys: its id, its Map and itself. */
-const onceBytes = 512
+/** Bytes that an idempotent request is taken to need besides its keys: its id, its Map and itself. */
+const onceOwnBytes = 512
+
+/** The same for each of its keys, besides the text: a string's head and an entry in a Map that may be half empty. */
+const onceKeyBytes = 112
+
+/** Bytes that an idempotent request takes while it waits. */
+export function onceBytes (once: Once): number {
+  let bytes = onceOwnBytes
+  for (const key of once.sums.keys()) bytes += 2 * key.length + onceKeyBytes
+  return bytes
+}
 
 /** What was accumulated between two drains. Its entries can be drawn once, in any portions. */
 export interface Drain extends Source {
@@ -15,6 +25,8 @@ export interface Drain extends Source {
   readonly untakenIncrements: number
   /** When the oldest increment in it was accepted, Unix ms. */
   readonly oldestAt: number
+  /** Whether everything in its sums was asked for at level `stored`, so that nothing of it is promised and all of it can be refused. */
+  readonly refusable: boolean
   /** Keys and idempotent requests that were not drawn yet. */
   readonly pendingKeys: number
   readonly pendingBytes: number
@@ -31,14 +43,22 @@ export class Accumulator {
   #once: Once[] = []
   /** The ids of `#once`, in the same order. */
   #onceIds = new KeyTable()
+  /** Idempotent requests that travel once more. */
+  #onceAgain: Once[] = []
+  #refusable = true
 
   get isEmpty (): boolean {
-    return this.#requests === 0
+    return this.#requests === 0 && this.pendingKeys === 0
   }
 
   /** Distinct keys, those of idempotent requests included, which are not summed. */
   get pendingKeys (): number {
-    return this.#sums.size + this.#once.length
+    return this.#sums.size + this.#once.length + this.#onceAgain.length
+  }
+
+  /** Whether everything in the sums was asked for at level `stored`. */
+  get refusable (): boolean {
+    return this.#refusable
   }
 
   get pendingBytes (): number {
@@ -55,10 +75,15 @@ export class Accumulator {
     return this.#sums.has(bytes, starts[i]!, ends[i]!, hashes[i]!)
   }
 
-  /** Adds a request's increments. Exact whatever the sums become. @param at Unix ms, of no matter unless it is empty */
-  add (increments: Increments, at: number): void {
+  /**
+   * Adds a request's increments. Exact whatever the sums become.
+   * @param at Unix ms, of no matter unless it is empty
+   * @param refusable whether the request asked for level `stored`
+   */
+  add (increments: Increments, at: number, refusable = false): void {
     const { bytes, length, starts, ends, hashes, deltas } = increments
     this.#count(length, at)
+    if (!refusable) this.#refusable = false
     for (let i = 0; i < length; i++) {
       const start = starts[i]!
       const end = ends[i]!
@@ -79,13 +104,32 @@ export class Accumulator {
     this.#once.push(once)
     const bytes = Buffer.from(once.id, 'latin1')
     this.#onceIds.put(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))
-    this.#bytes += bytesOf(once)
+    this.#bytes += onceBytes(once)
+  }
+
+  /** Adds to a key what no batch has any more, and what was counted when it was first added. From here on it is promised. */
+  addAgain (key: string, value: Sum, at: number): void {
+    if (this.isEmpty) this.#oldestAt = at
+    const bytes = Buffer.from(key)
+    if (this.#sums.add(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length), value)) this.#bytes += bytes.length + keyOverheadBytes
+    this.#refusable = false
+  }
+
+  /** The same for an idempotent request. */
+  addOnceAgain (once: Once): void {
+    if (this.isEmpty) this.#oldestAt = once.at
+    once.storedWithinMs = undefined
+    this.#onceAgain.push(once)
+    this.#bytes += onceBytes(once)
   }
 
   /** Takes everything out. What is added from now on is in the next drain. */
   drain (): Drain {
     const sums = this.#sums
-    const drain = new Drained(sums, this.#once, this, () => { if (sums.clear()) this.#spare.push(sums) })
+    const once = this.#onceAgain.length === 0 ? this.#once : [...this.#once, ...this.#onceAgain]
+    const drain = new Drained(sums, once, this, () => { if (sums.clear()) this.#spare.push(sums) })
+    this.#refusable = true
+    if (this.#onceAgain.length > 0) this.#onceAgain = []
     this.#requests = this.#increments = this.#bytes = 0
     this.#sums = this.#spare.pop() ?? new Sums()
     if (this.#once.length > 0) {
@@ -104,16 +148,10 @@ export class Accumulator {
   }
 
   #count (increments: number, at: number): void {
-    if (this.#requests === 0) this.#oldestAt = at
+    if (this.isEmpty) this.#oldestAt = at
     this.#requests++
     this.#increments += increments
   }
-}
-
-function bytesOf (once: Once): number {
-  let bytes = onceBytes
-  for (const key of once.sums.keys()) bytes += key.length + keyOverheadBytes
-  return bytes
 }
 
 const noSums = new Sums()
@@ -121,6 +159,7 @@ const noSums = new Sums()
 class Drained implements Drain {
   #counts: { requests: number, increments: number }
   readonly oldestAt: number
+  #refusable: boolean
   #pendingKeys: number
   #pendingBytes: number
   #sums: Sums
@@ -132,9 +171,10 @@ class Drained implements Drain {
   readonly #once: Iterator<Once, undefined>
 
   /** @param release called when nothing of `sums` is needed any more */
-  constructor (sums: Sums, once: readonly Once[], { requests, increments, oldestAt, pendingKeys, pendingBytes }: Accumulator, release: () => void) {
+  constructor (sums: Sums, once: readonly Once[], { requests, increments, oldestAt, refusable, pendingKeys, pendingBytes }: Accumulator, release: () => void) {
     this.#counts = { requests, increments }
     this.oldestAt = oldestAt
+    this.#refusable = refusable && sums.size > 0
     this.#pendingKeys = pendingKeys
     this.#pendingBytes = pendingBytes
     this.#sums = sums
@@ -148,6 +188,10 @@ class Drained implements Drain {
 
   get pendingBytes (): number {
     return this.#pendingBytes
+  }
+
+  get refusable (): boolean {
+    return this.#refusable
   }
 
   get untakenIncrements (): number {
@@ -172,6 +216,8 @@ class Drained implements Drain {
       return drawn
     }
     const part = drawn.sum > 0n ? int64Max : int64Min
+    // One part of it may count and another not: a refusal would be wrong.
+    this.#refusable = false
     this.#leftOver ??= new Sums()
     this.#leftOver.add(drawn.bytes, drawn.start, drawn.end, hashOf(drawn.bytes, drawn.start, drawn.end), narrow(drawn.sum - part))
     drawn.sum = part
@@ -181,7 +227,7 @@ class Drained implements Drain {
   nextOnce (): Once | undefined {
     const once = this.#once.next().value
     if (once === undefined) return undefined
-    this.#pendingBytes -= bytesOf(once)
+    this.#pendingBytes -= onceBytes(once)
     this.#pendingKeys--
     return once
   }

@@ -6,12 +6,14 @@ import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.t
 import { echo, echoAll, RequestError } from './errors.ts'
 import type { Flusher } from './flusher.ts'
 import { parseForm } from './form.ts'
+import { onceBytes } from './accumulator.ts'
+import { packedBytes, packKeys } from './held-keys.ts'
 import type { HeldReply } from './held-replies.ts'
 import type { Increments } from './increments.ts'
 import { oneOf } from './query.ts'
 
 export interface CountOptions {
-  readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax'>
+  readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>
   readonly flusher: Flusher
   readonly queue: ProducerQueue
 }
@@ -39,7 +41,7 @@ export interface CountRequest {
 export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: HeldReply): 'held' | 'in memory' {
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
-  const once = readOnce(request, increments)
+  const once = readOnce(request, increments, limits.apiKeys.length > 0)
   if (once !== undefined && !fits(once, request.end - request.start)) {
     throw new RequestError('GBX_BODY_TOO_LARGE',
       `a request with an Idempotency-Key travels whole, with at most ${onceBytesMax} bytes of JSON; send several, each with its own key`)
@@ -49,20 +51,22 @@ export function count ({ limits, flusher, queue }: CountOptions, request: CountR
   }
   const pending = once === undefined ? undefined : flusher.pendingOnce(once.id)
   if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
-  // A repeat of what waits adds nothing but a reply.
-  if (pending === undefined) checkPending(flusher, increments, once, limits)
+  // Where the queue has no place of its own, only the database keeps what was pushed.
+  const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
+  checkPending(flusher, increments, once, pending !== undefined, reached, reply, limits)
   if (level !== 'memory' && flusher.heldReplies >= limits.pendingRequestsMax) {
     throw new RequestError('GBX_OVERLOADED', 'too many replies wait for their ack level (PENDING_REQUESTS_MAX); try again')
   }
-  // Where the queue has no place of its own, only the database keeps what was pushed.
-  const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
   if (reached === 'memory') {
     flusher.accept(increments, once, reached, undefined)
     return 'in memory'
   }
   reply.heldAt = performance.now()
-  if (reached === 'stored') reply.keys = increments.keys()
-  reply.once = once?.id
+  if (reached === 'stored') {
+    if (once === undefined) reply.keys = packKeys(increments)
+    // A repeat waits for the one that came first.
+    else reply.once = pending ?? once
+  }
   flusher.accept(increments, once, reached, reply)
   return 'held'
 }
@@ -92,34 +96,57 @@ function pairsOnly (text: unknown): boolean {
 }
 
 /** @throws RequestError (400) for a header that is no idempotency key */
-function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments): Once | undefined {
+function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments, callersKnown: boolean): Once | undefined {
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
     throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY', `the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header${sent}`)
   }
-  const caller = authorization?.replace(/^bearer +/i, '').trim() ?? ''
+  // Where nobody checks who calls, what a header says of that tells nothing: a client, or something on its way, may send it at one attempt only.
+  const caller = callersKnown ? callerOf(authorization) : ''
   // With its length before each, no caller can make another's id.
   const id = createHash('sha256').update(`${caller.length}:${caller}${key.length}:${key}`).digest('hex')
   return { id, at: Date.now(), sums: increments.sums() }
+}
+
+/** The bearer key, however the scheme before it is spelt. */
+function callerOf (authorization = ''): string {
+  return authorization.replace(/^[ \t]*bearer[ \t]+/i, '').trim()
 }
 
 function sameSums (some: Once['sums'], others: Once['sums']): boolean {
   return some.size === others.size && [...some].every(([key, sum]) => others.get(key) === sum)
 }
 
-/** @throws RequestError (503) if this request would go over what one worker may hold */
-function checkPending (flusher: Flusher, increments: Increments, once: Once | undefined, { pendingKeysMax, pendingBytesMax }: CountOptions['limits']): void {
-  const bytes = increments.length * keyBytesEstimate
-  if (flusher.pendingKeys + increments.length <= pendingKeysMax && flusher.pendingBytes + bytes <= pendingBytesMax) return
+/**
+ * @param repeats whether it is a repeat of an idempotent request that waits, and so adds nothing but a reply
+ * @throws RequestError (503) if this request would go over what one worker may hold
+ */
+function checkPending (
+  flusher: Flusher, increments: Increments, once: Once | undefined, repeats: boolean, level: AckLevel, reply: HeldReply,
+  { pendingKeysMax, pendingBytesMax }: CountOptions['limits']
+): void {
+  const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes
+  if (flusher.pendingKeys + increments.length <= pendingKeysMax && increments.length * pairBytesMost + requestBytesMost <= room) return
   // Near a limit it is worth finding out which keys are new.
-  const added = once === undefined
-    ? new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i)))
-    : once.sums
-  if (added.size === 0) return
-  if (flusher.pendingKeys + (once === undefined ? added.size : 1) > pendingKeysMax) throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
-  if (flusher.pendingBytes + added.size * keyBytesEstimate > pendingBytesMax) throw new RequestError('GBX_OVERLOADED', 'too many bytes wait to be flushed (PENDING_BYTES_MAX); try again')
+  const added = repeats
+    ? 0
+    : once === undefined ? new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i))).size : once.sums.size
+  if (added > 0 && flusher.pendingKeys + (once === undefined ? added : 1) > pendingKeysMax) {
+    throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
+  }
+  // Where no other reply is held, a limit below what a single one takes must not refuse all of them.
+  const heldBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : reply.ownBytes + (level === 'queued' ? 0 : once === undefined ? packedBytes(increments) : onceBytes(once))
+  if (added * keyBytesEstimate + heldBytes > room && added + heldBytes > 0) {
+    throw new RequestError('GBX_OVERLOADED', 'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
+  }
 }
 
 /** Most that one pending key is counted with: a key of 256 bytes and its entry. */
 const keyBytesEstimate = 512
+
+/** Most that a request takes for each of its pairs: once for the pending key, and once for what its reply holds (two bytes a character, and an entry). */
+const pairBytesMost = 2 * keyBytesEstimate + 128
+
+/** Most that it takes besides: its reply and, if it is idempotent, itself twice. */
+const requestBytesMost = 18 * 1024

@@ -65,12 +65,16 @@ export class FastLaneServer extends Server {
   }
 }
 
+/** What a held reply takes, about. */
+const replyBytes = 256
+
 /** A reply in its place among those that are due on its connection. */
 class Reply implements HeldReply {
   readonly #connection: Connection
   heldAt = notHeld.heldAt
   keys = notHeld.keys
   once = notHeld.once
+  readonly ownBytes = replyBytes
   /** '' until it is known. */
   text = ''
 

@@ -4,13 +4,15 @@
 // With an interval of `auto` a flush leaves as soon as the one before is acknowledged: batches are small and fast under
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
 import { setTimeout as delay } from 'node:timers/promises'
-import { encodeBatch, type Batch, type Once } from '@gearbox/queue/batch.ts'
-import { QueueUnavailableError, type ProducerQueue, type Stored } from '@gearbox/queue/queue.ts'
+import { encodeBatch, narrow, withoutRefusals, type Batch, type Once } from '@gearbox/queue/batch.ts'
+import { QueueUnavailableError, type ProducerQueue, type Rejection, type Stored } from '@gearbox/queue/queue.ts'
 import { hasAll, isSubset } from '@gearbox/queue/sequences.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
 import { Accumulator, type Drain } from './accumulator.ts'
-import { HeldReplies, outcomeWhenStored, type Held, type HeldReply } from './held-replies.ts'
+import { HeldReplies, type Held, type HeldReply } from './held-replies.ts'
 import type { Increments } from './increments.ts'
+import { LateReplies } from './late-replies.ts'
+import { costOf, RejectionIndex, type Verdict } from './verdict.ts'
 import { Window } from './window.ts'
 
 /** After a failed push: first pause and longest one. */
@@ -31,6 +33,9 @@ const sweepMs = 50
 /** A failure shorter than this is not worth a line. */
 const quietFailureMs = 1000
 
+/** Keys of held replies that are compared with what was rejected in one event-loop iteration: about 5 ms of work. */
+const settledKeysMax = 100_000
+
 export interface FlusherOptions {
   readonly queue: ProducerQueue
   /** This process's own random UUID. */
@@ -47,6 +52,15 @@ export interface FlusherOptions {
 class Round {
   readonly queued: HeldReplies
   readonly stored: HeldReplies
+  /**
+   * Whether a reply of level `stored` was given before that was reached. Then nothing in its batches is refused any more:
+   * what the database can't take was promised to one of their clients, who were told that it is on its way.
+   */
+  late = false
+  /** Whether a batch of it says that it may be refused. */
+  refusable = false
+  /** The first sequence of the last flush before it of which the same is true. */
+  refusableBefore = 0
   firstSeq = 0
   /** Not known before its last batch is encoded: until then nothing that is told can settle the round. */
   lastSeq = Number.POSITIVE_INFINITY
@@ -64,12 +78,18 @@ export class Flusher {
   /** The drain whose batches are being pushed. */
   #drain: Drain | undefined
   /** Replies to what is in the accumulator. */
-  readonly #held: Held = { replies: 0 }
+  readonly #held: Held = { replies: 0, bytes: 0 }
   #round = new Round(this.#held)
   /** The round that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
   #reached: Round | undefined
   /** Rounds on their way or waiting to be stored, oldest first. */
   readonly #rounds = new Set<Round>()
+  /** Rounds all of whose batches are stored, some of whose entries were rejected: they are settled a part at a time. */
+  #settling: Array<{ readonly round: Round, readonly verdict: Verdict }> = []
+  readonly #lateReplies = new LateReplies()
+  /** First sequences of the last flush that may be refused, and of the last one of them whose replies were late. */
+  #lastRefusable = 0
+  #lastLate = 0
   #seq = 0
   /** What the queue was when the window's batches were pushed to it. */
   #incarnation: string | undefined
@@ -90,7 +110,7 @@ export class Flusher {
   #looking = false
   /** When progress was polled last. */
   #askedAt = -Infinity
-  readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0 }
+  readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0, setAside: 0 }
 
   constructor (options: FlusherOptions) {
     this.#options = options
@@ -105,6 +125,11 @@ export class Flusher {
 
   get pendingBytes (): number {
     return this.#accumulator.pendingBytes + (this.#drain?.pendingBytes ?? 0)
+  }
+
+  /** Bytes that held replies take, with the keys and requests that they hold. */
+  get heldBytes (): number {
+    return this.#held.bytes
   }
 
   /** Bytes that would have to be written down if the queue stayed away. */
@@ -166,10 +191,16 @@ export class Flusher {
   accept (increments: Increments, once: Once | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
     // Only the oldest increment's time is kept.
     const at = once?.at ?? (this.#accumulator.isEmpty ? Date.now() : 0)
-    const repeated = once !== undefined && this.#accumulator.pendingOnce(once.id) !== undefined
-    if (once === undefined) this.#accumulator.add(increments, at)
-    else if (!repeated) this.#accumulator.addOnce(once, increments.length, at)
-    if (!repeated) this.counts.increments += increments.length
+    const pending = once === undefined ? undefined : this.#accumulator.pendingOnce(once.id)
+    if (once === undefined) {
+      this.#accumulator.add(increments, at, level === 'stored')
+    } else if (pending === undefined) {
+      once.storedWithinMs = level === 'stored' ? this.#options.ackTimeoutMs : undefined
+      this.#accumulator.addOnce(once, increments.length, at)
+    } else if (level !== 'stored') {
+      pending.storedWithinMs = undefined
+    }
+    if (pending === undefined) this.counts.increments += increments.length
     if (reply !== undefined && level !== 'memory') this.#round[level].hold(reply)
     this.#wakeUp()
   }
@@ -193,6 +224,7 @@ export class Flusher {
     await this.#running
     for (const timer of this.#timers) clearInterval(timer)
     this.#settleReached()
+    while (this.#settling.length > 0) this.#settleSlice()
     for (const round of [...this.#rounds, this.#round]) {
       round.queued.settleAll(() => 'late')
       round.stored.settleAll(() => 'late')
@@ -201,7 +233,8 @@ export class Flusher {
     for (const drain of [this.#drain, this.#accumulator.isEmpty ? undefined : this.#accumulator.drain()]) {
       if (drain !== undefined) unsent.push(...this.#encodeAll(drain))
     }
-    return unsent
+    // All replies have been given: nothing of it may be refused.
+    return unsent.map((batch) => ({ ...batch, element: withoutRefusals(batch.element) }))
   }
 
   /**
@@ -234,12 +267,19 @@ export class Flusher {
   }
 
   async #run (): Promise<void> {
+    let asked = false
     while (!this.#abandon.signal.aborted) {
       if (!this.#due || this.#needsRepair() || this.#options.flushIntervalMs !== 'auto') this.#settleReached()
       await this.#untilDue()
       if (this.#needsRepair()) await this.#attempt(async () => { await this.#refill() })
-      if (!this.#accumulator.isEmpty) await this.#flush()
-      else if (this.#finishing) return
+      if (!this.#accumulator.isEmpty) {
+        await this.#flush()
+      } else if (this.#finishing) {
+        // What was rejected after its reply has to be sent on its way again.
+        if (this.#lateReplies.isEmpty || asked) return
+        asked = true
+        await this.#look().catch(() => {})
+      }
     }
   }
 
@@ -284,7 +324,7 @@ export class Flusher {
     this.#rounds.add(round)
     round.firstSeq = this.#seq + 1
     while (drain.pendingKeys > 0) {
-      const batch = this.#encode(drain)
+      const batch = this.#encode(drain, round)
       this.#window.add(batch)
       const delivered = this.#attempt(async () => { await this.#deliver(batch) })
       // Writing hundreds of replies takes about as long as the disk takes for the push that has just left.
@@ -295,7 +335,8 @@ export class Flusher {
     round.lastSeq = this.#seq
     this.#drain = undefined
     this.#reached = round
-    if (round.stored.size === 0) this.#rounds.delete(round)
+    // One that was late goes with the next sweep.
+    if (round.stored.size === 0 && !round.late) this.#rounds.delete(round)
     // The last batch may have been told as stored before its push was known to have worked.
     else if (this.#lastHeard !== undefined) this.#settleStored(this.#lastHeard)
     this.#options.observeFlush((performance.now() - startedAt) / 1000)
@@ -307,14 +348,26 @@ export class Flusher {
     round?.queued.settleAll(() => 'reached')
   }
 
-  #encode (drain: Drain): Batch {
+  #encode (drain: Drain, round: Round): Batch {
     this.#seq++
-    return encodeBatch({ producer: this.#options.producer, seq: this.#seq, at: drain.oldestAt, ...drain.takeCounts() }, drain)
+    const { producer, ackTimeoutMs } = this.#options
+    const refusable = drain.refusable && !round.late
+    if (refusable && !round.refusable) {
+      round.refusable = true
+      round.refusableBefore = this.#lastRefusable
+      this.#lastRefusable = round.firstSeq
+    }
+    return encodeBatch({
+      producer, seq: this.#seq, at: drain.oldestAt, ...drain.takeCounts(), ...(refusable ? { storedWithinMs: ackTimeoutMs } : {}),
+    }, drain)
   }
 
+  /** Encodes what is left at the end: all replies have been given. */
   #encodeAll (drain: Drain): Batch[] {
     const batches: Batch[] = []
-    while (drain.pendingKeys > 0) batches.push(this.#encode(drain))
+    const round = new Round(this.#held)
+    round.late = true
+    while (drain.pendingKeys > 0) batches.push(this.#encode(drain, round))
     return batches
   }
 
@@ -436,15 +489,71 @@ export class Flusher {
     }
     if (this.#window.lost > 0) this.#wakeUp()
     this.#settleStored(stored)
+    this.#settleLateReplies(stored)
   }
 
   #settleStored (stored: Stored): void {
+    let rejections: RejectionIndex | undefined
     for (const round of this.#rounds) {
       const { firstSeq, lastSeq } = round
+      // The rounds behind it have higher sequences, or none yet.
+      if (firstSeq > stored.high) break
       if (!hasAll(stored, firstSeq, lastSeq)) continue
       this.#rounds.delete(round)
-      round.stored.settleAll((reply) => outcomeWhenStored(reply, stored, firstSeq, lastSeq))
+      rejections ??= new RejectionIndex(stored)
+      const verdict = rejections.between(firstSeq, lastSeq, round.late)
+      if (verdict === undefined) {
+        round.stored.settleAll(() => 'reached')
+        continue
+      }
+      this.#sendAgain(verdict.kept)
+      this.#noteUnknown(verdict.unknown)
+      if (this.#settling.push({ round, verdict }) === 1) this.#settleSlice()
     }
+  }
+
+  /** Settles as many replies as an event-loop iteration should; the others follow in the next ones. */
+  #settleSlice (): void {
+    let left = settledKeysMax
+    for (const { round, verdict } of this.#settling) {
+      left -= round.stored.settleSome((reply) => verdict.outcomeOf(reply, (once) => this.#sendOnceAgain(once)), left, costOf)
+      if (round.stored.size > 0) break
+    }
+    this.#settling = this.#settling.filter(({ round }) => round.stored.size > 0)
+    if (this.#settling.length > 0) setImmediate(() => this.#settleSlice())
+  }
+
+  #addLate (round: Round): void {
+    this.#lateReplies.add(round, round.refusableBefore === this.#lastLate)
+    if (round.refusable) this.#lastLate = round.firstSeq
+  }
+
+  /** What was rejected and not filed, though the replies were late: their clients were told that it is on its way. */
+  #settleLateReplies (stored: Stored): void {
+    if (this.#lateReplies.isEmpty) return
+    const { rejections, once, unknown } = this.#lateReplies.settle(stored)
+    this.#sendAgain(rejections)
+    for (const request of once) this.#sendOnceAgain(request)
+    this.#noteUnknown(unknown)
+  }
+
+  #noteUnknown (batches: number): void {
+    if (batches === 0) return
+    this.counts.setAside += batches
+    this.#options.logger.warn(`${batches} batches of requests that were answered with 202 had more entries that could not be applied than are reported`)
+  }
+
+  /** Sends rejected sums on their way again, as what was promised in memory. What comes back then is kept in `rejected`. */
+  #sendAgain (rejections: readonly Rejection[]): void {
+    for (const { key, value } of rejections) {
+      if (key !== undefined && value !== undefined) this.#accumulator.addAgain(key, narrow(BigInt(value)), Date.now())
+    }
+    if (rejections.length > 0) this.#wakeUp()
+  }
+
+  #sendOnceAgain (once: Once): void {
+    this.#accumulator.addOnceAgain(once)
+    this.#wakeUp()
   }
 
   #trimWindow (): void {
@@ -480,10 +589,19 @@ export class Flusher {
     const before = performance.now() - this.#options.ackTimeoutMs
     for (const round of [this.#round, ...this.#rounds]) {
       round.queued.settleLate(before)
-      round.stored.settleLate(before)
+      round.stored.settleLate(before, ({ once }) => {
+        round.late = true
+        if (once === undefined) return
+        // Until it is encoded it can still become one that is not refused.
+        if (round.firstSeq === 0) once.storedWithinMs = undefined
+        else this.#lateReplies.keepOnce(once, round)
+      })
+      if (round.lastSeq === Number.POSITIVE_INFINITY || round.stored.size > 0) continue
       // Nobody waits for it any more: a consumer that is away for hours must not make this grow.
-      if (round.lastSeq !== Number.POSITIVE_INFINITY && round.stored.size === 0) this.#rounds.delete(round)
+      this.#rounds.delete(round)
+      if (round.late) this.#addLate(round)
     }
+    this.#lateReplies.forgetOld()
     this.#watchFailure()
   }
 

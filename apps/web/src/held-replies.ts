@@ -1,5 +1,7 @@
 // Replies that wait for their ack level. They are held in the order of their requests and all for the same time at most.
-import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
+import type { Once } from '@gearbox/queue/batch.ts'
+import type { Rejection } from '@gearbox/queue/queue.ts'
+import { onceBytes } from './accumulator.ts'
 
 /** reached: the level asked for. late: not within the time; it is still on its way. Otherwise what was refused. */
 export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejection[] }
@@ -8,21 +10,31 @@ export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejectio
 export interface HeldReply {
   /** performance.now(), ms. */
   heldAt: number
-  /** For `stored`: what its rejections would name. */
-  keys: readonly string[]
-  once: string | undefined
+  /** For `stored`: the keys that its rejections would name, packed. Undefined for any other level or an idempotent request. */
+  keys: Buffer | undefined
+  /** For `stored`: the idempotent request that it answers. */
+  once: Once | undefined
+  /** Bytes that the reply itself takes while it is held. */
+  readonly ownBytes: number
   /** Called once, with what became of its request. */
   settle (outcome: Outcome): void
 }
 
 /** What a reply starts as. */
-export const notHeld: Omit<HeldReply, 'settle'> = { heldAt: 0, keys: [], once: undefined }
+export const notHeld: Pick<HeldReply, 'heldAt' | 'keys' | 'once'> = { heldAt: 0, keys: undefined, once: undefined }
 
-/** How many replies a worker holds, over all its HeldReplies. */
+/** What a worker holds, over all its HeldReplies: how many replies, and how many bytes with all that they hold. */
 export interface Held {
   replies: number
+  bytes: number
 }
 
+/** Bytes that a reply holds until it is settled. */
+function bytesOf ({ ownBytes, keys, once }: HeldReply): number {
+  return ownBytes + (keys === undefined ? 0 : keys.length) + (once === undefined ? 0 : onceBytes(once))
+}
+
+/** Replies that wait for one flush, first come first. */
 export class HeldReplies {
   readonly #held: Held
   #replies: HeldReply[] = []
@@ -39,37 +51,50 @@ export class HeldReplies {
   hold (reply: HeldReply): void {
     this.#replies.push(reply)
     this.#held.replies++
+    this.#held.bytes += bytesOf(reply)
   }
 
+  /** Settles all of them. */
   settleAll (outcomeOf: (reply: HeldReply) => Outcome): void {
     const [replies, first] = [this.#replies, this.#first]
-    this.#held.replies -= this.size
+    // What is settled may be answered at once; nothing that follows from that may meet it here.
     this.#replies = []
     this.#first = 0
-    for (let i = first; i < replies.length; i++) replies[i]!.settle(outcomeOf(replies[i]!))
+    for (let i = first; i < replies.length; i++) this.#settle(replies[i]!, outcomeOf(replies[i]!))
   }
 
-  /** Settles as late what was held before `before` (performance.now ms). */
-  settleLate (before: number): void {
+  /** Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost */
+  settleSome (outcomeOf: (reply: HeldReply) => Outcome, costMax: number, costOf: (reply: HeldReply) => number): number {
+    let cost = 0
+    while (this.#first < this.#replies.length && cost <= costMax) {
+      const reply = this.#replies[this.#first++]!
+      cost += costOf(reply)
+      this.#settle(reply, outcomeOf(reply))
+    }
+    this.#trim()
+    return cost
+  }
+
+  /** Settles as late what was held before `before` (performance.now ms). @param onLate called with each of them first */
+  settleLate (before: number, onLate?: (reply: HeldReply) => void): void {
     for (let reply = this.#replies[this.#first]; reply !== undefined && reply.heldAt <= before; reply = this.#replies[this.#first]) {
       this.#first++
-      this.#held.replies--
-      reply.settle('late')
+      onLate?.(reply)
+      this.#settle(reply, 'late')
     }
-    // What is settled holds its whole request; it must not stay until the round ends, which may be hours away.
-    if (this.#first * 2 >= this.#replies.length) {
-      this.#replies.splice(0, this.#first)
-      this.#first = 0
-    }
+    this.#trim()
   }
-}
 
-/** What became of a request all of whose batches are stored. */
-export function outcomeWhenStored ({ keys, once }: HeldReply, { rejected, untold }: Stored, from: number, to: number): Outcome {
-  if (rejected.length === 0 && untold.length === 0) return 'reached'
-  const refused = rejected.filter((rejection) => rejection.seq >= from && rejection.seq <= to && (
-    (rejection.once === undefined && rejection.key === undefined) ||
-    (rejection.once === undefined ? once === undefined && rejection.key !== undefined && keys.includes(rejection.key) : rejection.once === once)))
-  if (refused.length > 0) return { refused }
-  return untold.some((seq) => seq >= from && seq <= to) ? { refused: [] } : 'reached'
+  #settle (reply: HeldReply, outcome: Outcome): void {
+    this.#held.replies--
+    this.#held.bytes -= bytesOf(reply)
+    reply.settle(outcome)
+  }
+
+  /** What is settled holds its whole request; it must not stay until the flush is stored, which may be hours away. */
+  #trim (): void {
+    if (this.#first * 2 < this.#replies.length) return
+    this.#replies.splice(0, this.#first)
+    this.#first = 0
+  }
 }

@@ -13,7 +13,7 @@ import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { RedisProducerQueue } from '@gearbox/queue/redis-producer-queue.ts'
 import { embeddedQueueName, type Origin } from '@gearbox/queue/unsent-file.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { exitCode, FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/logger.ts'
 import { createRegistry, counter, durations, gauge, labelledGauge, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
@@ -197,6 +197,7 @@ function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, r
   counter(registry, 'gearbox_window_trimmed_total', 'Batches that only the queue keeps, as too much waits to be stored', () => flusher.counts.trimmed)
   counter(registry, 'gearbox_window_replays_total', 'Times that all unstored batches were pushed again', () => flusher.counts.replays)
   counter(registry, 'gearbox_window_refills_total', 'Batches that the queue lost and that were pushed again', () => flusher.counts.refilled)
+  counter(registry, 'gearbox_set_aside_total', 'Entries that were promised (2xx) and could not be applied', () => flusher.counts.setAside)
   gauge(registry, 'gearbox_pending_keys', 'Keys that are in no batch yet', 'sum', () => flusher.pendingKeys)
   gauge(registry, 'gearbox_unstored_batches', 'Batches that are not known to be stored', 'sum', () => flusher.unstoredBatches)
   let length = 0
@@ -224,4 +225,4 @@ function registerProducer (registry: Registry, flusher: Flusher, producer: strin
   labelledGauge(registry, 'gearbox_producer_window_increments', 'Of those, in batches that are not known to be in the queue', 'producer', of(() => flusher.onTheWay.window))
 }
 
-await runMain(main)
+await runMain(main, serviceOutputMs)

@@ -46,6 +46,11 @@ export interface Once {
   readonly at: number
   /** Each within 64 bits. */
   readonly sums: ReadonlyMap<string, Sum>
+  /**
+   * How long its replies wait, in ms, where all of them wait for level `stored`: then nothing was promised yet, and it
+   * can be refused to them. Undefined where a reply promised it, or may have. Until it is encoded it may become that.
+   */
+  storedWithinMs?: number | undefined
 }
 
 /** A batch as its producer keeps it. */
@@ -66,6 +71,11 @@ export interface Header {
   readonly increments: number
   /** Whether there may be `once` entries; false only where there surely are none. */
   readonly once: boolean
+  /**
+   * How long replies wait, in ms, where everything in `sums` was asked for at level `stored`: nothing of it was promised
+   * yet, so that what can't be applied can be refused. Undefined where any of it was promised, or may have been.
+   */
+  readonly storedWithinMs?: number
 }
 
 /** A key, the bytes [start, end) in UTF-8, and its sum. */
@@ -84,6 +94,8 @@ export interface Source {
    */
   nextSum (): Readonly<DrawnSum> | undefined
   nextOnce (): Once | undefined
+  /** False if what was drawn must not be refused although its header says so. Asked for last. */
+  readonly refusable?: boolean
 }
 
 /** A batch in the making: one at a time, in the same memory. */
@@ -91,7 +103,7 @@ const json = new JsonBytes(batchBytesMax)
 
 /** Encodes one batch from the front of a source. */
 export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batch {
-  const { producer, seq, at, requests, increments } = header
+  const { producer, seq, at, requests, increments, storedWithinMs } = header
   json.clear()
   json.text(`{"v":${batchVersion},"producer":"${producer}","seq":${seq},"at":${at},"requests":${requests},"increments":${increments},"sums":{`)
   for (let first = true; json.length < batchBytesMax; first = false) {
@@ -103,9 +115,10 @@ export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batc
   for (let separator = ''; json.length < batchBytesMax; separator = ',') {
     const once = source.nextOnce()
     if (once === undefined) break
-    json.text(`${separator}{"id":"${once.id}","at":${once.at},"sums":{${sumsText(once)}}}`)
+    json.text(`${separator}{"id":"${once.id}","at":${once.at}${refusable(once.storedWithinMs)},"sums":{${sumsText(once)}}}`)
   }
-  json.text(']}')
+  // Last, behind what a consumer of the version before reads.
+  json.text(`]${refusable(source.refusable === false ? undefined : storedWithinMs)}}`)
   return { seq, at, increments, element: json.copy() }
 }
 
@@ -124,6 +137,25 @@ export function fits (once: Once, bodyBytes: number): boolean {
  * of which the worst take some 50 ms.
  */
 export const foreignBytesMax = 1024 * 1024
+function refusable (storedWithinMs: number | undefined): string {
+  return storedWithinMs === undefined ? '' : `,"ack":"stored","timeout":${storedWithinMs}`
+}
+
+/**
+ * The same batch as if all of it had been promised: what can't be applied is then kept in `rejected`. For a batch whose
+ * replies have all been given, such as one that waits in a file. The bytes can only be those of the two fields: in a
+ * string their quotes would be escaped, and no sum is a string.
+ */
+export function withoutRefusals (element: Buffer): Buffer {
+  const json = element.toString('latin1')
+  return json.includes('"ack":"stored"') ? Buffer.from(json.replace(/,"ack":"stored","timeout":\d{1,15}/g, ''), 'latin1') : element
+}
+
+/**
+ * No number of a header is larger: all of them are exact in a double, and every such `at` is a date. Whatever is larger
+ * was not written by a worker.
+ */
+const headerNumberMax = 999_999_999_999_999
 
 const written = /^\{"v":(\d{1,9}),"producer":"([0-9a-f-]{36})","seq":(\d{1,15}),"at":(\d{1,15}),"requests":(\d{1,15}),"increments":(\d{1,15}),"sums":\{/
 
@@ -142,7 +174,7 @@ export function readHeader (element: Buffer): Header | string {
       at: Number(match[4]),
       requests: Number(match[5]),
       increments: Number(match[6]),
-      once: !element.subarray(-11).equals(emptyOnce),
+      ...readEnd(element),
     }
   }
   if (element.length > foreignBytesMax) return `not written by a worker, and longer than ${foreignBytesMax} bytes`
@@ -155,7 +187,22 @@ export function readHeader (element: Buffer): Header | string {
   return checkHeader(value)
 }
 
-const emptyOnce = Buffer.from(',"once":[]}')
+const emptyOnce = ',"once":['
+const [bracket, brace] = [0x5d, 0x7d]
+
+/** What a worker writes behind the last `once` entry, and whether there is any. */
+function readEnd (element: Buffer): Pick<Header, 'once' | 'storedWithinMs'> {
+  const { length } = element
+  if (element[length - 2] === bracket && element[length - 1] === brace) return { once: !hasEmptyOnce(element, length - 2) }
+  const end = /\](,"ack":"stored","timeout":(\d{1,15}))\}$/.exec(element.toString('latin1', Math.max(0, length - 48)))
+  if (end === null) return { once: true }
+  return { once: !hasEmptyOnce(element, length - end[1]!.length - 2), storedWithinMs: Number(end[2]) }
+}
+
+/** @param end where `once` ends, with its bracket */
+function hasEmptyOnce (element: Buffer, end: number): boolean {
+  return end >= emptyOnce.length && element.toString('latin1', end - emptyOnce.length, end) === emptyOnce
+}
 
 function checkHeader (value: unknown): Header | string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'not a JSON object'
@@ -166,7 +213,9 @@ function checkHeader (value: unknown): Header | string {
   const numbers: { [name: string]: number } = {}
   for (const name of ['seq', 'at', 'requests', 'increments']) {
     const number = field(name)
-    if (typeof number !== 'number' || !Number.isSafeInteger(number) || number < (name === 'seq' ? 1 : 0)) return `"${name}" is not a whole number`
+    if (typeof number !== 'number' || !Number.isInteger(number) || number < (name === 'seq' ? 1 : 0) || number > headerNumberMax) {
+      return `"${name}" is not a whole number of at most 15 digits`
+    }
     numbers[name] = number
   }
   const sums = field('sums')
@@ -174,5 +223,14 @@ function checkHeader (value: unknown): Header | string {
   const once = field('once') ?? []
   if (!Array.isArray(once)) return '"once" is not an array'
   const { seq, at, requests, increments } = numbers as Record<'seq' | 'at' | 'requests' | 'increments', number>
-  return { producer, seq, at, requests, increments, once: once.length > 0 }
+  const timeout = field('ack') === 'stored' ? field('timeout') : undefined
+  return {
+    producer,
+    seq,
+    at,
+    requests,
+    increments,
+    once: once.length > 0,
+    ...(typeof timeout === 'number' && Number.isInteger(timeout) && timeout >= 0 ? { storedWithinMs: timeout } : {}),
+  }
 }

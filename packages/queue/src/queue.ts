@@ -4,10 +4,11 @@ import { EventEmitter } from 'node:events'
 import { parseSequences, type Sequences } from './sequences.ts'
 import type { Origin } from './unsent-file.ts'
 
-/** Why an entry of a batch was not applied. */
-export type RejectReason = 'overflow' | 'unreadable' | 'other body' | 'too late'
+/** Why an entry of a batch was not applied. `trigger`: the database's owner has a trigger or an index that refuses it. */
+export type RejectReason = 'overflow' | 'unreadable' | 'other body' | 'too late' | 'trigger'
 
-export const rejectReasons: readonly RejectReason[] = ['overflow', 'unreadable', 'other body', 'too late']
+/** All reasons, in the order in which they are shown. */
+export const rejectReasons: readonly RejectReason[] = ['overflow', 'unreadable', 'other body', 'too late', 'trigger']
 
 /** An entry that was not applied: of the sums by its key, of the idempotent requests by its id. */
 export interface Rejection {
@@ -15,6 +16,13 @@ export interface Rejection {
   readonly key?: string
   readonly once?: string
   readonly reason: RejectReason
+  /**
+   * Whether it is kept in `rejected`, as it was promised or may have been. Without it (as a consumer of the version
+   * before says it) it is; false: nothing is kept, and its clients are to get a refusal.
+   */
+  readonly filed?: boolean
+  /** The sum, in decimal digits, of an entry of the sums that was not filed. */
+  readonly value?: string
 }
 
 /** All that is stored of one producer. Complete in itself: it takes the place of whatever was told before. */
@@ -23,6 +31,8 @@ export interface Stored extends Sequences {
   readonly rejected: readonly Rejection[]
   /** Sequences whose rejections were too many to tell. */
   readonly untold: readonly number[]
+  /** Those of `untold` whose rejections were filed. */
+  readonly untoldFiled?: readonly number[]
 }
 
 /** The queue could not be asked or did not answer in time. What was sent may or may not have been done. */
@@ -183,14 +193,20 @@ export function parseStored (text: string): Stored | undefined {
   const sequences = parseSequences(value)
   if (sequences === undefined || typeof value !== 'object' || value === null) return undefined
   const rejected = 'rejected' in value && Array.isArray(value.rejected) ? value.rejected.filter(isRejection) : []
-  const untold = 'untold' in value && Array.isArray(value.untold) ? value.untold.filter((seq): seq is number => Number.isSafeInteger(seq)) : []
-  return { ...sequences, rejected, untold }
+  const untold = 'untold' in value ? parseNumbers(value.untold) : []
+  return { ...sequences, rejected, untold, ...('untoldFiled' in value ? { untoldFiled: parseNumbers(value.untoldFiled) } : {}) }
+}
+
+function parseNumbers (value: unknown): number[] {
+  return Array.isArray(value) ? value.filter((seq): seq is number => Number.isSafeInteger(seq)) : []
 }
 
 function isRejection (value: unknown): value is Rejection {
   return typeof value === 'object' && value !== null && 'seq' in value && typeof value.seq === 'number' &&
     'reason' in value && rejectReasons.some((reason) => reason === value.reason) &&
-    (!('key' in value) || typeof value.key === 'string') && (!('once' in value) || typeof value.once === 'string')
+    (!('key' in value) || typeof value.key === 'string') && (!('once' in value) || typeof value.once === 'string') &&
+    (!('filed' in value) || typeof value.filed === 'boolean') &&
+    (!('value' in value) || (typeof value.value === 'string' && /^-?\d{1,19}$/.test(value.value)))
 }
 
 export function ownerText ({ uuid, epoch }: Owner): string {

@@ -13,26 +13,36 @@ export interface Sequences {
 
 export const none: Sequences = { high: 0, gaps: [] }
 
+/** Whether `seq` is in. */
 export function has ({ high, gaps }: Sequences, seq: number): boolean {
-  return seq <= high && !gaps.some(([from, to]) => seq >= from && seq <= to)
+  return hasAll({ high, gaps }, seq, seq)
 }
 
 /** Whether every sequence from `from` to `to` is in. */
 export function hasAll ({ high, gaps }: Sequences, from: number, to: number): boolean {
-  return to <= high && !gaps.some((gap) => gap[0] <= to && gap[1] >= from)
+  if (to > high) return false
+  const gap = gaps[gapFrom(gaps, from)]
+  return gap === undefined || gap[0] > to
 }
 
 /** The sequences and `seq`. The caller has made sure that it is not in yet. */
 export function include ({ high, gaps }: Sequences, seq: number): Sequences {
   if (seq > high) return { high: seq, gaps: seq > high + 1 ? [...gaps, [high + 1, seq - 1]] : gaps }
-  return {
-    high,
-    gaps: gaps.flatMap(([from, to]): Gap[] => {
-      if (seq < from || seq > to) return [[from, to]]
-      const rest: Gap[] = [[from, seq - 1], [seq + 1, to]]
-      return rest.filter(([first, last]) => first <= last)
-    }),
+  const i = gapFrom(gaps, seq)
+  const gap = gaps[i]
+  if (gap === undefined) return { high, gaps }
+  const rest: Gap[] = [[gap[0], seq - 1], [seq + 1, gap[1]]]
+  return { high, gaps: [...gaps.slice(0, i), ...rest.filter(([first, last]) => first <= last), ...gaps.slice(i + 1)] }
+}
+
+/** What of the sequences from `from` to `to` is not in, as ranges in order. */
+export function missing ({ high, gaps }: Sequences, from: number, to: number): Gap[] {
+  const ranges: Gap[] = []
+  for (let i = gapFrom(gaps, from); i < gaps.length && gaps[i]![0] <= to; i++) {
+    ranges.push([Math.max(from, gaps[i]![0]), Math.min(to, gaps[i]![1])])
   }
+  if (to > high) ranges.push([Math.max(from, high + 1), to])
+  return ranges
 }
 
 /** Whether all of `some` is in `all`. */
@@ -40,8 +50,20 @@ export function isSubset (some: Sequences, all: Sequences): boolean {
   if (some.high > all.high) return false
   return all.gaps.every(([from, to]) => {
     const last = Math.min(to, some.high)
-    return from > last || some.gaps.some((gap) => gap[0] <= from && gap[1] >= last)
+    const gap = some.gaps[gapFrom(some.gaps, from)]
+    return from > last || (gap !== undefined && gap[0] <= from && gap[1] >= last)
   })
+}
+
+/** Number of the first gap that ends at `seq` or later: gaps are in order, so it is found by halving. */
+function gapFrom (gaps: readonly Gap[], seq: number): number {
+  let [low, high] = [0, gaps.length]
+  while (low < high) {
+    const middle = (low + high) >>> 1
+    if (gaps[middle]![1] < seq) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 /** Parses sequences that came from outside; undefined if they are not any. */
@@ -50,5 +72,6 @@ export function parseSequences (value: unknown): Sequences | undefined {
   const { high, gaps } = value
   if (typeof high !== 'number' || !Number.isSafeInteger(high) || high < 0 || !Array.isArray(gaps)) return undefined
   const pairs = gaps.filter((gap): gap is Gap => Array.isArray(gap) && gap.length === 2 && gap.every(Number.isSafeInteger))
-  return pairs.length === gaps.length ? { high, gaps: pairs } : undefined
+  const inOrder = pairs.every(([from, to], i) => from <= to && (i === 0 || pairs[i - 1]![1] < from))
+  return pairs.length === gaps.length && inOrder ? { high, gaps: pairs } : undefined
 }

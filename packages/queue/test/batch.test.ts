@@ -1,7 +1,7 @@
 // The batch's bytes: what an encoded one says, and what is made of bytes that are none.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, type Once, type Sum } from '../src/batch.ts'
+import { add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type Once, type Sum } from '../src/batch.ts'
 import { asDrawn, element, producerA } from './batches.ts'
 import { seed } from './seeds.ts'
 
@@ -33,6 +33,34 @@ test('a batch of our own writing and the same JSON written otherwise have the sa
     const reordered = JSON.stringify(Object.fromEntries(Object.entries(JSON.parse(written)).reverse()))
     expect(readHeader(Buffer.from(reordered))).toEqual(header)
   }), { seed })
+})
+
+test('a batch says whether it may be refused, at its end, and so does a request in it', () => {
+  const timeouts = fc.option(fc.integer({ min: 1, max: 30_000 }), { nil: undefined })
+  const requests = fc.array(fc.record({ id: fc.stringMatching(/^[0-9a-f]{64}$/), storedWithinMs: timeouts, sums }), { maxLength: 2 })
+  fc.assert(fc.property(content, timeouts, requests, (batch, storedWithinMs, once) => {
+    const written = element({ ...batch, once, storedWithinMs })
+    const header = readHeader(written)
+    expect(header).toEqual(readHeader(Buffer.from(` ${written.toString()}`)))
+    expect(typeof header === 'string' ? header : [header.storedWithinMs, header.once]).toEqual([storedWithinMs, once.length > 0])
+    const value = JSON.parse(written.toString())
+    expect(Object.keys(value).slice(0, 8)).toEqual(['v', 'producer', 'seq', 'at', 'requests', 'increments', 'sums', 'once'])
+    expect(value.once.map(({ ack, timeout }: { ack?: string, timeout?: number }) => [ack, timeout]))
+      .toEqual(once.map(({ storedWithinMs }) => storedWithinMs === undefined ? [undefined, undefined] : ['stored', storedWithinMs]))
+    const plain = withoutRefusals(written)
+    expect(plain.equals(element({ ...batch, once: once.map(({ id, sums }) => ({ id, sums })) }))).toBe(true)
+  }), { seed })
+})
+
+test('keys that look like the words for that stay what they are', () => {
+  for (const keys of [['ack'], ['"ack":"stored","timeout":5'], [',"ack":"stored","timeout":5}', 'timeout']]) {
+    const sums = Object.fromEntries(keys.map((key) => [key, 5]))
+    const plain = element({ sums, once: [{ id: 'x', sums }] })
+    expect(readHeader(plain)).not.toHaveProperty('storedWithinMs')
+    expect(withoutRefusals(plain).equals(plain)).toBe(true)
+    const marked = element({ sums, storedWithinMs: 5, once: [{ id: 'x', sums, storedWithinMs: 6 }] })
+    expect(withoutRefusals(marked).equals(plain)).toBe(true)
+  }
 })
 
 test('sums keep every digit', () => {
@@ -100,6 +128,8 @@ test.each([
   [good.replace('"seq":1', '"seq":1.5'), '"seq"'],
   [good.replace('"seq":1', '"seq":9007199254740992'), '"seq"'],
   [good.replace('"seq":1', '"seq":"1"'), '"seq"'],
+  [good.replace('"seq":1', '"seq":1000000000000000'), '"seq"'],
+  [good.replace(/"at":\d+/, '"at":9000000000000000'), '"at"'],
   [good.replace(/"at":\d+/, '"at":-1'), '"at"'],
   [good.replace('"requests":1', '"requests":null'), '"requests"'],
   [good.replace(/"increments":1,/, ''), '"increments"'],

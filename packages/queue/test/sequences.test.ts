@@ -1,7 +1,7 @@
 // Sequences against the plainest model there is: a Set of numbers.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { has, hasAll, include, isSubset, none, parseSequences, type Sequences } from '../src/sequences.ts'
+import { has, hasAll, include, isSubset, missing, none, parseSequences, type Sequences } from '../src/sequences.ts'
 import { seed } from './seeds.ts'
 
 const most = 30
@@ -47,6 +47,16 @@ test('hasAll is has for every sequence of a range', () => {
   }), { seed })
 })
 
+test('missing is what of a range is not in', () => {
+  fc.assert(fc.property(arrivals, fc.integer({ min: 1, max: most }), fc.nat({ max: most }), (list, from, length) => {
+    const { sequences, model } = fromList(list)
+    const range = Array.from({ length: length + 1 }, (_, i) => from + i)
+    const found = missing(sequences, from, from + length)
+    expect(range.filter((seq) => found.some(([first, last]) => seq >= first && seq <= last))).toEqual(range.filter((seq) => !model.has(seq)))
+    expect(found.every(([first, last]) => first >= from && first <= last && last <= from + length)).toBe(true)
+  }), { seed })
+})
+
 test('hasAll waits for a round whose last sequence is not known yet', () => {
   expect(hasAll({ high: 1000, gaps: [] }, 1, Number.POSITIVE_INFINITY)).toBe(false)
 })
@@ -77,6 +87,7 @@ test('filling the middle of a gap splits it, filling its ends shortens it', () =
 test.each([
   undefined, null, 5, 'high', [], {}, { high: 1 }, { gaps: [] }, { high: '1', gaps: [] }, { high: 1, gaps: {} },
   { high: 9, gaps: [[1]] }, { high: 9, gaps: [[1, 2, 3]] }, { high: 9, gaps: [['1', 2]] }, { high: 9, gaps: [[1.5, 2]] }, { high: 9, gaps: [null] },
+  { high: 9, gaps: [[5, 4]] }, { high: 9, gaps: [[6, 7], [2, 3]] },
 ])('%j is no sequences', (value) => {
   expect(parseSequences(value)).toBeUndefined()
 })

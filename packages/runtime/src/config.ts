@@ -119,6 +119,8 @@ const settings = {
   drainMs: integer(0, 0, hourMs, 'ms that /readyz is 503 before a stop begins, while all else goes on'),
   idempotencyHours: integer(24, 1, 24 * 365, 'hours within which an Idempotency-Key counts once'),
   idempotencyRowsMax: integer(10_000_000, 1, 1_000_000_000, 'Idempotency-Keys remembered at most'),
+  rejectedRowsMax: integer(100_000, 1, 100_000_000, 'rows of promised entries that could not be applied (npm run rejected)'),
+  rejectedBytesMax: integer(67_108_864, 1024, 2 ** 40, 'bytes of the same'),
   apiKeys: list(
     'comma-separated keys; set: requests need Authorization: Bearer; count:KEY, read:KEY, admin:KEY say what for',
     parseApiKey

@@ -1,6 +1,6 @@
 // How a Gearbox process ends when it can't do its work: one line for the reader, one code for the supervisor.
-
 import { flushLog, leave } from './log-output.ts'
+import { flushOutput, ignoreClosedOutput } from './output.ts'
 
 /** Exit codes, from sysexits.h where it has a fitting one. */
 export const exitCode = {
@@ -27,8 +27,16 @@ export class FatalError extends Error {
   }
 }
 
-/** Runs a program's main function. A FatalError becomes one line on stderr and its exit code; anything else keeps its stack. */
-export async function runMain (main: () => Promise<number>): Promise<void> {
+/** For `runMain` of a program that runs until it is told to stop. */
+export const serviceOutputMs = 1000
+
+/**
+ * Runs a program's main function. A FatalError becomes one line on stderr and its exit code; anything else keeps its stack.
+ * What it printed goes out first, however slowly it is read.
+ * @param outputMs a program that was told to stop waits no longer than this for whoever should read what it printed
+ */
+export async function runMain (main: () => Promise<number>, outputMs = Number.POSITIVE_INFINITY): Promise<void> {
+  ignoreClosedOutput()
   try {
     process.exitCode = await main()
   } catch (error) {
@@ -41,6 +49,8 @@ export async function runMain (main: () => Promise<number>): Promise<void> {
   await flushLog()
   // A main that has returned has closed what it owns; a handle that a library forgot must not hold up a supervisor.
   if (process.connected) process.disconnect?.()
+  // Into a pipe that is full, Node writes later; to exit would cut that off.
+  await flushOutput(outputMs)
   leave(process.exitCode)
 }
 

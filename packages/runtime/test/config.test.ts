@@ -42,6 +42,8 @@ const defaults: Config = {
   drainMs: 0,
   idempotencyHours: 24,
   idempotencyRowsMax: 10_000_000,
+  rejectedRowsMax: 100_000,
+  rejectedBytesMax: 67_108_864,
   basePath: '',
   apiKeys: [],
   hostsAllowed: [],
@@ -54,7 +56,7 @@ const defaults: Config = {
 const variables = [
   'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
   'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
-  'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
+  'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
 ]
 
 describe('an environment', () => {
@@ -97,6 +99,8 @@ describe('an environment', () => {
       DRAIN_MS: '9000',
       IDEMPOTENCY_HOURS: '9',
       IDEMPOTENCY_ROWS_MAX: '10',
+      REJECTED_ROWS_MAX: '11',
+      REJECTED_BYTES_MAX: '2048',
       BASE_PATH: '/a/b-c_d.e~f',
       API_KEYS: 'one, two/+=,count:three,read:a:b,admin:four,counts:five',
       HOSTS_ALLOWED: 'Counter.Example., bücher.example',
@@ -130,6 +134,8 @@ describe('an environment', () => {
       drainMs: 9000,
       idempotencyHours: 9,
       idempotencyRowsMax: 10,
+      rejectedRowsMax: 11,
+      rejectedBytesMax: 2048,
       basePath: '/a/b-c_d.e~f',
       apiKeys: [
         { key: 'one', scopes: ['count', 'read'] },
@@ -174,7 +180,7 @@ describe('a problem', () => {
     ['ACK_TIMEOUT_MS', '0', '30001'],
     ['WEB_WORKERS', '0', '-1', 'all'],
     ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'], ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'], ['FAST_LANE', 'yes'],
-    ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['DRAIN_MS', '-1', '3600001'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'],
+    ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['DRAIN_MS', '-1', '3600001'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'], ['REJECTED_ROWS_MAX', '0'], ['REJECTED_BYTES_MAX', '1023'],
     ['API_KEYS', ',', 'a,', ',a', 'a,,b', 'a b', 'é', ' ', 'count:', 'read:,a', 'admin:é'],
     ['HOSTS_ALLOWED', ',', 'a,', 'a b', '*.example.org', 'example.org:3333', 'example.org:', 'https://example.org', 'example.org/', 'u@example.org', '[::1]:80'],
     ['BASE_PATH', 'gearbox', '/a//b', '/a b', '/a?b', '/a#b', '/%61', '/é', '/..', '/a/./b', '/a/..', '//', '/:key', '/*', 'http://example.org/a', `/${'x'.repeat(128)}`],

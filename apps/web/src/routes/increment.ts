@@ -63,14 +63,24 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     // The schema is for the document: what it says is checked below, with messages that name the pair.
     validatorCompiler: () => () => true,
     onRequest: (request, _reply, done) => done(checkHead(request, options.origins)),
-  }, ({ query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody }, reply) => {
+  }, (request, reply) => {
+    const { query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody } = request
+    // While its reply is held, all of a request stays in memory: without its body that is known to be little.
+    request.body = undefined
     const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
-      { ...notHeld, settle: (outcome) => settle(reply, outcome) })
+      { ...notHeld, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome) })
     if (when === 'in memory') reply.code(202).send()
   })
 }
 
 const noBody = Buffer.alloc(0)
+
+/** What Node and Fastify keep of a request until it is answered, about, besides its headers: 2.4 KB in V8's heap were measured. */
+const replyBytes = 4 * 1024
+
+function headerBytes ({ raw }: FastifyRequest): number {
+  return raw.rawHeaders.reduce((bytes, text) => bytes + text.length, 0)
+}
 
 function settle (reply: FastifyReply, outcome: Outcome): void {
   if (outcome === 'reached') reply.code(204).send()

@@ -1,0 +1,93 @@
+// What is reported to a worker of its batches' rejections, kept for as long as a reply may wait for it: what is refused to
+// a client is in no other table, and a consumer that dies between its commit and its report must not forget it.
+import type Database from 'better-sqlite3'
+import { rejectReasons, type Rejection } from '@gearbox/queue/queue.ts'
+
+/** A rejection is reported for this long, and so many of one producer: its `stored` requests wait at most 30 s for it. */
+export const reportedMs = 60_000
+export const reportedMax = 1000
+
+/** The rejections of one batch: all of them, or that they are too many to be listed. */
+export interface Report {
+  readonly seq: number
+  readonly rejections: readonly Rejection[]
+  /** Whether there were more; undefined if not. filed: at least one of those was. */
+  readonly omitted: 'filed' | 'refused' | undefined
+}
+
+/** A program of the version before does without this table, so the schema's version stays. */
+export function createReports (db: Database.Database): void {
+  db.exec(`
+    CREATE TABLE IF NOT EXISTS reports(producer TEXT NOT NULL, seq INTEGER NOT NULL, rejections TEXT NOT NULL, entries INTEGER NOT NULL,
+      omitted TEXT, elapsed_ms INTEGER NOT NULL, PRIMARY KEY(producer, seq)) STRICT, WITHOUT ROWID;
+  `)
+}
+
+/** What was rejected of one batch, as far as it is listed. */
+export function reportOf (seq: number, rejections: readonly Rejection[]): Report {
+  const [listed, others] = [rejections.slice(0, reportedMax), rejections.slice(reportedMax)]
+  return { seq, rejections: listed, omitted: omittedOf(others) }
+}
+
+/** The same of rejections that are no longer listed. */
+export function omittedOf (rejections: readonly Rejection[]): Report['omitted'] {
+  if (rejections.length === 0) return undefined
+  return rejections.some(({ filed = true }) => filed) ? 'filed' : 'refused'
+}
+
+interface Row { readonly seq: number, readonly rejections: string, readonly omitted: Report['omitted'] | null }
+
+export class Reports {
+  readonly #statements: ReturnType<typeof prepare>
+
+  constructor (db: Database.Database) {
+    this.#statements = prepare(db)
+  }
+
+  /** @param elapsedMs the database's own clock */
+  write (producer: string, { seq, rejections, omitted }: Report, elapsedMs: number): void {
+    this.#statements.write.run({ producer, seq, rejections: JSON.stringify(rejections), entries: rejections.length, omitted: omitted ?? null, elapsedMs })
+    // Of one producer only so many are listed, the newest.
+    for (const row of this.#statements.overMost.all({ producer, seq, most: reportedMax })) {
+      const { rejections, omitted } = parse(row)
+      this.#statements.write.run({ producer, seq: row.seq, rejections: '[]', entries: 0, omitted: omitted === 'filed' ? 'filed' : omittedOf(rejections) ?? omitted ?? null, elapsedMs })
+    }
+  }
+
+  /** The report of one batch, if any of it was rejected and that is not long ago. */
+  read (producer: string, seq: number): Report | undefined {
+    const row = this.#statements.read.get(producer, seq)
+    return row === undefined ? undefined : parse(row)
+  }
+
+  /** All reports to a producer, oldest first. */
+  readAll (producer: string): Report[] {
+    return this.#statements.readAll.all(producer).map(parse)
+  }
+
+  /** Forgets what nobody waits for any more. @param elapsedMs the database's own clock */
+  prune (elapsedMs: number): void {
+    this.#statements.prune.run(elapsedMs - reportedMs)
+  }
+}
+
+function parse ({ seq, rejections, omitted }: Row): Report {
+  const value: unknown = JSON.parse(rejections)
+  const list = Array.isArray(value) ? value.filter((item): item is Rejection => rejectReasons.some((reason) => reason === item?.reason)) : []
+  return { seq, rejections: list, omitted: omitted ?? undefined }
+}
+
+function prepare (db: Database.Database) {
+  return {
+    write: db.prepare<{ producer: string, seq: number, rejections: string, entries: number, omitted: string | null, elapsedMs: number }>(`
+      INSERT INTO reports(producer, seq, rejections, entries, omitted, elapsed_ms) VALUES (@producer, @seq, @rejections, @entries, @omitted, @elapsedMs)
+      ON CONFLICT(producer, seq) DO UPDATE SET rejections = excluded.rejections, entries = excluded.entries, omitted = excluded.omitted`),
+    overMost: db.prepare<{ producer: string, seq: number, most: number }, Row>(`
+      SELECT seq, rejections, omitted FROM (
+        SELECT seq, rejections, omitted, sum(entries) OVER (ORDER BY seq DESC) AS newer FROM reports WHERE producer = @producer AND entries > 0)
+      WHERE newer > @most AND seq <> @seq`),
+    read: db.prepare<[string, number], Row>('SELECT seq, rejections, omitted FROM reports WHERE producer = ? AND seq = ?'),
+    readAll: db.prepare<[string], Row>('SELECT seq, rejections, omitted FROM reports WHERE producer = ? ORDER BY seq'),
+    prune: db.prepare<[number]>('DELETE FROM reports WHERE elapsed_ms < ?'),
+  }
+}
