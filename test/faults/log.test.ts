@@ -9,7 +9,7 @@ import { endWithTest, Load, Program } from '../fixtures/gearbox.ts'
 import { freePort } from '../fixtures/redis.ts'
 import { temporaryDir } from '../fixtures/temporary.ts'
 import { until } from '../fixtures/until.ts'
-import { batchesKey, expectExact, figure, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop, type Mode } from './fixtures.ts'
+import { batchesKey, expectExact, figure, freeze, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop, type Mode } from './fixtures.ts'
 
 function openFor (path: string, flags: number): number {
   const fd = openSync(path, flags, 0o600)
@@ -109,14 +109,13 @@ for (const mode of modes) {
 
 test('a second signal ends a parent at once whose output is stuck', async () => {
   const { program } = await start('the embedded queue', await fullSocket())
-  const worker = program.parts('apps/web')[0]!
-  process.kill(worker.pid, 'SIGSTOP')
+  const thaw = freeze(program.parts('apps/web')[0]!.pid)
   program.kill('SIGTERM')
   const due = performance.now() + 1200
   await until('a second signal to be no echo', () => performance.now() > due)
   program.kill('SIGTERM')
   expect(await program.exitedItself).toBe(143)
-  process.kill(worker.pid, 'SIGCONT')
+  thaw()
   await until('all parts to have left', () => program.group().length === 0)
 })
 
