@@ -39,7 +39,7 @@ async function main (): Promise<number> {
   try {
     await lock.waitForLeaving()
     const port = await findPort(config)
-    if (config.redisUrl !== undefined) await requireRedis(config.redisUrl, logger)
+    if (config.redisUrl !== undefined) await requireRedis(config.redisUrl, config.queueName, logger)
     const code = await run(config, port, dir, lock, logger, stop)
     lock.release()
     return code
@@ -147,11 +147,11 @@ async function findPort ({ host, port }: Config): Promise<number> {
 }
 
 /** @throws FatalError */
-async function requireRedis (url: string, logger: Logger): Promise<void> {
+async function requireRedis (url: string, queueName: string, logger: Logger): Promise<void> {
   try {
-    await checkRedis(url, logger)
+    await checkRedis(url, queueName, logger)
   } catch (error) {
-    throw new FatalError(`Redis at ${shownUrl(url)} can't be reached (${reasonOf(error)}). Start it, mend REDIS_URL, or unset REDIS_URL to run with the embedded queue`)
+    throw new FatalError(`Redis at ${shownUrl(url)} can't be used: ${reasonOf(error)}. (Without REDIS_URL everything runs with the embedded queue.)`)
   }
 }
 

@@ -156,7 +156,7 @@ test('worker and consumer wait for a Redis that comes later', async () => {
   const path = join(temporaryDir(), 'numbers.db')
   const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: path }
   const consumer = endWithTest(new Program(process.execPath, [consumerModule, path], env))
-  await consumer.printed(/can't be reached/)
+  await consumer.printed(/can't be used: nothing listens there/)
   const web = await startWeb(env)
   expect((await fetch(`${web.url}/healthz`)).status).toBe(200)
   expect((await fetch(`${web.url}/readyz`)).status).toBe(503)

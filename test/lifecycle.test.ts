@@ -342,7 +342,7 @@ describe('a start that can not work says so in one line, at once, and leaves not
   test('a Redis that is not there', async () => {
     const place = await makePlace('the embedded queue')
     const port = await freePort()
-    await attempt(place, { REDIS_URL: `redis://:secret@127.0.0.1:${port}` }, { code: 1, says: new RegExp(`^(?!.*secret).*redis://127.0.0.1:${port} can't be reached.*REDIS_URL`) })
+    await attempt(place, { REDIS_URL: `redis://:secret@127.0.0.1:${port}` }, { code: 1, says: new RegExp(`^(?!.*secret).*redis://127.0.0.1:${port} can't be used.*REDIS_URL`) })
     expect(existsSync(place.databasePath)).toBe(false)
   })
 })

@@ -50,6 +50,9 @@ export class Consumer {
   /** When the oldest increment that was taken and is not stored was accepted, Unix ms; between two runs, that of the run before's end. */
   #oldestInHand: number | undefined
   #trouble: Trouble | undefined
+  readonly #saidReasons = new Set<string>()
+  /** Why progress can't be reported, as far as it was said. */
+  #tellFailure: string | undefined
   #committedAt = -Infinity
   #prunedAt = performance.now()
   /** Whether the database may have reports that nobody waits for any more. */
@@ -94,7 +97,8 @@ export class Consumer {
         if (error instanceof SupersededError) throw error
         // What is not stored yet is safe in Redis, or in the unsent files of workers that have left before.
         if (stop.aborted) return
-        this.#failed(error instanceof QueueUnavailableError ? 'the queue is out of reach' : 'nothing can be stored', reasonOf(error))
+        const queueFailed = error instanceof QueueUnavailableError
+        this.#failed(queueFailed ? 'the queue is out of reach' : 'nothing can be stored', (queueFailed ? queue.unreachable : undefined) ?? reasonOf(error))
         await sleep(pauseMs, abandon)
         pauseMs = Math.min(pauseMs * 2, retryMs.most)
       }
@@ -207,9 +211,12 @@ export class Consumer {
     try {
       await this.#options.queue.tell(new Map(Array.from(this.#toTell, ([producer, sequences]) => [producer, this.#storedOf(producer, sequences)])))
       this.#toTell = new Map()
+      this.#tellFailure = undefined
     } catch (error) {
       if (!(error instanceof QueueUnavailableError)) throw error
-      this.#options.logger.debug({ err: error }, 'what is stored could not be told')
+      const reason = this.#options.queue.unreachable ?? error.message
+      if (reason !== this.#tellFailure) this.#options.logger.warn(`workers can't be told what is stored: ${reason}. It is tried again with each commit`)
+      this.#tellFailure = reason
     }
   }
 
@@ -242,15 +249,21 @@ export class Consumer {
 
   /** Says what is wrong once, not at every try. */
   #failed (trouble: Trouble, reason: string): void {
-    if (trouble !== this.#trouble) {
-      this.#options.logger.error(`${trouble} (${reason}). Nothing is lost, and it is tried until it works; ${trouble === 'nothing can be stored' ? "check the database's disk and who else has it open" : `is ${this.#options.queue.name} running?`}`)
+    // The reason can change while the trouble lasts: a Redis that comes back with another password is another trouble.
+    if (trouble !== this.#trouble || !this.#saidReasons.has(reason)) {
+      this.#options.logger.error(trouble === 'nothing can be stored'
+        ? `${trouble} (${reason}). Nothing is lost, and it is tried until it works; check the database's disk and who else has it open`
+        : `${trouble}: ${this.#options.queue.name}, ${reason}. Nothing is lost, and it is tried until it works`)
     }
     this.#trouble = trouble
+    this.#saidReasons.add(reason)
   }
 
   #recovered (): void {
-    if (this.#trouble !== undefined) this.#options.logger.info('works again')
+    if (this.#trouble === undefined) return
+    this.#options.logger.info('works again')
     this.#trouble = undefined
+    this.#saidReasons.clear()
   }
 }
 

@@ -113,7 +113,7 @@ function redisQueue (config: Config, logger: Logger): ConsumerQueue {
 
 /** Opens queue and database once both can be had; undefined if a stop comes first. @throws FatalError */
 async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop: AbortSignal): Promise<Store | undefined> {
-  let said: string | undefined
+  const said = new Set<string>()
   let started = false
   for (;;) {
     let store: Store | undefined
@@ -123,20 +123,22 @@ async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop:
       store = new Store({ ...config, path: config.databasePath })
       await takeOver(queue, store, found)
       if (store.copiedTo !== undefined) logger.info(`took over the database of the original; it is kept as it was in ${store.copiedTo}`)
-      if (said !== undefined) logger.info('works now')
+      if (said.size > 0) logger.info('works now')
       return store
     } catch (error) {
       store?.close()
       if (!(error instanceof QueueUnavailableError) && !isBusy(error)) {
         await queue.close()
-        throw error
+        // What stands where the queue's owner should is somebody else's.
+        throw error instanceof SupersededError ? new FatalError(`${queue.name} can't be used: ${error.message}; set QUEUE_NAME to another name`, exitCode.refused) : error
       }
-      if (said === undefined) {
+      const reason = isBusy(error) ? reasonOf(error) : queue.unreachable ?? reasonOf(error)
+      if (!said.has(reason)) {
         logger.warn(isBusy(error)
-          ? `${config.databasePath} is locked (${reasonOf(error)}): trying until it is not. Who else has it open?`
-          : `${queue.name} can't be reached (${reasonOf(error)}): trying until it can. Is Redis running, and is REDIS_URL right?`)
+          ? `${config.databasePath} is locked (${reason}): trying until it is not. Who else has it open?`
+          : `Redis at ${queue.name} can't be used: ${reason}. Trying until it can`)
       }
-      said = reasonOf(error)
+      said.add(reason)
     }
     if (stop.aborted) break
     await new Promise((resolve) => {

@@ -39,7 +39,7 @@ async function main (): Promise<number> {
     process.stdout.write(`${queue.name} belonged to ${owner === undefined ? 'no database' : ownerText(owner)} and now belongs to ${ownerText(renewed)}, ${config.databasePath}\n`)
     return 0
   } catch (error) {
-    throw error instanceof FatalError ? error : new FatalError(`${queue.name} could not be bound: ${reasonOf(error)}`)
+    throw error instanceof FatalError ? error : new FatalError(`${queue.name} could not be bound: ${queue.unreachable ?? reasonOf(error)}`)
   } finally {
     await queue.close()
     store?.close()

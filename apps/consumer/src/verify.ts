@@ -3,7 +3,7 @@
 import { parseArgs } from 'node:util'
 import Database from 'better-sqlite3'
 import { readHeader, type Header } from '@gearbox/queue/batch.ts'
-import { createConnection, redisKeys, shownUrl } from '@gearbox/queue/redis-connection.ts'
+import { ask, createConnection, redisKeys, shownUrl } from '@gearbox/queue/redis-connection.ts'
 import { has, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
 import {
   belongsTo, embeddedQueueName, listUnsent, placeOf, redisQueueName, UnsentFile, type Origin,
@@ -235,12 +235,13 @@ function queueNameOf ({ redisUrl, queueName, databasePath }: Config): string {
 async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<{ queued: Map<string, Header[]>, generation: string | undefined }> {
   const queued = new Map<string, Header[]>()
   if (redisUrl === undefined) return { queued, generation: undefined }
-  const redis = createConnection(redisUrl, createLogger('verify', logLevel))
+  let lost: string | undefined
+  const redis = createConnection(redisUrl, createLogger('verify', logLevel), (reason) => { lost ??= reason })
   try {
-    await redis.connect()
-    const generation = await redis.get(redisKeys(queueName).generation) ?? undefined
+    await ask(redis.connect())
+    const generation = await ask(redis.get(redisKeys(queueName).generation)) ?? undefined
     for (let first = 0; ; first += pageElements) {
-      const elements = await redis.lrangeBuffer(redisKeys(queueName).batches, first, first + pageElements - 1)
+      const elements = await ask(redis.lrangeBuffer(redisKeys(queueName).batches, first, first + pageElements - 1))
       for (const element of elements) {
         const header = readHeader(element)
         if (typeof header === 'string') continue
@@ -251,7 +252,7 @@ async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<{ 
       if (elements.length < pageElements) return { queued, generation }
     }
   } catch (error) {
-    throw new FatalError(`the queue can't be read: ${reasonOf(error)}`)
+    throw new FatalError(`the queue in Redis at ${shownUrl(redisUrl)} can't be read: ${lost ?? reasonOf(error)}`)
   } finally {
     redis.disconnect()
   }

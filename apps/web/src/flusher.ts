@@ -5,7 +5,7 @@
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
 import { setTimeout as delay } from 'node:timers/promises'
 import { encodeBatch, narrow, withoutRefusals, type Batch, type Once } from '@gearbox/queue/batch.ts'
-import { QueueUnavailableError, type ProducerQueue, type Rejection, type Stored } from '@gearbox/queue/queue.ts'
+import { connecting, QueueUnavailableError, type ProducerQueue, type Rejection, type Stored } from '@gearbox/queue/queue.ts'
 import { hasAll, isSubset } from '@gearbox/queue/sequences.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
 import { Accumulator, type Drain } from './accumulator.ts'
@@ -96,7 +96,9 @@ export class Flusher {
   #failingSince: number | undefined = performance.now()
   #failure: string | undefined
   #flushedAt = -Infinity
-  #saidFailing = false
+  /** Reasons that were said of the failure under way. */
+  readonly #saidFailures = new Set<string>()
+  #lookFailure = { reason: '', said: false }
   #trimming = false
   /** The newest word of what is stored. */
   #lastHeard: Stored | undefined
@@ -179,7 +181,7 @@ export class Flusher {
   start (): void {
     this.#timers = [
       setInterval(() => this.#sweep(), sweepMs),
-      setInterval(() => { this.#look().catch(() => {}) }, lookMs),
+      setInterval(() => { this.#look().catch((error: unknown) => this.#lookFailed(error)) }, lookMs),
     ]
     this.#running = this.#run()
   }
@@ -585,6 +587,14 @@ export class Flusher {
     }
   }
 
+  /** Without looks a worker hears of most that is stored, and of what it misses with the next message. Once is a lost connection, twice a fault. */
+  #lookFailed (error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error)
+    const repeated = reason === this.#lookFailure.reason && this.failure === undefined
+    if (repeated && !this.#lookFailure.said) this.#options.logger.warn(`what is stored can't be asked for: ${reason}`)
+    this.#lookFailure = { reason, said: repeated }
+  }
+
   #sweep (): void {
     const before = performance.now() - this.#options.ackTimeoutMs
     for (const round of [this.#round, ...this.#rounds]) {
@@ -609,14 +619,15 @@ export class Flusher {
     const { failure } = this
     const { logger } = this.#options
     if (failure === undefined) {
-      if (this.#saidFailing) logger.info('the queue takes batches again')
-      this.#saidFailing = false
+      if (this.#saidFailures.size > 0) logger.info('the queue takes batches again')
+      this.#saidFailures.clear()
       this.#failingSince = undefined
       return
     }
     this.#failingSince ??= performance.now()
-    if (this.#saidFailing || this.failingMs < quietFailureMs) return
-    this.#saidFailing = true
+    // Until the first attempt has ended there is nothing to say.
+    if (failure === connecting || this.#saidFailures.has(failure) || this.failingMs < quietFailureMs) return
+    this.#saidFailures.add(failure)
     logger.warn(`the queue takes no batches (${failure}): increments are kept in memory and tried until it does`)
   }
 }

@@ -33,6 +33,9 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     this.#server = createServer((socket) => this.#welcome(socket))
   }
 
+  /** It is in this process. */
+  readonly unreachable = undefined
+
   get length (): number {
     return this.#entries.length
   }

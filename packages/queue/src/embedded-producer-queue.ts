@@ -1,7 +1,7 @@
 // A web worker's end of the embedded queue: a Unix socket to the consumer of the same `npm start`.
 import { connect, type Socket } from 'node:net'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
-import { parseStored, ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
+import { connecting, parseStored, ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
 import type { Origin } from './unsent-file.ts'
 
 const reconnectMs = 50
@@ -18,7 +18,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   #socket: Socket | undefined
   #incarnation: string | undefined
   #database: string | undefined
-  #unreachable: string | undefined = 'not connected yet'
+  #unreachable: string | undefined = connecting
   #closed = false
   #id = 0
   readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()

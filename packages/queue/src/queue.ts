@@ -55,6 +55,9 @@ export interface Polled {
   readonly length: number
 }
 
+/** `unreachable` until the first attempt to connect has ended. */
+export const connecting = 'not connected yet'
+
 interface ProducerEvents {
   /** What is stored of a producer changed. Hints only: any of them may be lost, so ask with `stored` too. */
   stored: [producer: string, stored: Stored]
@@ -166,6 +169,9 @@ export interface ConsumerQueue {
 
   /** Resolves when something may have been pushed, after `ms` at the latest, or when `signal` aborts. */
   waitForPush (ms: number, signal: AbortSignal): Promise<void>
+
+  /** Why the queue can't be used, in one line; undefined while it can, as far as is known without asking. */
+  readonly unreachable: string | undefined
 
   /** Batches waiting, as far as is known without asking. */
   readonly length: number

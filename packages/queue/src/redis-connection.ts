@@ -1,9 +1,10 @@
 // Connections to Redis on which every command settles within about two seconds and none is ever sent twice behind our back.
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { Redis, ReplyError } from 'ioredis'
 import type { Logger } from 'pino'
+import { parseRedisUrl } from '@gearbox/runtime/redis-url.ts'
 import { QueueUnavailableError } from './queue.ts'
+import { betterReason, explainClose, explainRedisError } from './redis-errors.ts'
+import { scripts } from './redis-scripts.ts'
 
 /** Where a queue lives in Redis. The partition is a hash tag, so that its keys can share a slot of a cluster. */
 export interface RedisKeys {
@@ -27,8 +28,7 @@ export function redisKeys (queueName: string, partition = 0): RedisKeys {
 
 /** A URL as it may be shown: without user and password. */
 export function shownUrl (url: string): string {
-  const { protocol, host, pathname } = new URL(url)
-  return `${protocol}//${host}${pathname === '/' ? '' : pathname}`
+  return parseRedisUrl(url).shown
 }
 
 // A socket that owes an answer for this long is dead. It must be shorter than the command's own timeout:
@@ -36,18 +36,6 @@ export function shownUrl (url: string): string {
 const socketTimeoutMs = 2000
 const commandTimeoutMs = 2500
 const reconnectMs = { first: 50, most: 1000 }
-
-function lua (name: string): string {
-  return readFileSync(join(import.meta.dirname, `${name}.lua`), 'utf8')
-}
-
-const scripts = {
-  gearboxPush: { lua: lua('push'), numberOfKeys: 2 },
-  gearboxTake: { lua: lua('take'), numberOfKeys: 2 },
-  gearboxAcknowledge: { lua: lua('acknowledge'), numberOfKeys: 2 },
-  gearboxBind: { lua: lua('bind'), numberOfKeys: 1 },
-  gearboxWaiting: { lua: lua('waiting'), numberOfKeys: 1 },
-}
 
 declare module 'ioredis' {
   interface Redis {
@@ -65,9 +53,16 @@ declare module 'ioredis' {
  * A connection that connects on `connect()` and again whenever it is lost.
  * By default ioredis sends commands anew after a reconnect, which can push a batch twice, and queues without
  * bound while offline. With these options a command is sent once or fails at once.
+ * @param lost called with the reason, one line, whenever it can't be made or is lost; perhaps twice
  */
-export function createConnection (url: string, logger: Logger): Redis {
-  const redis = new Redis(url, {
+export function createConnection (url: string, logger: Logger, lost: (reason: string) => void = () => {}): Redis {
+  const { host, port, path, tls, username, password, db, family } = parseRedisUrl(url)
+  const redis = new Redis({
+    ...(host === undefined ? { path: path ?? '' } : { host, port, family }),
+    ...(tls ? { tls: {} } : {}),
+    ...(username === undefined ? {} : { username }),
+    ...(password === undefined ? {} : { password }),
+    db,
     lazyConnect: true,
     connectionName: 'gearbox',
     enableOfflineQueue: false,
@@ -75,6 +70,9 @@ export function createConnection (url: string, logger: Logger): Redis {
     maxRetriesPerRequest: 0,
     enableAutoPipelining: false,
     autoResubscribe: false,
+    // It asks for INFO, and explains on the console why it may not. What a connection finds is looked at by whoever uses it.
+    enableReadyCheck: false,
+    disableClientInfo: true,
     connectTimeout: socketTimeoutMs,
     socketTimeout: socketTimeoutMs,
     commandTimeout: commandTimeoutMs,
@@ -84,13 +82,45 @@ export function createConnection (url: string, logger: Logger): Redis {
     reconnectOnError: (error) => error.message.includes('READONLY'),
     scripts,
   })
-  redis.on('error', (error) => logger.debug({ err: error }, 'redis connection'))
+  refuseOldLogin(redis)
+  let ready = false
+  let reason: string | undefined
+  redis.on('ready', () => { ready = true })
+  redis.on('error', (error: unknown) => {
+    // The first one is the cause, and what follows it is its consequence.
+    reason ??= explainRedisError(error, { tls, ready })
+    lost(reason)
+    // ioredis would go on in database 0.
+    if (!ready && error instanceof ReplyError && redis.status === 'connect') redis.disconnect(true)
+  })
+  redis.on('close', () => {
+    reason ??= explainClose({ tls, ready })
+    logger.debug(`no connection to Redis: ${reason}`)
+    lost(reason)
+    ready = false
+    reason = undefined
+  })
   return redis
 }
+
+/** A Redis before 6.0 knows no users. ioredis says so on the console at every attempt and goes on without a login; this makes it an error like others. */
+function refuseOldLogin (redis: Redis): void {
+  const auth = async (login: string | readonly string[]): Promise<unknown> => {
+    return await redis.call('auth', ...[login].flat()).catch((error: unknown) => { throw new QueueUnavailableError(explainRedisError(error)) })
+  }
+  Object.defineProperty(redis, 'auth', { value: auth })
+}
+
+/** What ACL and the protocol of our connections need. */
+const majorVersionMin = 6
 
 /** The settings and identity that a new connection finds. @throws QueueUnavailableError */
 export async function readServer (redis: Redis): Promise<{ runId: string, durable: boolean, problem: string | undefined }> {
   const [server, replication, persistence] = await Promise.all([ask(redis.info('server')), ask(redis.info('replication')), ask(redis.info('persistence'))])
+  const version = /^redis_version:(\d+)\.(\S+)/m.exec(server)
+  if (version !== null && Number(version[1]) < majorVersionMin) {
+    throw new QueueUnavailableError(`it is Redis ${version[1]}.${version[2]}, and ${majorVersionMin}.0 or newer is needed`)
+  }
   const runId = parseRunId(server, replication)
   const problem = /^aof_enabled:1/m.test(persistence) ? await settingsProblem(redis) : 'appendonly is off'
   return { runId, durable: problem === undefined, problem }
@@ -111,7 +141,7 @@ async function settingsProblem (redis: Redis): Promise<string | undefined> {
     try {
       reply = await redis.config('GET', name)
     } catch (error) {
-      if (!(error instanceof ReplyError)) throw new QueueUnavailableError(plainReason(error), { cause: error })
+      if (!(error instanceof ReplyError)) throw new QueueUnavailableError(explainRedisError(error))
       return 'CONFIG GET is not allowed, so its settings are not known'
     }
     const found = Array.isArray(reply) ? String(reply[1]) : 'unknown'
@@ -120,20 +150,13 @@ async function settingsProblem (redis: Redis): Promise<string | undefined> {
   return undefined
 }
 
-/** Awaits a command. @throws QueueUnavailableError instead of whatever ioredis or Redis say */
+/** Awaits a command. @throws QueueUnavailableError instead of whatever ioredis or Redis say, which would hold all that was sent */
 export async function ask<T> (reply: Promise<T>): Promise<T> {
   try {
     return await reply
   } catch (error) {
-    throw new QueueUnavailableError(plainReason(error), { cause: error })
+    throw new QueueUnavailableError(explainRedisError(error))
   }
-}
-
-/** ioredis explains its own options where a reader of the log wants to know what happened. */
-function plainReason (error: unknown): string {
-  if (!(error instanceof Error)) return String(error)
-  if (error.name === 'MaxRetriesPerRequestError') return 'the connection was lost'
-  return error.message.startsWith("Stream isn't writeable") ? 'not connected' : error.message
 }
 
 /** Runs commands in one go. @throws QueueUnavailableError with the first failure: a pipeline resolves even if all of it failed */
@@ -141,7 +164,7 @@ export async function askAll (pipeline: ReturnType<Redis['pipeline']>): Promise<
   const results = await ask(pipeline.exec())
   if (results === null) throw new QueueUnavailableError('no reply')
   return results.map(([error, value]) => {
-    if (error !== null) throw new QueueUnavailableError(error.message, { cause: error })
+    if (error !== null) throw new QueueUnavailableError(explainRedisError(error))
     return value
   })
 }
@@ -161,17 +184,29 @@ const subscriptionCheckMs = 5000
 /** Hears one channel for as long as it is open, on a connection of its own. A message may be lost at any time. */
 export class Subscription {
   readonly #redis: Redis
+  readonly #channel: string
+  readonly #logger: Logger
+  readonly #warns: boolean
+  #subscribed = false
+  #said: string | undefined
   #check: NodeJS.Timeout | undefined
 
-  constructor (url: string, channel: string, logger: Logger, heard: (message: string) => void) {
-    this.#redis = createConnection(url, logger)
-    this.#redis.on('ready', () => { this.#redis.subscribe(channel).catch(() => this.#redis.disconnect(true)) })
+  /** @param warns whether to say where the channel can't be subscribed to */
+  constructor (url: string, channel: string, logger: Logger, heard: (message: string) => void, warns: boolean) {
+    this.#channel = channel
+    this.#logger = logger
+    this.#warns = warns
+    this.#redis = createConnection(url, logger, () => { this.#subscribed = false })
+    this.#redis.on('ready', () => { this.#subscribe().catch(() => {}) })
     this.#redis.on('message', (_channel, message) => heard(message))
   }
 
   start (): void {
     this.#redis.connect().catch(() => {})
-    this.#check = setInterval(() => { this.#redis.ping().catch(() => {}) }, subscriptionCheckMs)
+    this.#check = setInterval(() => {
+      const check = this.#subscribed ? this.#redis.ping() : this.#subscribe()
+      check.catch(() => {})
+    }, subscriptionCheckMs)
     this.#check.unref()
   }
 
@@ -179,18 +214,33 @@ export class Subscription {
     clearInterval(this.#check)
     this.#redis.disconnect()
   }
+
+  async #subscribe (): Promise<void> {
+    try {
+      await this.#redis.subscribe(this.#channel)
+      this.#subscribed = true
+      this.#said = undefined
+    } catch (error) {
+      // Where the connection is lost, the next one subscribes.
+      const reason = betterReason('', explainRedisError(error))
+      if (this.#redis.status !== 'ready' || reason === '') return
+      if (this.#warns && reason !== this.#said) this.#logger.warn(`Redis sends no messages, so everything takes longer: ${reason}`)
+      this.#said = reason
+    }
+  }
 }
 
-/** Finds out once whether a Redis answers. @throws QueueUnavailableError with the reason */
-export async function checkRedis (url: string, logger: Logger): Promise<void> {
-  const redis = createConnection(url, logger)
+/** Finds out once whether a Redis can be used for a queue. @throws QueueUnavailableError with the reason */
+export async function checkRedis (url: string, queueName: string, logger: Logger): Promise<void> {
   let reason: string | undefined
-  redis.on('error', (error) => { reason ??= error.message || error.name })
+  const redis = createConnection(url, logger, (lost) => { reason ??= lost })
   try {
-    await redis.connect()
-    await redis.ping()
+    await ask(redis.connect())
+    await readServer(redis)
+    // A node of a cluster, or a user who lacks the keys, answers everything but this.
+    await ask(redis.get(redisKeys(queueName).generation))
   } catch (error) {
-    throw new QueueUnavailableError(reason ?? (error instanceof Error ? error.message : String(error)))
+    throw new QueueUnavailableError(reason ?? explainRedisError(error))
   } finally {
     redis.disconnect()
   }

@@ -2,7 +2,9 @@
 import { createHash } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
+import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { elementBytesMax, ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError, type ConsumerQueue, type Owner, type Stored } from './queue.ts'
+import { betterReason } from './redis-errors.ts'
 import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './redis-connection.ts'
 import type { RedisQueueOptions } from './redis-producer-queue.ts'
 import { Wake } from './wake.ts'
@@ -22,6 +24,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   #owner: Owner | undefined
   #length = 0
   #durable = false
+  #unreachable: string | undefined
   #settingsProblem: string | undefined
 
   constructor ({ url, queueName, logger, warnOfSettings }: RedisQueueOptions) {
@@ -29,13 +32,25 @@ export class RedisConsumerQueue implements ConsumerQueue {
     this.#keys = redisKeys(queueName)
     this.#logger = logger
     this.#warnOfSettings = warnOfSettings
-    this.#redis = createConnection(url, logger)
-    this.#subscription = new Subscription(url, this.#keys.wake, logger, () => this.#wake.up())
-    this.#redis.on('ready', () => { this.#readSettings().catch((error: unknown) => this.#logger.debug({ err: error }, 'settings of redis')) })
+    this.#redis = createConnection(url, logger, (reason) => {
+      this.#unreachable = betterReason(this.#unreachable, reason)
+    })
+    this.#subscription = new Subscription(url, this.#keys.wake, logger, () => this.#wake.up(), warnOfSettings)
+    this.#redis.on('ready', () => {
+      // As long as it loads its data, INFO is not answered either.
+      this.#readSettings().catch((error: unknown) => {
+        this.#unreachable = betterReason(this.#unreachable, reasonOf(error))
+        this.#redis.disconnect(true)
+      })
+    })
   }
 
   get length (): number {
     return this.#length
+  }
+
+  get unreachable (): string | undefined {
+    return this.#unreachable
   }
 
   get durable (): boolean {
@@ -48,6 +63,8 @@ export class RedisConsumerQueue implements ConsumerQueue {
   }
 
   async readOwner (): Promise<{ owner: Owner | undefined, stored: ReadonlyMap<string, Stored> }> {
+    // A Redis that is not one for us is refused before anything of it is believed.
+    await readServer(this.#redis)
     const text = await ask(this.#redis.get(this.#keys.owner))
     const fields = await ask(this.#redis.hgetall(this.#keys.stored))
     const stored = new Map<string, Stored>()
@@ -114,6 +131,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   async #readSettings (): Promise<void> {
     const { durable, problem } = await readServer(this.#redis)
     this.#durable = durable
+    this.#unreachable = undefined
     if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.name, problem, this.#settingsProblem)
   }
 

@@ -2,10 +2,11 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { databaseOf, parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from './queue.ts'
+import { connecting, databaseOf, parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from './queue.ts'
 import {
   ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
 } from './redis-connection.ts'
+import { betterReason, explainRedisError } from './redis-errors.ts'
 import { redisQueueName, type Origin } from './unsent-file.ts'
 
 export interface RedisQueueOptions {
@@ -30,7 +31,7 @@ export class RedisProducerQueue extends ProducerQueue {
   #runId: string | undefined
   #generation: string | undefined
   #database: string | undefined
-  #unreachable: string | undefined = 'not connected yet'
+  #unreachable: string | undefined = connecting
   #durable = false
   #settingsProblem: string | undefined
 
@@ -41,16 +42,14 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#name = shownUrl(url)
     this.#queue = redisQueueName(url, this.#name, queueName)
     this.#warnOfSettings = warnOfSettings
-    this.#redis = createConnection(url, logger)
-    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#heard(message))
+    this.#redis = createConnection(url, logger, (reason) => this.#lost(reason))
+    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#heard(message), warnOfSettings)
     this.#redis.on('ready', () => {
       this.#identify().catch((error: unknown) => {
-        this.#lost(error instanceof Error ? error.message : String(error))
+        this.#lost(explainRedisError(error))
         this.#redis.disconnect(true)
       })
     })
-    this.#redis.on('error', (error) => this.#lost(error.message))
-    this.#redis.on('close', () => this.#lost('the connection was closed'))
   }
 
   get incarnation (): string | undefined {
@@ -157,8 +156,7 @@ export class RedisProducerQueue extends ProducerQueue {
   }
 
   #lost (reason: string): void {
-    // 'close' follows 'error' and knows less.
-    this.#unreachable = reason === 'the connection was closed' ? this.#unreachable ?? reason : reason
+    this.#unreachable = betterReason(this.#unreachable, reason)
     this.#runId = undefined
   }
 

@@ -4,6 +4,7 @@ import { constants } from 'node:fs'
 import { lstat, open, readdir, type FileHandle } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { join } from 'node:path'
+import { parseRedisUrl } from '@gearbox/runtime/redis-url.ts'
 import { readHeader, type Header } from './batch.ts'
 
 /** Where batches belong, as far as it is known. */
@@ -38,8 +39,9 @@ export function embeddedQueueName (databasePath: string): string {
 
 /** A queue in Redis. An address that is another server on each machine stands together with this one's name. */
 export function redisQueueName (url: string, shownUrl: string, queueName: string): string {
-  const { hostname: host } = new URL(url)
-  const local = /^(localhost|127\..*|\[::1\]|)$/i.test(host)
+  const { host } = parseRedisUrl(url)
+  // A Unix socket has no host.
+  const local = host === undefined || /^(localhost|127\..*|::1)$/i.test(host)
   return `${shownUrl} (${queueName})${local ? ` on ${hostname()}` : ''}`
 }
 

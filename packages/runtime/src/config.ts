@@ -6,6 +6,7 @@ import { parseApiKey, type ApiKey } from './api-keys.ts'
 import { exitCode, FatalError } from './errors.ts'
 import { parseHost } from './hosts.ts'
 import { parseOrigin } from './origins.ts'
+import { parseRedisUrl } from './redis-url.ts'
 
 interface Setting<T> {
   /** What stands in for an unset variable, written as a user would; undefined: nothing does. */
@@ -72,11 +73,9 @@ const settings = {
   port: integer(3333, 0, 65535, 'port the web workers listen on (0: any free one)'),
   redisUrl: optional({
     fallback: undefined,
-    about: 'redis://[user:password@]host[:port][/db], or rediss:// for TLS; unset: the embedded queue',
+    about: 'redis://[user:password@]host[:port][/db], rediss:// for TLS, redis:///path for a socket; unset: the embedded queue',
     parse: (text: string) => {
-      if (!URL.canParse(text) || !/^rediss?:\/\//i.test(text)) {
-        throw new Error('must be a URL that starts with redis:// or rediss://')
-      }
+      parseRedisUrl(text)
       return text
     },
   }),
