@@ -126,7 +126,7 @@ class FastLane {
       basePath: options.limits.basePath,
       bodyBytesMax: options.limits.bodyBytesMax,
       isHostAllowed: (host) => options.hosts.allows(host),
-      isCallerAllowed: (authorization) => options.apiKeys.allows(authorization, 'count'),
+      isCallerAllowed: options.apiKeys.any ? (authorization) => options.apiKeys.allows(authorization, 'count') : undefined,
     })
     this.#vary = options.limits.corsOrigins.length > 0 ? 'vary: Origin\r\n' : ''
     this.#looking = setInterval(() => { for (const connection of this.#connections) connection.look() }, lookMs).unref()

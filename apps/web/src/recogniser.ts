@@ -52,14 +52,14 @@ export interface RecogniserOptions {
   /** Whether the Host is one of ours; default: any is. Asked again only when it is another than the one before. */
   readonly isHostAllowed?: (host: string) => boolean
   /** Whether the Authorization, if there is one, lets its sender count; default: all may. Asked once a head that is read. */
-  readonly isCallerAllowed?: (authorization: string | undefined) => boolean
+  readonly isCallerAllowed?: ((authorization: string | undefined) => boolean) | undefined
 }
 
 export class Recogniser {
   readonly #path: Buffer
   readonly #bodyBytesMax: number
   readonly #isHostAllowed: (host: string) => boolean
-  readonly #isCallerAllowed: (authorization: string | undefined) => boolean
+  readonly #isCallerAllowed: RecogniserOptions['isCallerAllowed']
   /** The last Host that was allowed. */
   #host: Buffer = Buffer.alloc(0)
   /** Of the last whole request: its parameters and headers, and where its body lies. */
@@ -74,7 +74,7 @@ export class Recogniser {
   readonly #head = Buffer.alloc(headBytesMax)
   #headBytes = 0
 
-  constructor ({ basePath = '', bodyBytesMax, isHostAllowed = () => true, isCallerAllowed = () => true }: RecogniserOptions) {
+  constructor ({ basePath = '', bodyBytesMax, isHostAllowed = () => true, isCallerAllowed }: RecogniserOptions) {
     this.#path = Buffer.from(`POST ${basePath}/increment`)
     this.#bodyBytesMax = bodyBytesMax
     this.#isHostAllowed = isHostAllowed
@@ -138,7 +138,8 @@ export class Recogniser {
       if (at >= last) return partial
       if (bytes[at] === carriageReturn) {
         if (at + 1 >= last) return partial
-        return bytes[at + 1] === lineFeed && this.#isCallerAllowed(this.authorization) ? this.#findBody(at + 2, end) : 'other'
+        if (bytes[at + 1] !== lineFeed || this.#isCallerAllowed?.(this.authorization) === false) return 'other'
+        return this.#findBody(at + 2, end)
       }
       const nameStart = at
       while (at < last && tokens[bytes[at]!] !== 0) at++

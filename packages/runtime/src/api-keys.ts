@@ -68,6 +68,11 @@ export class ApiKeys {
     }
   }
 
+  /** Whether there are any, so that requests need one. */
+  get any (): boolean {
+    return this.#scopes.size > 0
+  }
+
   /** Whether a request with this Authorization header has what it needs. */
   allows (authorization: string | undefined, need: Need): boolean {
     return this.refusal(authorization, need) === undefined
@@ -75,7 +80,7 @@ export class ApiKeys {
 
   /** Why a request with this Authorization header is refused; undefined: it is not. */
   refusal (authorization: string | undefined, need: Need): Refusal | undefined {
-    if (this.#scopes.size === 0 || need === 'none') return undefined
+    if (!this.any || need === 'none') return undefined
     const found = authorization?.slice(0, prefix.length).toLowerCase() === prefix
       ? this.#scopes.get(digest(authorization.slice(prefix.length).trim()))
       : undefined
