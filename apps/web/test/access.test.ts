@@ -1,7 +1,10 @@
 // Who may come in, over real sockets and by both paths: which Hosts are ours, what a key is for, which pages may count, and where
 // everything is behind a BASE_PATH.
+import fastify from 'fastify'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
+import { ApiKeys, parseApiKey } from '../../../packages/runtime/src/api-keys.ts'
 import { until } from '../../../test/fixtures/until.ts'
+import { refuseCaller } from '../src/access.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
 import { Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
 
@@ -191,6 +194,19 @@ describe.each(paths)('scopes of API_KEYS, with FAST_LANE=%s', (FAST_LANE) => {
     const replies = await exchange(started.worker, one('c') + one('c') + one('r') + one('c') + one('x'), 5)
     expect(replies.map(({ status }) => status)).toEqual([204, 204, 403, 204, 401])
   })
+})
+
+test('a route that does not say what it needs is closed to all but admin keys, and one that is open says so', async () => {
+  const apiKeys = new ApiKeys(['count:c', 'read:r', 'admin:a', 'both'].map(parseApiKey))
+  const app = fastify()
+  onTestFinished(async () => { await app.close() })
+  app.addHook('onRequest', (request, reply, done) => done(refuseCaller(apiKeys, request, reply)))
+  app.get('/forgotten', async () => 'secret')
+  app.get('/open', { config: { needs: 'none' } }, async () => 'open')
+  const ask = async (url: string): Promise<number[]> => await Promise.all(['c', 'r', 'a', 'both', 'x'].map(async (key) =>
+    (await app.inject({ url, headers: { authorization: `Bearer ${key}` } })).statusCode))
+  expect(await ask('/forgotten')).toEqual([403, 403, 200, 403, 401])
+  expect(await ask('/open')).toEqual([200, 200, 200, 200, 200])
 })
 
 describe.each(paths)('pages, with FAST_LANE=%s', (FAST_LANE) => {
