@@ -10,7 +10,7 @@ const names = [
   'gearbox_requests_total', 'gearbox_increments_total', 'gearbox_pending_keys', 'gearbox_unstored_batches', 'gearbox_flush_duration_seconds',
   'gearbox_batches_pushed_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_queue_length', 'gearbox_queue_durable',
   'gearbox_batches_applied_total', 'gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_rejected_total',
-  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'gearbox_keys', 'gearbox_log_lines_lost_total',
+  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'gearbox_connections_dropped_total', 'gearbox_keys', 'gearbox_log_lines_lost_total',
   'process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds',
 ]
 
@@ -158,4 +158,27 @@ test('the log has a line of figures an interval while there is traffic, and none
   const lines = figures().length
   await intervals(5)
   expect(figures()).toHaveLength(lines)
+})
+
+test('the line of figures counts requests and increments of the same replies', async () => {
+  const gearbox = await start('the embedded queue', { STATS_INTERVAL_MS: '100', CORS_ORIGINS: 'https://friend.example', COMMIT_INTERVAL_MS: '200' })
+  const count = (name: string): number => gearbox.logged().filter((entry) => 'requestsPerBatch' in entry).reduce((sum, line) => sum + Number(line[name]), 0)
+  const url = `${gearbox.url}/increment?ack=stored`
+  const statuses: number[] = []
+  for (let i = 0; i < 10; i++) statuses.push(await postWith(false, url, 'a=1&b=2&c=3'))
+  statuses.push(await postWith(false, `${gearbox.url}/increment?ack=memory`, 'a=1&b=2'))
+  statuses.push(await postWith(false, url, `big=${2n ** 63n - 1n}`))
+  expect(statuses).toEqual([...Array<number>(10).fill(204), 202, 204])
+  // Repeats of one that waits add nothing, but have their replies.
+  expect(await Promise.all(Array.from({ length: 4 }, async () => await postWith(false, url, 'k=1&l=1', { 'idempotency-key': 'same' })))).toEqual(Array(4).fill(204))
+  // None of these is a reply that promises anything: what was accepted and then refused, what was not accepted, what counts nothing.
+  expect(await postWith(false, url, 'big=1&other=1')).toBe(422)
+  expect(await postWith(false, url, 'a=x')).toBe(400)
+  const preflight = await fetch(url, { method: 'OPTIONS', headers: { origin: 'https://friend.example', 'access-control-request-method': 'POST' } })
+  expect(preflight.status).toBe(204)
+  await until('all in the log', () => count('requests') >= 16 && count('increments') >= 41)
+  // What comes later is in a later line.
+  expect(await postWith(false, url, 'last=1')).toBe(204)
+  await until('the last one too', () => count('requests') >= 17)
+  expect([count('requests'), count('increments')]).toEqual([17, 42])
 })

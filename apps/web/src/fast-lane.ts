@@ -74,6 +74,7 @@ class Reply implements HeldReply {
   heldAt = notHeld.heldAt
   keys = notHeld.keys
   once = notHeld.once
+  increments = notHeld.increments
   readonly ownBytes = replyBytes
   /** '' until it is known. */
   text = ''

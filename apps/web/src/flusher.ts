@@ -78,7 +78,7 @@ export class Flusher {
   /** The drain whose batches are being pushed. */
   #drain: Drain | undefined
   /** Replies to what is in the accumulator. */
-  readonly #held: Held = { replies: 0, bytes: 0 }
+  readonly #held: Held = { replies: 0, bytes: 0, answered: { requests: 0, increments: 0 } }
   #round = new Round(this.#held)
   /** The round that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
   #reached: Round | undefined
@@ -143,6 +143,11 @@ export class Flusher {
     return this.#held.replies
   }
 
+  /** Requests that were answered with 2xx, and the increments in them. */
+  get answered (): Readonly<Held['answered']> {
+    return this.#held.answered
+  }
+
   get unstoredBatches (): number {
     return this.#window.size
   }
@@ -203,7 +208,13 @@ export class Flusher {
       pending.storedWithinMs = undefined
     }
     if (pending === undefined) this.counts.increments += increments.length
-    if (reply !== undefined && level !== 'memory') this.#round[level].hold(reply)
+    if (reply !== undefined && level !== 'memory') {
+      reply.increments = increments.length
+      this.#round[level].hold(reply)
+    } else {
+      this.#held.answered.requests++
+      this.#held.answered.increments += increments.length
+    }
     this.#wakeUp()
   }
 

@@ -16,17 +16,21 @@ export interface HeldReply {
   once: Once | undefined
   /** Bytes that the reply itself takes while it is held. */
   readonly ownBytes: number
+  /** How many increments its request has. */
+  increments: number
   /** Called once, with what became of its request. */
   settle (outcome: Outcome): void
 }
 
 /** What a reply starts as. */
-export const notHeld: Pick<HeldReply, 'heldAt' | 'keys' | 'once'> = { heldAt: 0, keys: undefined, once: undefined }
+export const notHeld: Omit<HeldReply, 'ownBytes' | 'settle'> = { heldAt: 0, keys: undefined, once: undefined, increments: 0 }
 
 /** What a worker holds, over all its HeldReplies: how many replies, and how many bytes with all that they hold. */
 export interface Held {
   replies: number
   bytes: number
+  /** Requests that were answered with 2xx, and the increments in them. */
+  readonly answered: { requests: number, increments: number }
 }
 
 /** Bytes that a reply holds until it is settled. */
@@ -88,6 +92,10 @@ export class HeldReplies {
   #settle (reply: HeldReply, outcome: Outcome): void {
     this.#held.replies--
     this.#held.bytes -= bytesOf(reply)
+    if (outcome === 'reached' || outcome === 'late') {
+      this.#held.answered.requests++
+      this.#held.answered.increments += reply.increments
+    }
     reply.settle(outcome)
   }
 

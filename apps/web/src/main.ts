@@ -20,6 +20,7 @@ import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { parseOptions } from '@gearbox/runtime/options.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
 import { drain, stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
+import { ConnectionLimit } from './connection-limit.ts'
 import { RequestError } from './errors.ts'
 import { Flusher } from './flusher.ts'
 import { buildServer } from './server.ts'
@@ -82,7 +83,9 @@ async function main (): Promise<number> {
   })
   await reachable(queue)
   const { address, beside } = await listen(server, config)
-  countConnections(registry, [server.server, ...beside])
+  const limit = new ConnectionLimit({ ...config, logger })
+  limit.watch([server.server, ...beside])
+  countConnections(registry, [server.server, ...beside], limit)
   link?.ready()
   if (link === undefined) logger.info({ producer }, `listens on ${address}${config.basePath}, pushes to ${config.queueName} in Redis`)
 
@@ -192,6 +195,8 @@ async function saveUnsent (left: readonly Batch[], dir: string, producer: string
 function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, requests: ReadonlyMap<number, number>): void {
   counter(registry, 'gearbox_requests_total', 'Replies by status', () => requests, 'status')
   counter(registry, 'gearbox_increments_total', 'Increments accepted', () => flusher.counts.increments)
+  counter(registry, 'gearbox_answered_requests_total', 'Requests to count that were answered with 2xx', () => flusher.answered.requests)
+  counter(registry, 'gearbox_answered_increments_total', 'Increments in requests that were answered with 2xx', () => flusher.answered.increments)
   counter(registry, 'gearbox_batches_pushed_total', 'Batches that the queue took, replays included', () => flusher.counts.pushed)
   counter(registry, 'gearbox_push_retries_total', 'Attempts to push that failed', () => flusher.counts.retries)
   counter(registry, 'gearbox_window_trimmed_total', 'Batches that only the queue keeps, as too much waits to be stored', () => flusher.counts.trimmed)
@@ -210,7 +215,8 @@ function register (registry: Registry, flusher: Flusher, queue: ProducerQueue, r
 }
 
 /** What a stop waits for first: by then those without a request in progress are closed. */
-function countConnections (registry: Registry, servers: readonly Server[]): void {
+function countConnections (registry: Registry, servers: readonly Server[], limit: ConnectionLimit): void {
+  counter(registry, 'gearbox_connections_dropped_total', 'Connections closed on arrival, as there were too many', () => limit.dropped, 'reason')
   gauge(registry, 'gearbox_connections', 'Open connections', 'sum', async () => {
     const counts = await Promise.all(servers.map(async (server) => await promisify(server.getConnections.bind(server))()))
     return counts.reduce((sum, count) => sum + count, 0)

@@ -52,7 +52,7 @@ function setUp (options: Partial<FlusherOptions> = {}): Setup {
 
 /** A reply to a plain request of these pairs. */
 function replyTo (pairs: readonly Increment[], settle: (outcome: Outcome) => void): HeldReply {
-  return { heldAt: performance.now(), keys: packKeys(incrementsOf(...pairs)), once: undefined, ownBytes: 0, settle }
+  return { heldAt: performance.now(), keys: packKeys(incrementsOf(...pairs)), once: undefined, ownBytes: 0, increments: 0, settle }
 }
 
 function parse (element: Buffer): Parsed {
@@ -491,7 +491,7 @@ test('an idempotent request that is refused after a 202 is sent on its way again
   const { queue, flusher } = setUp({ ackTimeoutMs: 100 })
   const once = { id: 'x', at: Date.now(), sums: new Map([['a', 1]]) }
   const outcome = await new Promise<Outcome>((resolve) => {
-    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, settle: resolve })
+    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: resolve })
   })
   expect(outcome).toBe('late')
   const rejected = [{ seq: 1, once: 'x', reason: 'other body', filed: false } as const]
@@ -549,6 +549,7 @@ test('settling thousands of replies with thousands of keys, a part of them refus
       keys: packKeys(increments),
       once: undefined,
       ownBytes: 0,
+      increments: 0,
       settle: (outcome) => {
         const what = typeof outcome === 'string' ? outcome : `${outcome.refused.length} refused`
         outcomes.set(what, (outcomes.get(what) ?? 0) + 1)
@@ -595,7 +596,7 @@ test('a refused idempotent request is named by its id', async () => {
   queue.hold()
   for (const id of ['x', 'y']) {
     const once = { id, at: Date.now(), sums: new Map([['a', 1]]) }
-    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, settle: (outcome) => { outcomes[id] = outcome } })
+    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: (outcome) => { outcomes[id] = outcome } })
   }
   await until('the push', () => queue.attempts.length === 1)
   queue.release()
@@ -613,7 +614,7 @@ test('an idempotent request that comes again before its flush travels once, and 
   await until('the first push', () => queue.attempts.length === 1)
   const repeat = async (): Promise<Outcome> => await new Promise((resolve) => {
     const once = { id: 'x', at: Date.now(), sums: new Map([['b', 1]]) }
-    flusher.accept(incrementsOf({ key: 'b', delta: 1 }), once, 'queued', { heldAt: performance.now(), keys: undefined, once: undefined, ownBytes: 0, settle: resolve })
+    flusher.accept(incrementsOf({ key: 'b', delta: 1 }), once, 'queued', { heldAt: performance.now(), keys: undefined, once: undefined, ownBytes: 0, increments: 0, settle: resolve })
   })
   const replies = [first, repeat(), repeat()]
   expect(flusher.counts.increments).toBe(2)

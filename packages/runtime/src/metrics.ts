@@ -99,13 +99,13 @@ export function countsOf (metrics: readonly object[]): object[] {
   return metrics.filter((metric) => 'type' in metric && (metric.type === 'counter' || metric.type === 'histogram'))
 }
 
-interface Sample { readonly metricName?: string, readonly labels: Readonly<Record<string, unknown>>, readonly value: number }
+interface Sample { readonly metricName?: string, readonly value: number }
 
-function total (metrics: readonly object[], name: string, sampleName = name, accept: (sample: Sample) => boolean = () => true): number {
+function total (metrics: readonly object[], name: string, sampleName = name): number {
   const metric = metrics.find((candidate) => 'name' in candidate && candidate.name === name)
   if (metric === undefined || !('values' in metric) || !Array.isArray(metric.values)) return 0
   const samples = metric.values as Sample[]
-  return samples.filter((sample) => (sample.metricName ?? name) === sampleName && accept(sample)).reduce((sum, sample) => sum + sample.value, 0)
+  return samples.filter((sample) => (sample.metricName ?? name) === sampleName).reduce((sum, sample) => sum + sample.value, 0)
 }
 
 /**
@@ -118,8 +118,9 @@ export function logStats (logger: Logger, intervalMs: number, collect: () => Pro
   const log = async (): Promise<void> => {
     const metrics = await collect()
     const now = {
-      requests: total(metrics, 'gearbox_requests_total', undefined, ({ labels }) => labels.status === 202 || labels.status === 204 || labels.status === '202' || labels.status === '204'),
-      increments: total(metrics, 'gearbox_increments_total'),
+      // Both of the same replies: a refused request may have been accepted, and a preflight is a 204 as well.
+      requests: total(metrics, 'gearbox_answered_requests_total'),
+      increments: total(metrics, 'gearbox_answered_increments_total'),
       pushed: total(metrics, 'gearbox_batches_pushed_total'),
       applied: total(metrics, 'gearbox_batches_applied_total'),
       commits: total(metrics, 'gearbox_commit_duration_seconds', 'gearbox_commit_duration_seconds_count'),
