@@ -60,11 +60,18 @@ export class HeldReplies {
 
   /** Settles all of them. */
   settleAll (outcomeOf: (reply: HeldReply) => Outcome): void {
-    const [replies, first] = [this.#replies, this.#first]
+    const [replies, first, held] = [this.#replies, this.#first, this.#held]
+    held.replies -= this.size
     // What is settled may be answered at once; nothing that follows from that may meet it here.
     this.#replies = []
     this.#first = 0
-    for (let i = first; i < replies.length; i++) this.#settle(replies[i]!, outcomeOf(replies[i]!))
+    let bytes = 0
+    for (let i = first; i < replies.length; i++) {
+      const reply = replies[i]!
+      bytes += bytesOf(reply)
+      reply.settle(outcomeOf(reply))
+    }
+    held.bytes -= bytes
   }
 
   /** Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost */
