@@ -1,6 +1,7 @@
 // The faults and their schedule. Everything random is drawn when a fault is planned, so that a seed names its schedule.
 import { setTimeout as delay } from 'node:timers/promises'
 import { until } from '../fixtures/until.ts'
+import { canSetClocks } from '../fixtures/wrong-clock.ts'
 import type { Random } from './random.ts'
 import { commands, type Queue, type System } from './system.ts'
 
@@ -13,6 +14,8 @@ interface Fault {
   readonly queues: readonly Queue[]
   /** Redis forgets what it had: made good only where windows still have it. */
   readonly losesData?: true
+  /** Only where a process can be given another clock. */
+  readonly setsClock?: true
   /** Only where windows are so small that they are trimmed. */
   readonly trims?: true
   readonly plan: (random: Random) => Plan
@@ -116,6 +119,23 @@ const faults: readonly Fault[] = [
       const thaw = system.freeze(await system.consumer())
       await until('windows to be trimmed', async () => await system.trimmed() > before).finally(thaw)
     }),
+  },
+  {
+    name: 'another worker on the port, with a wrong clock',
+    // Figures are asked for at that port, and would be the other worker's.
+    targets: ['worker', 'consumer'],
+    queues: redisOnly,
+    setsClock: true,
+    plan: (random) => {
+      const hours = random.pick([30 * 24, 30 * 24, -30 * 24, 1, -1])
+      const [ms, frozenMs] = [random.int(1500, 4000), random.int(0, 2500)]
+      return {
+        details: `${hours} h ahead, for ${ms} ms, the consumer standing still for ${frozenMs} ms of them`,
+        run: async (system) => {
+          await Promise.all([system.runOtherWorker(hours, ms), delay(ms / 3).then(async () => { await system.freezeFor(await system.consumer(), frozenMs) })])
+        },
+      }
+    },
   },
   { name: 'a newer consumer takes over', targets: ['consumer'], queues: redisOnly, plan: always(async (system) => { await system.startOtherConsumer() }) },
   { name: 'another process holds the database', targets: ['database'], queues: both, plan: (random) => forMs(random, 300, 3000, async (system, ms) => { await system.holdDatabase(ms) }) },
@@ -247,7 +267,8 @@ const singleSteps = 5
  * @param trimmed windows are so small that they are trimmed: then Redis alone keeps what was queued, and may lose nothing
  */
 export function * schedule (random: Random, queue: Queue, trimmed: boolean): Generator<Step> {
-  const applicable = faults.filter(({ queues, losesData = false, trims = false }) => queues.includes(queue) && (trimmed ? !losesData : !trims))
+  const applicable = faults.filter(({ queues, losesData = false, trims = false, setsClock = false }) =>
+    queues.includes(queue) && (trimmed ? !losesData : !trims) && (canSetClocks || !setsClock))
   let rest: Fault[] = []
   for (let step = 0; ; step++) {
     // Every kind comes once before any comes again.

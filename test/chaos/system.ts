@@ -11,6 +11,7 @@ import { listening, listProcesses, Program, root, type RunningProcess } from '..
 import { freePort, RedisServer } from '../fixtures/redis.ts'
 import { TcpProxy } from '../fixtures/tcp-proxy.ts'
 import { until } from '../fixtures/until.ts'
+import { WrongClock } from '../fixtures/wrong-clock.ts'
 import type { Ledger } from './ledger.ts'
 import { LogPipe } from './log-pipe.ts'
 
@@ -219,6 +220,23 @@ export class System {
     await program.printed(/takes from/)
     if (before !== undefined) await this.#expectSuperseded(before)
     if (own !== undefined) await gone(own)
+  }
+
+  /** Another worker on the product's port, which gets a part of its connections, with a clock of its own. */
+  async runOtherWorker (hoursAhead: number, ms: number): Promise<void> {
+    this.#mustGoOn()
+    const dir = join(this.#dir, `clock-${this.#outputs.length}`)
+    mkdirSync(dir)
+    const clock = new WrongClock(dir)
+    clock.set(hoursAhead)
+    const program = new Program(process.execPath, [webModule], { ...this.#env, ...clock.env })
+    this.#outputs.push(program)
+    await listening(program)
+    await delay(ms)
+    const code = await this.#stopped(program)
+    this.ledger.sweep()
+    this.ledger.workerLeft()
+    if (code !== 0) this.ledger.problems.push(`a worker with a wrong clock ended with ${code} after SIGTERM`)
   }
 
   async #expectSuperseded (consumer: Program): Promise<void> {

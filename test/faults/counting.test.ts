@@ -1,11 +1,10 @@
 // What could make a request count twice, or not at all, though every part does its work: clocks, repeated keys, and elements that are no batches.
 import { randomUUID } from 'node:crypto'
-import { existsSync, readdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
 import { TcpProxy } from '../fixtures/tcp-proxy.ts'
 import { until } from '../fixtures/until.ts'
+import { canSetClocks, WrongClock } from '../fixtures/wrong-clock.ts'
 import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
 
 /** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */
@@ -126,28 +125,31 @@ test('an Idempotency-Key that a worker could not push in time is refused as too 
   expect(readTotals(place.databasePath).has('never seen')).toBe(false)
 })
 
-const library = existsSync('/usr/lib')
-  ? readdirSync('/usr/lib').map((name) => join('/usr/lib', name, 'faketime/libfaketimeMT.so.1')).find((path) => existsSync(path))
-  : undefined
-const why = library === undefined ? ' (libfaketime is not installed)' : ''
+const why = canSetClocks ? '' : ' (libfaketime is not installed)'
 
-/** A wall clock that a test sets for programs started with its environment. Only the wall clock: time goes on as it does. */
-class WrongClock {
-  readonly env: NodeJS.ProcessEnv
-  readonly #file: string
-
-  constructor (dir: string) {
-    this.#file = join(dir, 'clock')
-    this.env = { LD_PRELOAD: library, FAKETIME_TIMESTAMP_FILE: this.#file, FAKETIME_NO_CACHE: '1', FAKETIME_DONT_FAKE_MONOTONIC: '1', DONT_FAKE_MONOTONIC: '1', FAKETIME_DONT_RESET: '1' }
-    this.set(0)
+test('an Idempotency-Key counts once whatever Authorization comes with it where nobody checks that, and by each caller where somebody does', async () => {
+  const free = await makePlaceFor('the embedded queue')
+  const gearbox = await startGearbox(free)
+  for (const authorization of [undefined, 'Bearer alice', 'bearer bob', 'Basic YWxpY2U6', '']) {
+    const headers = { 'idempotency-key': 'k', ...(authorization === undefined ? {} : { authorization }) }
+    expect((await replyTo(false, `${gearbox.url}/increment?ack=stored`, 'a=1', headers)).status, authorization).toBe(204)
   }
+  await stop(gearbox)
+  expect(readTotals(free.databasePath)).toEqual(new Map([['a', 1n]]))
 
-  set (hours: number): void {
-    writeFileSync(this.#file, `${hours < 0 ? '-' : '+'}${Math.abs(hours)}h\n`)
+  const keyed = await makePlaceFor('the embedded queue', { API_KEYS: 'alice,count:bob' })
+  const checking = await startGearbox(keyed)
+  const statuses = new Map<string, number>()
+  for (const authorization of ['Bearer alice', 'bearer alice', 'BEARER alice', 'Bearer bob']) {
+    const headers = { 'idempotency-key': 'k', authorization }
+    statuses.set(authorization, (await replyTo(false, `${checking.url}/increment?ack=stored`, 'a=1', headers)).status)
   }
-}
+  expect([statuses.get('Bearer alice'), statuses.get('Bearer bob')]).toEqual([204, 204])
+  await stop(checking)
+  expect(readTotals(keyed.databasePath)).toEqual(new Map([['a', 2n]]))
+})
 
-describe.skipIf(library === undefined)(`a wrong clock${why}`, () => {
+describe.skipIf(!canSetClocks)(`a wrong clock${why}`, () => {
   test('of a worker, set forth and back: every key counts once', async () => {
     const place = makePlace((await startRedis()).url, { IDEMPOTENCY_HOURS: '1', STATS_INTERVAL_MS: '200' })
     const clock = new WrongClock(place.dir)
@@ -193,6 +195,24 @@ describe.skipIf(library === undefined)(`a wrong clock${why}`, () => {
     await stop(web, consumer)
     expectExact(place.databasePath, load)
     expect([...readTotals(place.databasePath)].filter(([key]) => !key.startsWith('load'))).toEqual([['ahead', 1n], ['before', 1n], ['behind', 1n]])
+  })
+
+  test('of a worker, 30 days ahead, when its key has been forgotten: every later key counts, at each level', async () => {
+    const place = makePlace((await startRedis()).url, { IDEMPOTENCY_ROWS_MAX: '1' })
+    const clock = new WrongClock(place.dir)
+    clock.set(30 * 24)
+    const [right, wrong] = [await startWeb(place), await startWeb(place, clock.env)]
+    const consumer = await startConsumer(place)
+    expect((await once(wrong.url, 'ahead')).status).toBe(204)
+    for (let i = 0; i < 3; i++) expect((await once(right.url, `stored ${i}`)).status).toBe(204)
+    expect((await replyTo(false, `${right.url}/increment?ack=queued`, 'queued=1', { 'idempotency-key': 'queued' })).status).toBe(204)
+    expect((await once(wrong.url, 'ahead too')).status).toBe(204)
+    // What it refuses is refused, though its clock says that it has been waiting since long before or for long to come.
+    expect((await replyTo(false, `${wrong.url}/increment?ack=stored`, 'full=9223372036854775807')).status).toBe(204)
+    expect((await replyTo(false, `${wrong.url}/increment?ack=stored`, 'full=1')).status).toBe(422)
+    await stop(right, wrong, consumer)
+    expect(query(place.databasePath, 'SELECT * FROM rejected')).toEqual([])
+    expect(readTotals(place.databasePath).get('queued')).toBe(1n)
   })
 
   test('of all of it, with the embedded queue, set an hour forth and back: every key counts once', async () => {
