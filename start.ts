@@ -16,6 +16,8 @@ import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { parseOptions } from '@gearbox/runtime/options.ts'
 import { Parent } from '@gearbox/runtime/parent.ts'
 import { onStopSignal, sameRequestMs, stopDeadlineMs } from '@gearbox/runtime/stopping.ts'
+import { requireEmbedded } from './apps/consumer/src/binding.ts'
+import { inspectDatabase, isBusy } from './apps/consumer/src/store.ts'
 
 const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 
@@ -34,6 +36,7 @@ async function main (): Promise<number> {
   const stop = new AbortController()
   listenForSignals(stop, logger)
 
+  refuseDatabase(config)
   const lock = new DatabaseLock(config.databasePath)
   const dir = config.redisUrl === undefined ? makeSocketDir() : undefined
   try {
@@ -48,6 +51,17 @@ async function main (): Promise<number> {
   }
 }
 
+/** Before a lock or anything else is made next to it. @throws FatalError */
+function refuseDatabase ({ databasePath, redisUrl }: Config): void {
+  try {
+    const identity = inspectDatabase(databasePath)
+    if (redisUrl === undefined) requireEmbedded(identity, databasePath)
+  } catch (error) {
+    // The consumer waits for whoever has it locked.
+    if (!isBusy(error)) throw error
+  }
+}
+
 /** Runs the parts until a stop is asked for. @returns the exit code */
 async function run (config: Config, port: number, dir: string | undefined, lock: DatabaseLock, logger: Logger, stop: AbortController): Promise<number> {
   const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
@@ -59,7 +73,9 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     onRefused: (name, code) => {
       // With Redis the workers' batches reach whichever consumer has taken over; embedded ones would have nowhere to go.
       if (config.redisUrl !== undefined && running) {
-        logger.error(`${name} has left for good; the web workers go on`)
+        const reason = `${name} exited with code ${code} and will not be restarted`
+        logger.error(`${reason}; web workers keep running, and batches wait in Redis. Its last line says why; then stop and start again`)
+        parent.announce({ type: 'consumerExited', reason })
         return
       }
       failed = code

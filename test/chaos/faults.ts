@@ -141,6 +141,25 @@ const faults: readonly Fault[] = [
   { name: 'another process holds the database', targets: ['database'], queues: both, plan: (random) => forMs(random, 300, 3000, async (system, ms) => { await system.holdDatabase(ms) }) },
   { name: 'nobody reads the log, and its pipe is full', targets: ['log'], queues: both, plan: (random) => forMs(random, 1000, 4000, async (system, ms) => { await system.neglectLog('full', ms) }) },
   { name: 'the reader of the log leaves, and another comes', targets: ['log'], queues: both, plan: (random) => forMs(random, 500, 3000, async (system, ms) => { await system.neglectLog('broken', ms) }) },
+  {
+    name: "the database's file is moved away and put back",
+    // A consumer that is started by hand meanwhile would refuse to do without it.
+    targets: ['database', 'consumer'],
+    queues: both,
+    plan: (random) => {
+      const whole = random.chance(0.5)
+      const ms = random.int(300, 4000)
+      return { details: `${ms} ms, ${whole ? 'with' : 'without'} its -wal`, run: async (system) => { await system.moveDatabase(ms, whole) } }
+    },
+  },
+  {
+    name: "kill -9 of the consumer while the database's file is moved away",
+    targets: ['database', 'consumer'],
+    queues: ['embedded'],
+    plan: (random) => forMs(random, 800, 4000, async (system, ms) => {
+      await Promise.all([system.moveDatabase(ms, true), delay(ms / 2).then(async () => { await system.killConsumer() })])
+    }),
+  },
   { name: 'kill -9 of Redis, restarted after', targets: ['redis'], queues: redisOnly, plan: (random) => forMs(random, 0, 3000, async (system, ms) => { await system.restartRedis(ms, false) }) },
   {
     name: 'kill -9 of Redis, restarted with nothing after',

@@ -16,15 +16,32 @@ function count (program: Program, text: string): number {
   return program.output.split(text).length - 1
 }
 
-/** A worker keeps what it can not store, and with Redis it is as ready as before. */
-async function expectToGoOn (url: string, load: Load, mode: Mode): Promise<void> {
+/** A worker keeps what it can not store, and with Redis it is as ready as before. @returns how often it counted "probe" */
+async function expectToGoOn ({ url, output }: { url: string, output: string }, load: Load, mode: Mode): Promise<bigint> {
   await until('lag to rise', async () => await figure(url, 'gearbox_lag_seconds') > 0.5)
   if (mode === 'Redis') {
     expect(await readiness(url)).toBe(200)
     expect((await post(`${url}/increment?ack=queued`, 'probe=1')).status).toBe(204)
+    expect((await post(`${url}/increment?ack=stored`, 'probe=1')).status, 'counted, and not stored yet').toBe(202)
+    await load.more(20)
+    return 2n
   }
-  expect((await post(`${url}/increment?ack=stored`, 'probe=1')).status, 'counted, and not stored yet').toBe(202)
+  const late = (await post(`${url}/increment?ack=stored`, 'probe=1')).status
+  expect([202, 503]).toContain(late)
+  // Each worker finds out by itself.
+  for (let asked = 1; asked <= 4; asked++) await until('readyz to say so', async () => await readiness(url) === 503)
+  expect(await (await fetch(`${url}/readyz`)).text()).toMatch(/"nothing is stored: [^"]+"/)
+  for (const level of ['queued', 'stored']) {
+    const askedAt = performance.now()
+    expect((await post(`${url}/increment?ack=${level}`, 'probe=1')).status).toBe(503)
+    expect(performance.now() - askedAt).toBeLessThan(1000)
+  }
+  expect((await post(`${url}/increment?ack=memory`, 'probe=1')).status).toBe(202)
+  // Until it works again, a stop could lose what waits.
+  expect(output).not.toMatch(/[Nn]othing is lost|no data is lost/)
+  expect(output).toMatch(/nothing can be stored .*before stopping.*UNSENT_DIR/)
   await load.more(20)
+  return late === 202 ? 2n : 1n
 }
 
 describe.each(modes)('with %s', (mode) => {
@@ -36,13 +53,14 @@ describe.each(modes)('with %s', (mode) => {
     await load.more(200)
     disk.fill()
     await gearbox.printed(RegExp(trouble))
-    await expectToGoOn(gearbox.url, load, mode)
+    const probes = await expectToGoOn(gearbox, load, mode)
     expect(count(gearbox, trouble)).toBe(1)
     disk.makeRoom()
-    await gearbox.printed(/works again/)
+    await gearbox.printed(/storing batches again/)
+    await until('readyz', async () => await readiness(gearbox.url) === 200)
     await load.more(200)
     await stopAndExpectExact(gearbox, place, load)
-    expect(readTotals(place.databasePath).get('probe')).toBe(mode === 'Redis' ? 2n : 1n)
+    expect(readTotals(place.databasePath).get('probe')).toBe(probes)
   })
 
   test.skipIf(noStrace !== undefined).each(['fdatasync,fsync', 'pwrite64'])(`I/O errors of %s${noStrace === undefined ? '' : ` (${noStrace})`}`, async (calls) => {
@@ -52,12 +70,13 @@ describe.each(modes)('with %s', (mode) => {
     await load.more(200)
     const mend = await trace(await partOf(gearbox, 'apps/consumer'), calls, 'error=EIO:when=3+')
     await gearbox.printed(RegExp(trouble))
-    await expectToGoOn(gearbox.url, load, mode)
+    const probes = await expectToGoOn(gearbox, load, mode)
     expect(count(gearbox, trouble)).toBe(1)
     await mend()
-    await gearbox.printed(/works again/)
+    await gearbox.printed(/storing batches again/)
     await load.more(200)
     await stopAndExpectExact(gearbox, place, load)
+    expect(readTotals(place.databasePath).get('probe')).toBe(probes)
   })
 
   test.skipIf(noStrace !== undefined)(`single I/O errors, each at another place of a commit${noStrace === undefined ? '' : ` (${noStrace})`}`, async () => {
@@ -83,13 +102,14 @@ describe.each(modes)('with %s', (mode) => {
     other.exec('BEGIN IMMEDIATE')
     const heldAt = performance.now()
     await gearbox.printed(RegExp(trouble))
-    await expectToGoOn(gearbox.url, load, mode)
+    const probes = await expectToGoOn(gearbox, load, mode)
     await later(Math.max(0, heldMs - (performance.now() - heldAt)))
     expect(count(gearbox, trouble)).toBe(1)
     other.exec('ROLLBACK')
-    await gearbox.printed(/works again/)
+    await gearbox.printed(/storing batches again/)
     await load.more(200)
     await stopAndExpectExact(gearbox, place, load)
+    expect(readTotals(place.databasePath).get('probe')).toBe(probes)
   })
 })
 

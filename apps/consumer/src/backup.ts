@@ -5,6 +5,7 @@ import { parseArgs } from 'node:util'
 import Database from 'better-sqlite3'
 import { describeConfig, loadConfig } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
 import { readVersion } from './schema.ts'
 
 const usage = `Copies the database into FILE as it is at one moment, and checks the copy. The consumer goes on meanwhile.
@@ -14,6 +15,8 @@ usage: npm run backup -- FILE
 
 Reads DATABASE_PATH. Environment:
 `
+
+const busyTimeoutMs = 5000
 
 async function main (): Promise<number> {
   const { values, positionals } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } }, allowPositionals: true })
@@ -42,7 +45,7 @@ async function main (): Promise<number> {
 
 async function copy (databasePath: string, target: string): Promise<void> {
   rmSync(target, { force: true })
-  const db = new Database(databasePath, { readonly: true })
+  const db = openForReading(databasePath, busyTimeoutMs)
   try {
     // An open read pins one snapshot. Without it SQLite starts the copy anew whenever the consumer commits, and never ends.
     db.exec('BEGIN')

@@ -3,11 +3,12 @@
 // store skips what it has applied before.
 import { setTimeout as delay } from 'node:timers/promises'
 import { readHeader } from '@gearbox/queue/batch.ts'
-import { QueueUnavailableError, SupersededError, type ConsumerQueue, type Rejection, type RejectReason, type Stored } from '@gearbox/queue/queue.ts'
+import { QueueUnavailableError, SupersededError, type ConsumerQueue, type Rejection, type RejectReason, type Stored, type StoreTrouble } from '@gearbox/queue/queue.ts'
 import type { Sequences } from '@gearbox/queue/sequences.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
 import { CurrentReports } from './current-reports.ts'
+import { DatabaseMovedError } from './database-file.ts'
 import { reportedMs, reportOf, type Report } from './reports.ts'
 import { isBusy, type Applied, type Store } from './store.ts'
 
@@ -28,13 +29,15 @@ const tellAgainMs = 5000
 /** What is stored of a producer that was not heard of for this long is no longer told. */
 const producerToldMs = 7 * 24 * 3_600_000
 
-type Trouble = 'the queue is out of reach' | 'nothing can be stored'
+type Trouble = 'the queue is out of reach' | 'nothing can be stored' | "the database's file is not in its place"
 
 export interface ConsumerOptions {
   readonly queue: ConsumerQueue
   readonly store: Store
   readonly logger: Logger
   readonly commitIntervalMs: number
+  /** What to do before stopping while nothing can be stored and the queue keeps nothing. */
+  readonly stopAdvice?: () => string
   /** Called with the seconds that each commit took. */
   readonly observeCommit: (seconds: number) => void
 }
@@ -53,6 +56,7 @@ export class Consumer {
   readonly #saidReasons = new Set<string>()
   /** Why progress can't be reported, as far as it was said. */
   #tellFailure: string | undefined
+  #storeTrouble: StoreTrouble | undefined
   #committedAt = -Infinity
   #prunedAt = performance.now()
   /** Whether the database may have reports that nobody waits for any more. */
@@ -75,12 +79,14 @@ export class Consumer {
    * @throws SupersededError when another consumer has taken over
    */
   async run (stop: AbortSignal, abandon: AbortSignal): Promise<void> {
-    const { queue } = this.#options
+    const { queue, store } = this.#options
     let pauseMs = retryMs.first
     this.#tellFromBefore()
     while (!abandon.aborted) {
       try {
         const { elements, queuedMs } = await this.#take()
+        // Also while idle: whoever counts or reads next should know. Only the owner comes to this.
+        store.checkFile()
         if (elements.length > 0) {
           await this.#handle(elements, queuedMs, abandon)
           if (!stop.aborted) await this.#keepInterval(stop)
@@ -91,14 +97,13 @@ export class Consumer {
           if (stop.aborted) return
           await queue.waitForPush(lookMs, stop)
         }
-        this.#recovered()
+        await this.#recovered()
         pauseMs = retryMs.first
       } catch (error) {
         if (error instanceof SupersededError) throw error
         // What is not stored yet is safe in Redis, or in the unsent files of workers that have left before.
         if (stop.aborted) return
-        const queueFailed = error instanceof QueueUnavailableError
-        this.#failed(queueFailed ? 'the queue is out of reach' : 'nothing can be stored', (queueFailed ? queue.unreachable : undefined) ?? reasonOf(error))
+        await this.#failed(error)
         await sleep(pauseMs, abandon)
         pauseMs = Math.min(pauseMs * 2, retryMs.most)
       }
@@ -129,7 +134,8 @@ export class Consumer {
       applied = store.apply(elements, queuedMs)
     } catch (error) {
       // A full disk or an I/O error; what the connection cached may be wrong now.
-      if (!(error instanceof SupersededError) && !isBusy(error) && !abandon.aborted) store.reopen()
+      const stands = error instanceof SupersededError || error instanceof DatabaseMovedError || isBusy(error)
+      if (!stands && !abandon.aborted) store.reopen()
       throw error
     }
     this.#committedAt = performance.now()
@@ -247,25 +253,43 @@ export class Consumer {
     if (restMs > 0) await sleep(restMs, stop)
   }
 
-  /** Says what is wrong once, not at every try. */
-  #failed (trouble: Trouble, reason: string): void {
+  /** Logs what is wrong once, not at every try, and reports it to the workers. */
+  async #failed (error: unknown): Promise<void> {
+    const { queue, logger } = this.#options
+    const queueFailed = error instanceof QueueUnavailableError
+    const reason = (queueFailed ? queue.unreachable : undefined) ?? reasonOf(error)
+    const moved = error instanceof DatabaseMovedError
+    const trouble: Trouble = queueFailed
+      ? 'the queue is out of reach'
+      : moved ? "the database's file is not in its place" : 'nothing can be stored'
     // The reason can change while the trouble lasts: a Redis that comes back with another password is another trouble.
     if (trouble !== this.#trouble || !this.#saidReasons.has(reason)) {
-      this.#options.logger.error(trouble === 'nothing can be stored'
-        ? `${trouble} (${reason}). Nothing is lost, and it is tried until it works; check the database's disk and who else has it open`
-        : `${trouble}: ${this.#options.queue.name}, ${reason}. Nothing is lost, and it is tried until it works`)
+      logger.error(queueFailed ? `${trouble}: ${queue.name}, ${reason}; no data is lost; retrying` : `${trouble} (${reason}): ${this.#advice(moved)}`)
+      this.#storeTrouble = queueFailed ? undefined : { reason: moved ? `${trouble} (${reason})` : reason, moved }
     }
     this.#trouble = trouble
     this.#saidReasons.add(reason)
+    await queue.reportTrouble(this.#storeTrouble)
   }
 
-  #recovered (): void {
+  #advice (moved: boolean): string {
+    const { queue, stopAdvice } = this.#options
+    const cure = moved ? 'put it back' : "check the database's disk and who else has it open"
+    return queue.keepsBatches ? `no data is lost; retrying; ${cure}` : `retrying; ${cure}. ${stopAdvice?.() ?? beforeStopping}`
+  }
+
+  async #recovered (): Promise<void> {
     if (this.#trouble === undefined) return
-    this.#options.logger.info('works again')
+    this.#options.logger.info('storing batches again')
     this.#trouble = undefined
     this.#saidReasons.clear()
+    this.#storeTrouble = undefined
+    await this.#options.queue.reportTrouble(undefined)
   }
 }
+
+/** An embedded queue keeps nothing on a disk. */
+const beforeStopping = 'Do so before stopping: what waits is in memory only'
 
 function describe (rejection: { reason: RejectReason, key?: string | undefined }): string {
   if (rejection.reason === 'overflow') return `the total of ${JSON.stringify(rejection.key)} would leave 64 bits`

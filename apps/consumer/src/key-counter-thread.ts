@@ -1,7 +1,8 @@
 // Counts the keys of a database for key-counter.ts, once. The table is read in slices, each a snapshot of its own of about 3 ms:
 // a snapshot of the whole table would keep every checkpoint from cutting back the WAL for as long as the count takes.
 import { parentPort, workerData } from 'node:worker_threads'
-import Database from 'better-sqlite3'
+import type Database from 'better-sqlite3'
+import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
 
 const sliceKeys = 20_000
 
@@ -13,7 +14,7 @@ const busyTimeoutMs = 250
 interface Slice { readonly keys: number, readonly last: string | null }
 
 function count (path: string): number {
-  const db = new Database(path, { readonly: true, fileMustExist: true, timeout: busyTimeoutMs })
+  const db = openForReading(path, busyTimeoutMs)
   try {
     const slice = (condition: string): Database.Statement<unknown[], Slice> => db.prepare(
       `SELECT count(*) AS keys, max(key) AS last FROM (SELECT key FROM numbers ${condition} ORDER BY key LIMIT ${sliceKeys})`)

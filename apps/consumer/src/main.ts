@@ -1,9 +1,9 @@
 // The consumer as a process: opens queue and database, checks that they belong together, works, and stops when it is told to.
 // Under `npm start` it serves the embedded queue or, with REDIS_URL, takes from Redis; alone it always takes from Redis.
-import { rmSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded-consumer-queue.ts'
-import { QueueUnavailableError, rejectReasons, SupersededError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
+import { ownerText, parseOwner, QueueUnavailableError, rejectReasons, SupersededError, type ConsumerQueue, type Owner } from '@gearbox/queue/queue.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis-consumer-queue.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
 import { exitCode, FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
@@ -14,7 +14,9 @@ import { parseOptions } from '@gearbox/runtime/options.ts'
 import { ParentLink } from '@gearbox/runtime/parent-link.ts'
 import { onStopSignal, stopDeadlineMs, stopRequested } from '@gearbox/runtime/stopping.ts'
 import { checkBinding, takeOver } from './binding.ts'
+import { ConsumerLock } from './consumer-lock.ts'
 import { Consumer } from './consumer.ts'
+import { DatabaseMovedError } from './database-file.ts'
 import { KeyCounter } from './key-counter.ts'
 import { isBusy, Store } from './store.ts'
 
@@ -23,7 +25,7 @@ const connectRetryMs = 500
 
 async function main (): Promise<number> {
   const { values, positionals } = parseOptions({
-    options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' } },
+    options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' }, database: { type: 'string' } },
     allowPositionals: true,
   })
   if (values.help === true) {
@@ -57,11 +59,13 @@ async function main (): Promise<number> {
   if (link === undefined) {
     reason.then((signal) => { stopped = logStop(logger, signal, async () => await snapshot(registry)) }, () => {})
   }
-  const store = await open(queue, config, logger, stop.signal)
-  if (store === undefined) {
+  const before = values.database === undefined ? undefined : parseOwner(values.database)
+  const opened = await open(queue, config, logger, stop.signal, before)
+  if (opened === undefined) {
     stopped()
     return 0
   }
+  const { store, lock } = opened
   const keyCounter = new KeyCounter(config.databasePath, logger)
   try {
     const consumer = new Consumer({
@@ -69,6 +73,7 @@ async function main (): Promise<number> {
       store,
       logger,
       commitIntervalMs: config.commitIntervalMs,
+      stopAdvice: () => stopAdvice(config),
       observeCommit: durations(registry, 'gearbox_commit_duration_seconds', 'Time one transaction took'),
     })
     register(registry, consumer, store, queue, keyCounter)
@@ -82,7 +87,8 @@ async function main (): Promise<number> {
       return await registry.metrics()
     }
     const metricsServer = link === undefined ? await serveMetrics(config, scrape, logger) : undefined
-    link?.ready()
+    // Should this process die, an empty or another database is not to take this one's place.
+    link?.ready([`--database=${ownerText(store.owner)}`])
     if (link === undefined) logger.info(`takes from ${queue.name} into ${config.databasePath}`)
     await consumer.run(stop.signal, abandon.signal)
     endStats()
@@ -96,6 +102,7 @@ async function main (): Promise<number> {
     await queue.close()
     await keyCounter.close()
     store.close()
+    lock.release()
     // Its parent made the socket's directory and can't remove it any more.
     if (orphaned && values.embedded !== undefined) rmSync(dirname(values.embedded), { recursive: true, force: true })
   }
@@ -111,34 +118,61 @@ function redisQueue (config: Config, logger: Logger): ConsumerQueue {
   return new RedisConsumerQueue({ url: config.redisUrl, queueName: config.queueName, logger, warnOfSettings: true })
 }
 
-/** Opens queue and database once both can be had; undefined if a stop comes first. @throws FatalError */
-async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop: AbortSignal): Promise<Store | undefined> {
+/** With the embedded queue nothing but the workers' memory keeps what waits; a stop would write it down. */
+function stopAdvice ({ databasePath, unsentDir }: Config): string {
+  const onSameDisk = deviceOf(unsentDir) === deviceOf(dirname(databasePath))
+  return 'Do so before stopping: what waits is in the memory of the web workers only, and a stop writes it to ' +
+    `${unsentDir} (UNSENT_DIR)${onSameDisk ? ', which is on the same disk' : ''}`
+}
+
+/** Of a path, or of what will be above it. */
+function deviceOf (path: string): number | undefined {
+  try {
+    return statSync(path).dev
+  } catch {
+    return dirname(path) === path ? undefined : deviceOf(dirname(path))
+  }
+}
+
+interface Opened {
+  readonly store: Store
+  readonly lock: ConsumerLock
+}
+
+/**
+ * Opens queue and database once both can be had; undefined if a stop comes first.
+ * @param before the database that the consumer before this one had
+ * @throws FatalError
+ */
+async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop: AbortSignal, before: Owner | undefined): Promise<Opened | undefined> {
   const said = new Set<string>()
   let started = false
   for (;;) {
     let store: Store | undefined
+    let lock: ConsumerLock | undefined
     try {
       if (!started) await queue.start().finally(() => { started = true })
-      const found = await checkBinding(queue, config.databasePath)
+      const found = await checkBinding(queue, config.databasePath, before)
+      lock = ConsumerLock.share(config.databasePath)
       store = new Store({ ...config, path: config.databasePath })
       await takeOver(queue, store, found)
       if (store.copiedTo !== undefined) logger.info(`took over the database of the original; it is kept as it was in ${store.copiedTo}`)
-      if (said.size > 0) logger.info('works now')
-      return store
+      if (said.size > 0) logger.info(`opened ${config.databasePath} and ${queue.name}`)
+      await queue.reportTrouble(undefined)
+      return { store, lock }
     } catch (error) {
       store?.close()
-      if (!(error instanceof QueueUnavailableError) && !isBusy(error)) {
+      lock?.release()
+      const moved = error instanceof DatabaseMovedError
+      if (!(error instanceof QueueUnavailableError) && !isBusy(error) && !moved) {
         await queue.close()
         // What stands where the queue's owner should is somebody else's.
         throw error instanceof SupersededError ? new FatalError(`${queue.name} can't be used: ${error.message}; set QUEUE_NAME to another name`, exitCode.refused) : error
       }
-      const reason = isBusy(error) ? reasonOf(error) : queue.unreachable ?? reasonOf(error)
-      if (!said.has(reason)) {
-        logger.warn(isBusy(error)
-          ? `${config.databasePath} is locked (${reason}): trying until it is not. Who else has it open?`
-          : `Redis at ${queue.name} can't be used: ${reason}. Trying until it can`)
-      }
+      const reason = error instanceof QueueUnavailableError ? queue.unreachable ?? reasonOf(error) : reasonOf(error)
+      if (!said.has(reason)) logger.warn(waitingFor(error, reason, queue, config))
       said.add(reason)
+      if (!(error instanceof QueueUnavailableError)) await queue.reportTrouble(troubles[moved ? 'moved' : 'locked'])
     }
     if (stop.aborted) break
     await new Promise((resolve) => {
@@ -149,6 +183,18 @@ async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop:
   }
   await queue.close()
   return undefined
+}
+
+/** What is reported to workers that push meanwhile. */
+const troubles = {
+  moved: { reason: "the database's file is not in its place", moved: true },
+  locked: { reason: 'the database is locked', moved: false },
+} as const
+
+function waitingFor (error: unknown, reason: string, queue: ConsumerQueue, { databasePath }: Config): string {
+  if (error instanceof DatabaseMovedError) return `${troubles.moved.reason} (${reason}): retrying; put it back`
+  if (isBusy(error)) return `${databasePath} is locked (${reason}): trying until it is not. Who else has it open?`
+  return `Redis at ${queue.name} can't be used: ${reason}. Trying until it can`
 }
 
 /** A rate can only be seen where there was a 0 before. */

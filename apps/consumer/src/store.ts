@@ -1,21 +1,19 @@
 // The database and the one transaction that writes to it: skip what was applied before, upsert the sums,
 // record what is applied now. Fed by the consumer; read by anybody, through connections of their own.
 import { createHash, randomUUID } from 'node:crypto'
-import { existsSync, mkdirSync } from 'node:fs'
+import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { int64Max, int64Min, readHeader, type Header } from '@gearbox/queue/batch.ts'
-import { has, include, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
+import { has, include, isSubset, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
 import { SupersededError, type Owner, type Rejection, type RejectReason } from '@gearbox/queue/queue.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
+import { busyTimeoutMs, checkDatabasePath, DatabaseMovedError, OpenFiles, openToInspect } from './database-file.ts'
 import { createReports, reportOf, Reports, type Report } from './reports.ts'
 import { extendRejected, RejectedEntries, type Entry, type NewRejected, type Rejected, type RejectedContent, type RejectedLimits } from './rejected-entries.ts'
-import { migrate, readVersion } from './schema.ts'
+import { inspectSchema, migrate } from './schema.ts'
 
 export type { Rejected } from './rejected-entries.ts'
-
-// Waiting for another writer stops the consumer's event loop: it tries again rather than waits long.
-const busyTimeoutMs = 250
 
 /** A WAL that a slow reader made large is cut back to this by the next checkpoint. */
 const walBytesMax = 64 * 1024 * 1024
@@ -116,38 +114,70 @@ export function isBusy (error: unknown): boolean {
   return error instanceof Error && 'code' in error && String(error.code).startsWith('SQLITE_BUSY')
 }
 
-/** Opens a database for writing, as every writer must. @throws FatalError with what is wrong */
-export function openDatabase (path: string, mustExist = false): Database.Database {
+/**
+ * Opens a database for writing, as every writer must. What is not ours to write is refused untouched.
+ * @param mustExist it has been inspected, and is not created
+ * @throws FatalError with what is wrong; DatabaseMovedError; SQLITE_BUSY
+ */
+export function openDatabase (path: string, mustExist = false): { readonly db: Database.Database, readonly files: OpenFiles } {
+  if (!mustExist) inspectDatabase(path)
   try {
     if (!mustExist) mkdirSync(dirname(path), { recursive: true })
-    const db = new Database(path, { timeout: busyTimeoutMs, fileMustExist: mustExist })
-    db.pragma('journal_mode = WAL')
-    // At every open: this build of SQLite starts a WAL database that exists already with NORMAL, which can lose commits on power loss.
-    db.pragma('synchronous = FULL')
-    db.pragma(`journal_size_limit = ${walBytesMax}`)
-    return db
+    return OpenFiles.open(path, () => {
+      const db = new Database(path, { timeout: busyTimeoutMs, fileMustExist: mustExist })
+      try {
+        db.pragma('journal_mode = WAL')
+        // At every open: this build of SQLite starts a WAL database that exists already with NORMAL, which can lose commits on power loss.
+        db.pragma('synchronous = FULL')
+        db.pragma(`journal_size_limit = ${walBytesMax}`)
+        db.prepare('SELECT count(*) FROM sqlite_schema').get()
+        return db
+      } catch (error) {
+        db.close()
+        throw error
+      }
+    })
   } catch (error) {
-    if (isBusy(error)) throw error
+    if (isBusy(error) || error instanceof DatabaseMovedError) throw error
     throw new FatalError(`the database ${path} can't be opened for writing: ${reasonOf(error)}. Check the path (DATABASE_PATH), its permissions and the disk`)
   }
 }
 
-/** What a database says of itself, read without writing anything; undefined where there are no tables of ours yet. */
-export function readIdentity (path: string): { readonly owner: Owner, readonly sequences: (producer: string) => Sequences } | undefined {
-  if (!existsSync(path)) return undefined
+/** What a database says about itself. */
+export interface Identity {
+  readonly owner: Owner
+  /** Where it was last consumed from: 'embedded', or which Redis; undefined where that was never written down. */
+  readonly queue: string | undefined
+  readonly sequences: (producer: string) => Sequences
+}
+
+/**
+ * Looks at a database without writing anything.
+ * @returns undefined where there is none yet, or one of the original's that a start migrates
+ * @throws FatalError if it is not ours to write; SQLITE_BUSY
+ */
+export function inspectDatabase (path: string): Identity | undefined {
+  if (!checkDatabasePath(path)) return undefined
   let db: Database.Database | undefined
   try {
-    db = new Database(path, { readonly: true, timeout: busyTimeoutMs })
-    if (readVersion(db) === 0) return undefined
+    db = openToInspect(path)
+    if (inspectSchema(db) !== 'ours') return undefined
     const rows = db.prepare<[], { producer: string, high: number, gaps: string }>('SELECT producer, high, gaps FROM producers').all()
     const sequences = new Map(rows.map((row) => [row.producer, rowSequences(row)]))
-    return { owner: readOwner(db), sequences: (producer) => sequences.get(producer) ?? none }
+    const queue = db.prepare<[], string>("SELECT value FROM meta WHERE name = 'queue'").pluck().get()
+    return { owner: readOwner(db), queue, sequences: (producer) => sequences.get(producer) ?? none }
   } catch (error) {
     if (error instanceof FatalError || isBusy(error)) throw error
     throw new FatalError(`the database ${path} can't be read: ${reasonOf(error)}. Check the path (DATABASE_PATH), its permissions and the disk`)
   } finally {
     db?.close()
   }
+}
+
+/** Moves all of the -wal into the database. @returns false while somebody else reads it */
+function isCheckpointed (db: Database.Database): boolean {
+  const [result] = db.pragma('wal_checkpoint(TRUNCATE)') as Array<{ busy: number }>
+  return result?.busy === 0
 }
 
 function readOwner (db: Database.Database): Owner {
@@ -165,6 +195,7 @@ function rowSequences (row: { high: number, gaps: string } | undefined): Sequenc
 export class Store {
   readonly #options: StoreOptions
   #db: Database.Database
+  #files: OpenFiles
   #owner: Owner
   #statements: ReturnType<typeof prepare>
   /** This database's own clock, in ms, at the moment `#clockSetAt` of this process's. */
@@ -177,13 +208,17 @@ export class Store {
   #reportsPrunedAt = -Infinity
   /** SQLite's number of the schema, and whether triggers or indexes of somebody else's were in it then. */
   #schema: { readonly version: unknown, readonly guarded: boolean } | undefined
+  /** By producer, what this store has returned as stored: a file in the database's place that lacks any of it is an older one. */
+  readonly #returned = new Map<string, Sequences>()
   /** Where a database of the original's making was copied to before it was taken over. */
   readonly copiedTo: string | undefined
 
   /** Opens, creates or takes over the database. @throws FatalError */
   constructor (options: StoreOptions) {
     this.#options = options
-    this.#db = openDatabase(options.path)
+    const { db, files } = openDatabase(options.path)
+    this.#db = db
+    this.#files = files
     try {
       this.copiedTo = migrate(this.#db, randomUUID())
       this.#db.transaction(() => {
@@ -200,10 +235,11 @@ export class Store {
       if (error instanceof FatalError || isBusy(error)) throw error
       throw new FatalError(`the database ${options.path} can't be written: ${reasonOf(error)}. Check its permissions and the disk`)
     }
-    this.#elapsedMs = Number(this.#statements.readMeta.get('elapsed_ms'))
+    const state = this.#readState()
+    this.#elapsedMs = state.elapsedMs
     this.#clockSetAt = performance.now()
-    this.#onceMark = Number(this.#statements.readMeta.get('once_mark'))
-    this.#onceRows = Number(this.#db.prepare('SELECT count(*) FROM once').pluck().get())
+    this.#onceMark = state.onceMark
+    this.#onceRows = state.onceRows
   }
 
   get owner (): Owner {
@@ -237,6 +273,11 @@ export class Store {
     return this.#owner
   }
 
+  /** Writes down where this database is consumed from: 'embedded', or which Redis. */
+  recordQueue (queue: string): void {
+    if (this.#statements.readMeta.get('queue') !== queue) this.#write(() => { this.#statements.recordQueue.run(queue) })
+  }
+
   /** Gives the database a new identity: it is not the one it was copied or restored from. */
   renew (): Owner {
     this.#db.transaction(() => {
@@ -250,9 +291,20 @@ export class Store {
   /**
    * Applies a run in one transaction, each batch once whatever came before. When it returns, all of it is on the disk.
    * @param queuedMs the longest that any of the elements can have waited in the queue
-   * @throws SupersededError if a newer consumer has opened the database; any SQLite error, with nothing changed
+   * @throws SupersededError if a newer consumer has opened the database; DatabaseMovedError if its file is not at its path any more: what was
+   * applied is skipped should that file come back; any SQLite error, with nothing changed
    */
   apply (elements: readonly Buffer[], queuedMs = Number.POSITIVE_INFINITY): Applied {
+    this.checkFile()
+    const applied = this.#applyOpen(elements, queuedMs)
+    // A commit into a file that was moved away meanwhile is not stored as far as anybody else can see: it is applied again,
+    // and skipped if that file comes back.
+    if (!this.#files.inPlace) throw this.#moved('it was moved, removed or replaced')
+    for (const [producer, sequences] of applied.stored) this.#returned.set(producer, sequences)
+    return applied
+  }
+
+  #applyOpen (elements: readonly Buffer[], queuedMs: number): Applied {
     const refused = new Set<string>()
     for (let checked = false; ;) {
       try {
@@ -336,19 +388,83 @@ export class Store {
     return this.#reports.readAll(producer)
   }
 
-  /** After an I/O error a connection may be of no more use: a new one starts from what is on the disk. @throws FatalError */
+  /**
+   * Makes sure that the open database is the file at its path. If that file was moved away and the right one is there again, goes on with it.
+   * @throws DatabaseMovedError if another file or none is there; nothing is made in its place
+   */
+  checkFile (): void {
+    if (!this.#db.open || !this.#files.inPlace) this.#openAgain()
+  }
+
+  /** After an I/O error a connection may be of no more use: a new one starts from what is on the disk. @throws DatabaseMovedError, FatalError */
   reopen (): void {
+    if (this.#files.inPlace) this.#db.close()
+    this.#openAgain()
+  }
+
+  #openAgain (): void {
+    const { path } = this.#options
+    const sameFile = this.#files.mainInPlace
+    if (this.#db.open) {
+      if (sameFile) {
+        // Only its -wal or -shm is not the one that is open. What is in them goes into the database before they are given up.
+        if (!isCheckpointed(this.#db)) throw this.#moved('its -wal or -shm was removed, and somebody reads it')
+      } else if (this.#files.walInPlace) {
+        // SQLite would take it for the -wal of whatever is there, and mix the two.
+        throw this.#moved('it was moved, removed or replaced')
+      }
+    }
+    // Not where this process has it open: a file that is closed takes all locks of its process with it (POSIX), SQLite's too.
+    if (!sameFile) this.#checkCandidate()
     this.#db.close()
-    // Where its disk was unmounted, an empty database in its place would swallow what comes.
-    this.#db = openDatabase(this.#options.path, true)
+    const { db, files } = openDatabase(path, true)
+    this.#db = db
+    if (readOwner(db).uuid !== this.#owner.uuid) {
+      db.close()
+      throw this.#moved('another database is in its place')
+    }
+    this.#files = files
     this.#statements = prepare(this.#db)
     this.#rejected = new RejectedEntries(this.#db, this.#options)
     this.#reports = new Reports(this.#db)
     this.#schema = undefined
+    const { elapsedMs, onceMark, onceRows } = this.#readState()
+    // Its own clock never goes back.
+    this.#elapsedMs = Math.max(elapsedMs, this.#now())
+    this.#clockSetAt = performance.now()
+    this.#onceMark = onceMark
+    this.#onceRows = onceRows
+  }
+
+  /** @throws DatabaseMovedError unless what is at the path is this database, with all that was returned as stored */
+  #checkCandidate (): void {
+    let found: Identity | undefined
+    try {
+      found = inspectDatabase(this.#options.path)
+    } catch (error) {
+      if (isBusy(error)) throw error
+      throw this.#moved(reasonOf(error))
+    }
+    if (found === undefined) throw this.#moved('there is no database')
+    if (found.owner.uuid !== this.#owner.uuid) throw this.#moved('another database is in its place')
+    const older = found.owner.epoch < this.#owner.epoch || [...this.#returned].some(([producer, sequences]) => !isSubset(sequences, found.sequences(producer)))
+    if (older) throw this.#moved('an older copy is in its place')
+  }
+
+  #moved (why: string): DatabaseMovedError {
+    return new DatabaseMovedError(`${this.#options.path}: ${why}`)
   }
 
   close (): void {
     this.#db.close()
+  }
+
+  #readState (): { elapsedMs: number, onceMark: number, onceRows: number } {
+    return {
+      elapsedMs: Number(this.#statements.readMeta.get('elapsed_ms')),
+      onceMark: Number(this.#statements.readMeta.get('once_mark')),
+      onceRows: Number(this.#db.prepare('SELECT count(*) FROM once').pluck().get()),
+    }
   }
 
   #now (): number {
@@ -756,5 +872,6 @@ function prepare (db: Database.Database) {
     readMeta: db.prepare<[string], string | number>('SELECT value FROM meta WHERE name = ?').pluck(),
     writeMeta: db.prepare<{ name: string, value: string | number }>(`
       UPDATE meta SET value = iif(typeof(@value) = 'real', CAST(@value AS INTEGER), @value) WHERE name = @name`),
+    recordQueue: db.prepare<[string]>("INSERT INTO meta(name, value) VALUES ('queue', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value"),
   }
 }

@@ -1,7 +1,6 @@
 // `npm run verify`: for every worker that lives, what it accepted is stored, queued, in its window or pending; for those that are
 // gone, queue and database must have no hole. Whatever is missing or too much is named with the place where it should be.
 import { parseArgs } from 'node:util'
-import Database from 'better-sqlite3'
 import { readHeader, type Header } from '@gearbox/queue/batch.ts'
 import { ask, createConnection, redisKeys, shownUrl } from '@gearbox/queue/redis-connection.ts'
 import { has, none, parseSequences, type Sequences } from '@gearbox/queue/sequences.ts'
@@ -13,6 +12,7 @@ import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { printLines } from '@gearbox/runtime/output.ts'
 import { createLogger } from '@gearbox/runtime/logger.ts'
+import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
 
 const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker. Of workers that are gone, what
 waits in this machine's UNSENT_DIR is counted where it belongs to this database.
@@ -29,6 +29,8 @@ Reads DATABASE_PATH, UNSENT_DIR, REDIS_URL, API_KEYS. Environment:
 /** What is under way while it is read can be seen twice or not at all: a difference counts only if it stays. */
 const attempts = 20
 const attemptPauseMs = 250
+
+const busyTimeoutMs = 5000
 
 /** Elements of the queue that are read at once. */
 const pageElements = 100
@@ -76,6 +78,7 @@ async function reconcile (config: Config, urls: readonly string[]): Promise<Find
   const { queued, generation } = await readQueue(config)
   const { stored, rejected, uuid } = readDatabase(config.databasePath)
   const { unsent, findings } = countUnsent(files, { queue: queueNameOf(config), generation, database: uuid }, stored)
+  findings.push(...await readTroubles(urls))
   const producers = new Set([...living.keys(), ...queued.keys(), ...unsent.keys(), ...stored.keys()])
   let [goneProducers, goneStored, goneQueued, goneUnsent] = [0, 0, 0, 0]
   for (const producer of producers) {
@@ -131,6 +134,10 @@ function holes (producer: string, { high, gaps }: Sequences, waiting: readonly H
   return found.map(([from, to]) => ({ text: `worker ${producer}, gone: batches ${from} to ${to} are MISSING, the queue lost them`, right: false }))
 }
 
+function baseOf (url: string): string {
+  return url.replace(/\/(metrics\/?)?$/, '')
+}
+
 async function readLiving (urls: readonly string[], apiKey: string | undefined): Promise<Map<string, Living>> {
   const living = new Map<string, Living>()
   for (const url of urls) {
@@ -146,9 +153,21 @@ async function readLiving (urls: readonly string[], apiKey: string | undefined):
   return living
 }
 
+/** What keeps living workers' counts from being stored, in their own words. */
+async function readTroubles (urls: readonly string[]): Promise<Finding[]> {
+  const findings: Finding[] = []
+  for (const url of urls) {
+    const response = await fetch(`${baseOf(url)}/readyz`, { headers: { connection: 'close' } }).catch(() => undefined)
+    // A process that serves its metrics alone has no /readyz.
+    if (response?.status !== 503) continue
+    findings.push({ text: `${url} is NOT READY: ${messageOf(await response.text())}`, right: false })
+  }
+  return findings
+}
+
 /** @param url with or without /metrics at its end @throws FatalError that says what to name instead */
 async function scrape (url: string, apiKey: string | undefined): Promise<string> {
-  const address = `${url.replace(/\/(metrics\/?)?$/, '')}/metrics`
+  const address = `${baseOf(url)}/metrics`
   let response: Response
   try {
     response = await fetch(address, { headers: { connection: 'close', ...(apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }) } })
@@ -260,7 +279,7 @@ async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<{ 
 
 function readDatabase (path: string): { stored: Map<string, Stored>, rejected: number, uuid: string } {
   try {
-    const db = new Database(path, { readonly: true, fileMustExist: true })
+    const db = openForReading(path, busyTimeoutMs)
     try {
       const rows = db.prepare<[], { producer: string, high: number, gaps: string, increments: number }>('SELECT producer, high, gaps, increments FROM producers').all()
       const stored = new Map(rows.map(({ producer, high, gaps, increments }): [string, Stored] =>

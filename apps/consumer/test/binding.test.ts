@@ -10,11 +10,14 @@ import { TcpProxy } from '../../../test/fixtures/tcp-proxy.ts'
 import { until } from '../../../test/fixtures/until.ts'
 import { int64Max } from '../../../packages/queue/src/batch.ts'
 import { ownerText, SupersededError, type Owner, type Stored } from '../../../packages/queue/src/queue.ts'
+import { EmbeddedConsumerQueue } from '../../../packages/queue/src/embedded-consumer-queue.ts'
 import { redisKeys } from '../../../packages/queue/src/redis-connection.ts'
 import { RedisConsumerQueue } from '../../../packages/queue/src/redis-consumer-queue.ts'
 import { element, producerA } from '../../../packages/queue/test/batches.ts'
 import { captureLog } from '../../../packages/queue/test/captured-log.ts'
 import { checkBinding, takeOver } from '../src/binding.ts'
+import { DatabaseMovedError } from '../src/database-file.ts'
+import { inspectDatabase } from '../src/store.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 let server: RedisServer
@@ -167,17 +170,17 @@ test('the consumer stores what waits, refuses another database with 69, and a re
 
   const refused = run('main', [other], env)
   expect(await refused.exited).toBe(exitCode.refused)
-  expect(refused.output).toContain('npm run rebind')
+  expect(refused.output.trimEnd().split('\n')).toHaveLength(1)
+  expect(refused.output).toContain(`npm run rebind -- ${other}\n`)
   expect(existsSync(other)).toBe(false)
-  const missing = run('rebind', [other], env)
-  expect(await missing.exited).toBe(1)
-  expect(missing.output).toContain('there is no database')
 
-  openStore({ path: other }).store.close()
+  await push(queueName, element({ seq: 2, sums: { foo: 10 } }))
   const rebind = run('rebind', [other], env)
   expect(await rebind.exited).toBe(0)
-  expect(rebind.output).toContain(`now belongs to ${await ownerIn(queueName)}`)
-  await push(queueName, element({ seq: 2, sums: { foo: 10 } }))
+  expect(rebind.output).toContain(`now belongs to ${await ownerIn(queueName)}, ${other} (created); 1 batch waits in it`)
+  const again = run('rebind', [other], env)
+  expect(await again.exited).toBe(0)
+  expect(again.output).toContain('already: nothing to do')
   const second = run('main', [other], env)
   await until('the total', () => totals(other)['foo'] === 10n)
   second.kill('SIGTERM')
@@ -186,13 +189,41 @@ test('the consumer stores what waits, refuses another database with 69, and a re
   expect(await run('main', [path], env).exited).toBe(exitCode.refused)
 })
 
-test('a rebind supersedes the consumer that runs, which leaves with 69', async () => {
+test('a rebind is refused while a consumer runs, and changes nothing', async () => {
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
   const consumer = run('main', [path], env)
   await consumer.printed(/takes from/)
-  openStore({ path: other }).store.close()
-  expect(await run('rebind', [other], env).exited).toBe(0)
+  const owner = await ownerIn(queueName)
+  for (const [args, env, says] of [
+    [[path], { REDIS_URL: server.url, QUEUE_NAME: queueName }, 'a consumer takes batches from it'],
+    [[other], { REDIS_URL: server.url, QUEUE_NAME: queueName }, 'a consumer takes batches from it'],
+    // The database alone, whatever the queue says.
+    [['--force', path], { REDIS_URL: server.url, QUEUE_NAME: queueName }, 'a consumer works on it'],
+    [[path], { REDIS_URL: server.url, QUEUE_NAME: randomUUID() }, 'a consumer works on it'],
+    [['--embedded', path], {}, 'a consumer works on it'],
+  ] as const) {
+    const refused = run('rebind', args, env)
+    expect(await refused.exited, args.join(' ')).toBe(exitCode.refused)
+    expect(refused.output.trimEnd().split('\n')).toHaveLength(1)
+    expect(refused.output).toContain(says)
+  }
+  expect(await ownerIn(queueName)).toBe(owner)
+  expect(existsSync(other)).toBe(false)
+  await push(queueName, element({ sums: { a: 1 } }))
+  await until('the total', () => totals(path)['a'] === 1n)
+  // A killed one holds nothing up.
+  consumer.kill('SIGKILL')
+  await consumer.exited
+  await until('Redis to notice', async () => await run('rebind', [path], env).exited === 0)
+})
+
+test('a rebind by force supersedes the consumer that runs, which leaves with 69', async () => {
+  const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
+  const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
+  const consumer = run('main', [path], env)
+  await consumer.printed(/takes from/)
+  expect(await run('rebind', ['--force', other], env).exited).toBe(0)
   expect(await consumer.exited).toBe(exitCode.refused)
   expect(consumer.output).toContain('another one has taken over')
 })
@@ -306,4 +337,47 @@ test('a consumer without REDIS_URL ends with 78 and says which variable it is', 
   const consumer = run('main', [freshPath()])
   expect(await consumer.exited).toBe(exitCode.config)
   expect(consumer.output).toContain('REDIS_URL must be set')
+})
+
+test('a database that belongs to a queue in Redis is not gone on with without it, unless that is given up', async () => {
+  const [queueName, path] = [randomUUID(), freshPath()]
+  await bindTo(queueName, path)
+  expect(inspectDatabase(path)?.queue).toBe(`redis://127.0.0.1:${server.port} (${queueName})`)
+  const queue = new EmbeddedConsumerQueue(`${path}.socket`)
+  await expect(checkBinding(queue, path)).rejects.toThrow(/REDIS_URL is unset.*npm run rebind -- --embedded /)
+  const rebind = run('rebind', ['--embedded', path])
+  expect(await rebind.exited).toBe(0)
+  expect(rebind.output).toContain('what waits there stays there')
+  expect(await checkBinding(queue, path)).toBe(undefined)
+  const again = run('rebind', ['--embedded', path])
+  expect(await again.exited).toBe(0)
+  expect(again.output).toContain('nothing to do')
+  // What was left in Redis is not counted late.
+  await expectRefused(queueName, path, /belongs to database/)
+})
+
+test('a database of which nobody wrote down a queue goes on with any, and writes it down', async () => {
+  const { store, path } = openStore()
+  store.close()
+  expect(inspectDatabase(path)?.queue).toBe(undefined)
+  const queue = new EmbeddedConsumerQueue(`${path}.socket`)
+  const again = openStore({ path }).store
+  await takeOver(queue, again, await checkBinding(queue, path))
+  again.close()
+  expect(inspectDatabase(path)?.queue).toBe('embedded')
+  // On to Redis nobody has to be asked.
+  await bindTo(randomUUID(), path)
+  expect(inspectDatabase(path)?.queue).toMatch(/^redis:/)
+})
+
+test('a consumer that takes a dead one\'s place waits for its database instead of another', async () => {
+  const { store, path } = openStore()
+  const queue = new EmbeddedConsumerQueue(`${path}.socket`)
+  const before = store.raiseEpoch()
+  store.close()
+  expect(await checkBinding(queue, path, before)).toBe(undefined)
+  await expect(checkBinding(queue, path, { ...before, epoch: before.epoch + 1 })).rejects.toThrow(DatabaseMovedError)
+  await expect(checkBinding(queue, path, { ...before, uuid: randomUUID() })).rejects.toThrow(DatabaseMovedError)
+  await expect(checkBinding(queue, freshPath(), before)).rejects.toThrow(DatabaseMovedError)
+  await expect(checkBinding(queue, dirname(path), before)).rejects.toThrow(DatabaseMovedError)
 })

@@ -156,7 +156,7 @@ test('a disk that fails loses nothing, and is spoken of once', async () => {
   expect(queue.length).toBe(0)
   expect(store.reopened).toBe(4)
   expect(log.messages(50)).toEqual([expect.stringContaining('disk I/O error')])
-  expect(log.messages(30)).toContain('works again')
+  expect(log.messages(30)).toContain('storing batches again')
 })
 
 test('what failed after its commit is not counted again', async () => {

@@ -1,5 +1,5 @@
 // Databases made by the original, and what becomes of them.
-import { copyFileSync, existsSync, readdirSync } from 'node:fs'
+import { copyFileSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, test } from 'vitest'
@@ -82,7 +82,7 @@ test.each([
 test("somebody else's table of that name is refused and left alone", () => {
   const path = makeDatabase('CREATE TABLE numbers(n INTEGER, name TEXT)', "INSERT INTO numbers VALUES (1, 'one')")
   expect(() => openStore({ path })).toThrow(FatalError)
-  expect(() => openStore({ path })).toThrow(/somebody else's/)
+  expect(() => openStore({ path })).toThrow(/belongs to another application/)
   expect(query(path, 'SELECT * FROM numbers')).toEqual([[1n, 'one']])
 })
 
@@ -100,4 +100,77 @@ test('a new database is made without a copy, and its directory too', () => {
   const { store } = openStore({ path })
   expect(store.copiedTo).toBeUndefined()
   expect(existsSync(path)).toBe(true)
+})
+
+// What its owner has added to it
+
+const rows = "INSERT INTO numbers VALUES ('a', 1), ('b', 20)"
+
+test('views, indexes, triggers and tables of its owner still work after the take-over', () => {
+  const path = makeDatabase(original, rows, `
+    CREATE TABLE log(key, value);
+    CREATE TABLE labels(key TEXT REFERENCES numbers(key) ON DELETE CASCADE, label TEXT);
+    INSERT INTO labels VALUES ('a', 'Apples');
+    CREATE INDEX by_value ON numbers(value DESC);
+    CREATE INDEX large ON numbers(key) WHERE value > 10;
+    CREATE VIEW top AS SELECT key, value FROM numbers ORDER BY value DESC;
+    CREATE VIEW labelled AS SELECT label, value FROM labels JOIN numbers USING (key);
+    CREATE VIEW broken_before AS SELECT * FROM nowhere;
+    CREATE TRIGGER seen AFTER UPDATE OF value ON numbers BEGIN INSERT INTO log VALUES (new.key, new.value - old.value); END;
+    CREATE TRIGGER "made ""anew""" AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.key, new.value); END;
+    CREATE TRIGGER add_one INSTEAD OF INSERT ON top BEGIN UPDATE numbers SET value = value + 1 WHERE key = new.key; END;
+    CREATE TABLE numbers_new_1(mine);
+  `)
+  const { store } = openStore({ path })
+  store.apply([element({ sums: { a: 100, c: 3 } })])
+  expect(query(path, 'SELECT * FROM top')).toEqual([['a', 101n], ['b', 20n], ['c', 3n]])
+  expect(query(path, 'SELECT * FROM labelled')).toEqual([['Apples', 101n]])
+  expect(query(path, 'SELECT key, CAST(value AS INTEGER) FROM log ORDER BY key')).toEqual([['a', 100n], ['c', 3n]])
+  expect(query(path, "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND tbl_name = 'numbers' AND sql IS NOT NULL ORDER BY name"))
+    .toEqual([['by_value'], ['large'], ['made "anew"'], ['seen']])
+  expect(query(path, 'PRAGMA integrity_check')).toEqual([['ok']])
+  expect(query(path, 'PRAGMA foreign_key_check')).toEqual([])
+  store.close()
+  const db = new Database(path)
+  db.exec("INSERT INTO top(key) VALUES ('b'); DELETE FROM numbers WHERE key = 'a'")
+  expect(db.prepare('SELECT count(*) FROM labels').pluck().get()).toBe(0)
+  db.close()
+  expect(totals(path)).toEqual({ b: 21n, c: 3n })
+})
+
+test.each([
+  ['a view of rowids', 'CREATE VIEW v AS SELECT rowid, value FROM numbers', /view "v" would not work/],
+  ['a view by the index of the original', 'CREATE VIEW v AS SELECT key FROM numbers INDEXED BY numbers_key_index', /view "v" would not work/],
+  ['a trigger that uses rowids', 'CREATE TABLE log(id); CREATE TRIGGER tr AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.rowid); END', /trigger "tr" would not work/],
+  ['a trigger on another table that uses rowids', 'CREATE TABLE log(id); CREATE TRIGGER tr AFTER DELETE ON log BEGIN DELETE FROM numbers WHERE rowid = 1; END', /trigger "tr" would not work/],
+  ['a trigger on a view that uses rowids', 'CREATE VIEW v AS SELECT key FROM numbers; CREATE TRIGGER tr INSTEAD OF UPDATE ON v BEGIN DELETE FROM numbers WHERE rowid = 1; END', /trigger "tr" would not work/],
+  ['a trigger that calls a function of its program', 'CREATE TRIGGER tr AFTER INSERT ON numbers BEGIN SELECT their_function(new.key); END', /trigger "tr" would not work/],
+  ['one bad trigger of two', 'CREATE TABLE log(id); CREATE TRIGGER good AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.key); END; CREATE TRIGGER bad AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.rowid); END',
+    /: trigger "bad" would not work/],
+  ['more columns', "ALTER TABLE numbers ADD COLUMN note TEXT DEFAULT 'x'", /more columns \("note"\)/],
+  ['a generated column', 'ALTER TABLE numbers ADD COLUMN twice AS (value * 2)', /more columns \("twice"\)/],
+  ['a unique index on values', 'CREATE UNIQUE INDEX one_each ON numbers(value)', /unique index "one_each"/],
+  ['a partial unique index', 'CREATE UNIQUE INDEX some ON numbers(key) WHERE value > 0', /unique index "some"/],
+  ['a table with a name of ours', 'CREATE TABLE Meta(x)', /table "Meta" has a name that Gearbox needs/],
+  ['an index with a name of ours', 'CREATE TABLE t(x); CREATE INDEX rejected_batch ON t(x)', /index "rejected_batch" has a name/],
+])("the original's database with %s is refused, and nothing is changed", (_what, statements, why) => {
+  const path = makeDatabase(original, rows, statements)
+  const before = readFileSync(path)
+  for (let start = 1; start <= 2; start++) expect(() => openStore({ path })).toThrow(why)
+  expect(readFileSync(path).equals(before)).toBe(true)
+  expect(readdirSync(dirname(path))).toEqual(['numbers.db'])
+})
+
+test.each([
+  ['a CHECK', 'CREATE TABLE numbers(key TEXT, value INTEGER CHECK (value >= 0))'],
+  ['a foreign key', 'CREATE TABLE k(key TEXT PRIMARY KEY); CREATE TABLE numbers(key TEXT REFERENCES k(key), value INTEGER)'],
+])("a table with %s is refused: its owner's rule would be lost", (_what, schema) => {
+  const path = makeDatabase(schema)
+  expect(() => openStore({ path })).toThrow(/CHECK or a foreign key/)
+})
+
+test('a table of the original without rowids is taken over', () => {
+  const path = makeDatabase('CREATE TABLE numbers(key TEXT PRIMARY KEY, value INTEGER DEFAULT 0) WITHOUT ROWID', rows)
+  openStore({ path })
+  expect(totals(path)).toEqual({ a: 1n, b: 20n })
 })

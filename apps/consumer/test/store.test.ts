@@ -378,7 +378,7 @@ describe('the file', () => {
   test('is synced at every commit, at the first open and at every other', () => {
     const path = freshPath()
     for (let open = 1; open <= 3; open++) {
-      const db = openDatabase(path)
+      const { db } = openDatabase(path, open > 1)
       // 2 is FULL.
       expect(db.pragma('synchronous', { simple: true })).toBe(2)
       expect(db.pragma('journal_mode', { simple: true })).toBe('wal')

@@ -5,7 +5,7 @@
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
 import { setTimeout as delay } from 'node:timers/promises'
 import { encodeBatch, narrow, withoutRefusals, type Batch, type Once } from '@gearbox/queue/batch.ts'
-import { connecting, QueueUnavailableError, type ProducerQueue, type Rejection, type Stored } from '@gearbox/queue/queue.ts'
+import { connecting, QueueUnavailableError, type ProducerQueue, type Rejection, type Stored, type StoreFailure } from '@gearbox/queue/queue.ts'
 import { hasAll, isSubset } from '@gearbox/queue/sequences.ts'
 import type { Logger } from '@gearbox/runtime/logger.ts'
 import { Accumulator, type Drain } from './accumulator.ts'
@@ -163,9 +163,15 @@ export class Flusher {
     return oldest === undefined ? 0 : Math.max(0, Date.now() - oldest) / 1000
   }
 
-  /** Why the queue takes no batches; undefined while it does. */
+  /** Why the queue takes no batches, or where it keeps none why nothing is stored; undefined while all is well. */
   get failure (): string | undefined {
-    return this.#options.queue.unreachable ?? this.#failure
+    return this.#options.queue.unreachable ?? this.#failure ?? this.storeFailure?.reason
+  }
+
+  /** Where the queue keeps no batches: that nothing could be stored for ACK_TIMEOUT_MS. */
+  get storeFailure (): StoreFailure | undefined {
+    const failure = this.#options.queue.storeFailure
+    return failure !== undefined && performance.now() - failure.since > this.#options.ackTimeoutMs ? failure : undefined
   }
 
   /** For how many ms the queue has taken no batches. */
@@ -635,10 +641,12 @@ export class Flusher {
       this.#failingSince = undefined
       return
     }
-    this.#failingSince ??= performance.now()
+    this.#failingSince ??= this.storeFailure?.since ?? performance.now()
     // Until the first attempt has ended there is nothing to say.
     if (failure === connecting || this.#saidFailures.has(failure) || this.failingMs < quietFailureMs) return
     this.#saidFailures.add(failure)
-    logger.warn(`the queue takes no batches (${failure}): increments are kept in memory and tried until it does`)
+    logger.warn(this.storeFailure === undefined
+      ? `the queue takes no batches (${failure}): increments are kept in memory and tried until it does`
+      : `nothing is stored (${failure}): keeping increments in memory and retrying; requests at queued and stored get 503`)
   }
 }

@@ -75,7 +75,9 @@ async function main (): Promise<number> {
   const metricsServer = link === undefined ? await serveMetrics(config, async () => await registry.metrics(), logger) : undefined
   const metrics = async (): Promise<string> => await scrapeAll(link, metricsServer?.address)
   let draining = false
-  const server = await buildServer({ config, logger, flusher, queue, totals, metrics, requests, draining: () => draining })
+  const server = await buildServer({
+    config, logger, flusher, queue, totals, metrics, requests, draining: () => draining, consumerExited: () => link?.consumerExited,
+  })
   const stop = new AbortController()
   // A stop does not wait for it: a file stays until all of it is stored.
   pushUnsent({ dir: config.unsentDir, queue, logger, stop: stop.signal }).catch((error: unknown) => {

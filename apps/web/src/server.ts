@@ -35,6 +35,8 @@ export interface ServerOptions {
   readonly totals: Totals
   /** All figures as Prometheus text. */
   readonly metrics: () => Promise<string>
+  /** Why the consumer of this installation exited for good; undefined while there is one, or none is known of. */
+  readonly consumerExited?: () => string | undefined
   /** Counted by status for every reply. */
   readonly requests: Map<number, number>
   /** Whether a stop was asked for that has not begun. */
@@ -156,7 +158,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   const prefix = config.basePath
   await app.register(incrementRoutes, { prefix, limits: config, origins, flusher: options.flusher, queue: options.queue })
   await app.register(totalsRoutes, { prefix, totals: options.totals })
-  await app.register(healthRoutes, { prefix, flusher: options.flusher, queue: options.queue, draining: options.draining })
+  await app.register(healthRoutes, { prefix, flusher: options.flusher, queue: options.queue, draining: options.draining, consumerExited: options.consumerExited })
   await app.register(metricsRoutes, { prefix, metrics: options.metrics })
   app.setNotFoundHandler((request, reply) => { throw routing.refuse(request, reply) })
   await app.ready()

@@ -4,7 +4,8 @@
 // those pages are made in a thread next to the event loop.
 import { existsSync, statSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
-import Database from 'better-sqlite3'
+import type Database from 'better-sqlite3'
+import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
 import { echo, RequestError } from './errors.ts'
 
 /** One key and its total. */
@@ -152,7 +153,7 @@ export class Reader {
 
   /** @throws Error if there is no readable database at `path`, or one without totals */
   constructor (path: string) {
-    this.#db = new Database(path, { readonly: true, fileMustExist: true, timeout: busyTimeoutMs })
+    this.#db = openForReading(path, busyTimeoutMs)
     try {
       this.#total = this.#db.prepare<[string], bigint>(totalSql).pluck().safeIntegers()
       this.#pageByKey = this.#db.prepare<[object], Total>(pageByKeySql).safeIntegers()

@@ -69,8 +69,9 @@ export class MemoryQueue extends ProducerQueue {
     return new Set(sequences.filter((seq) => !headers.some((header) => typeof header !== 'string' && header.producer === producer && header.seq === seq)))
   }
 
-  async check (): Promise<void> {
+  async check (): Promise<string | undefined> {
     if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
+    return undefined
   }
 
   async length (): Promise<number> {

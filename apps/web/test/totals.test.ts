@@ -1,4 +1,5 @@
 // Reading totals over a real socket from a real database.
+import { spawnSync } from 'node:child_process'
 import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -367,6 +368,15 @@ describe('a worker that finds', () => {
     const path = join(temporaryDir(), 'numbers.db')
     writeFileSync(path, content)
     await expectNone(await startReader(path))
+  })
+
+  test('a FIFO says that there is none: to open it would block the worker for ever', async () => {
+    const path = join(temporaryDir(), 'numbers.db')
+    makeDatabase(path, 7n)
+    const reader = await startReader(path)
+    rmSync(path)
+    spawnSync('mkfifo', [path])
+    await expectNone(reader)
   })
 
   test('another database in the place of the one it read notices', async () => {

@@ -1,11 +1,18 @@
 // The consumer's end of the embedded queue: it owns the socket that the workers of the same `npm start` connect to.
 // What is waiting lives in this process's memory only, and so a push is answered when it is committed and not before.
 import { randomUUID } from 'node:crypto'
-import { rmSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, rmSync, statSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
+import { dirname } from 'node:path'
 import { frame, readFrames, uint32, unpackElements, writeFrame } from './frames.ts'
-import { runBytesMax, runElementsMax, type ConsumerQueue, type Owner, type Stored } from './queue.ts'
+import { runBytesMax, runElementsMax, type ConsumerQueue, type Owner, type Stored, type StoreTrouble } from './queue.ts'
 import { Wake } from './wake.ts'
+
+/**
+ * So often the socket's path is looked at. Programs that tidy up the temporary directory remove what looks old there, and the next worker
+ * or consumer to start would find nothing.
+ */
+const pathCheckMs = 500
 
 interface Push {
   readonly socket: Socket
@@ -16,13 +23,19 @@ interface Push {
 export class EmbeddedConsumerQueue implements ConsumerQueue {
   readonly name = 'the embedded queue'
   readonly durable = true
+  readonly keepsBatches = false
   readonly #path: string
   readonly #incarnation = randomUUID()
-  readonly #server: Server
+  #server: Server
+  /** Of the socket's file. */
+  #inode = noInode
+  #listening = false
+  #pathCheck: NodeJS.Timeout | undefined
   readonly #workers = new Set<Socket>()
   readonly #wake = new Wake()
   readonly #stored = new Map<string, string>()
   #entries: Array<{ readonly element: Buffer, readonly push: Push }> = []
+  #trouble: StoreTrouble | undefined
   #onLastGone: (() => void) | undefined
   /** UUID of the database that this consumer stores in. */
   #database: string | undefined
@@ -30,7 +43,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   /** @param path of the socket, at most 104 bytes: what the shortest systems allow */
   constructor (path: string) {
     this.#path = path
-    this.#server = createServer((socket) => this.#welcome(socket))
+    this.#server = this.#makeServer()
   }
 
   /** It is in this process. */
@@ -40,13 +53,11 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     return this.#entries.length
   }
 
-  /** Listens. A socket file that a dead consumer left is replaced. */
+  /** Listens, and listens again whenever the socket's file is gone. One that a dead consumer left is replaced. @throws Error */
   async start (): Promise<void> {
-    rmSync(this.#path, { force: true })
-    await new Promise<void>((resolve, reject) => {
-      this.#server.once('error', reject)
-      this.#server.listen(this.#path, resolve)
-    })
+    await this.#listen()
+    this.#pathCheck = setInterval(() => { this.#checkPath().catch(() => {}) }, pathCheckMs)
+    this.#pathCheck.unref()
   }
 
   /** Nobody else can own the queue of this process, so there is never another owner to find. */
@@ -96,6 +107,12 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     for (const producer of producers) this.#stored.delete(producer)
   }
 
+  async reportTrouble (trouble: StoreTrouble | undefined): Promise<void> {
+    if (trouble === this.#trouble) return
+    this.#trouble = trouble
+    for (const worker of this.#workers) if (worker.writable) this.#sendTrouble(worker)
+  }
+
   async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
     if (this.#entries.length === 0) await this.#wake.wait(ms, signal)
   }
@@ -106,10 +123,50 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   }
 
   async close (): Promise<void> {
+    clearInterval(this.#pathCheck)
     const closed = new Promise((resolve) => this.#server.close(resolve))
     for (const worker of this.#workers) worker.destroy()
     await closed
     rmSync(this.#path, { force: true })
+  }
+
+  #makeServer (): Server {
+    return createServer((socket) => this.#welcome(socket))
+  }
+
+  async #listen (): Promise<void> {
+    this.#inode = noInode
+    this.#listening = true
+    try {
+      await this.#listenAnew()
+    } finally {
+      this.#listening = false
+    }
+  }
+
+  async #listenAnew (): Promise<void> {
+    const dir = dirname(this.#path)
+    mkdirSync(dir, { recursive: true, mode: 0o700 })
+    const { uid, mode } = lstatSync(dir)
+    // In a directory that anybody may write to, somebody else may have been faster.
+    if (process.getuid !== undefined && uid !== process.getuid()) throw new Error(`${dir} belongs to another user`)
+    if ((mode & 0o777) !== 0o700) chmodSync(dir, 0o700)
+    rmSync(this.#path, { recursive: true, force: true })
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', reject)
+      this.#server.listen(this.#path, resolve)
+    })
+    this.#inode = statSync(this.#path).ino
+  }
+
+  /** Connected workers do not need the path, and stay connected. */
+  async #checkPath (): Promise<void> {
+    if (this.#listening || inodeOf(this.#path) === this.#inode) return
+    const before = this.#server
+    this.#server = this.#makeServer()
+    // It removes the path that it listened on, so it goes first.
+    before.close()
+    await this.#listen()
   }
 
   #welcome (socket: Socket): void {
@@ -122,6 +179,11 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     readFrames(socket, (type, payload) => this.#received(socket, type, payload))
     if (this.#database !== undefined) writeFrame(socket, frame.database, Buffer.from(this.#database))
     writeFrame(socket, frame.hello, Buffer.from(this.#incarnation))
+    if (this.#trouble !== undefined) this.#sendTrouble(socket)
+  }
+
+  #sendTrouble (socket: Socket): void {
+    writeFrame(socket, frame.trouble, Buffer.from(this.#trouble === undefined ? '' : JSON.stringify(this.#trouble)))
   }
 
   #received (socket: Socket, type: number, payload: Buffer): void {
@@ -135,5 +197,16 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
       const stored = this.#stored.get(payload.toString('latin1', 4)) ?? ''
       writeFrame(socket, frame.answer, uint32(id), uint32(this.#entries.length), Buffer.from(stored))
     }
+  }
+}
+
+/** Of no file. */
+const noInode = -1
+
+function inodeOf (path: string): number | undefined {
+  try {
+    return statSync(path).ino
+  } catch {
+    return undefined
   }
 }

@@ -1,7 +1,7 @@
 // A web worker's end of the embedded queue: a Unix socket to the consumer of the same `npm start`.
 import { connect, type Socket } from 'node:net'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
-import { connecting, parseStored, ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
+import { connecting, parseStored, parseTrouble, ProducerQueue, QueueUnavailableError, type Polled, type StoreFailure } from './queue.ts'
 import type { Origin } from './unsent-file.ts'
 
 const reconnectMs = 50
@@ -22,6 +22,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   #closed = false
   #id = 0
   readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()
+  #storeFailure: StoreFailure | undefined
   readonly #asked = new Map<number, { resolve: (answer: Polled) => void, reject: (error: Error) => void }>()
 
   /**
@@ -52,6 +53,10 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     return this.origin
   }
 
+  override get storeFailure (): StoreFailure | undefined {
+    return this.#storeFailure
+  }
+
   async start (): Promise<void> {
     this.#connect()
   }
@@ -78,8 +83,9 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     return new Set()
   }
 
-  async check (): Promise<void> {
+  async check (): Promise<string | undefined> {
     await this.#ask('')
+    return this.#storeFailure?.moved === true ? this.#storeFailure.reason : undefined
   }
 
   async length (): Promise<number> {
@@ -140,6 +146,9 @@ export class EmbeddedProducerQueue extends ProducerQueue {
         const stored = parseStored(String(text))
         if (stored !== undefined) this.emit('stored', producer, stored)
       }
+    } else if (type === frame.trouble) {
+      const trouble = parseTrouble(payload.toString())
+      this.#storeFailure = trouble === undefined ? undefined : { ...trouble, since: this.#storeFailure?.since ?? performance.now() }
     } else if (type === frame.answer) {
       this.#unreachable = undefined
       const stored = payload.length > 8 ? parseStored(payload.toString('utf8', 8)) : undefined
@@ -149,6 +158,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
 
   #lost (): void {
     this.#incarnation = undefined
+    this.#storeFailure = undefined
     this.#unreachable ??= 'the consumer closed the connection'
     const error = new QueueUnavailableError(this.#unreachable)
     for (const { reject } of [...this.#pushes.values(), ...this.#asked.values()]) reject(error)

@@ -16,6 +16,8 @@ export const frame = {
   answer: 6,
   /** consumer → worker: UUID of the database that the queue belongs to, as soon as that is known */
   database: 7,
+  /** consumer → worker: JSON, why nothing can be stored; nothing: it can be again */
+  trouble: 8,
 } as const
 
 const headBytes = 5

@@ -58,6 +58,18 @@ export interface Polled {
 /** `unreachable` until the first attempt to connect has ended. */
 export const connecting = 'not connected yet'
 
+/** Why a consumer that runs can't store anything at present. */
+export interface StoreTrouble {
+  readonly reason: string
+  /** The database's file was moved, removed or replaced: it does not come back by itself. */
+  readonly moved: boolean
+}
+
+/** The same as a worker knows it, and since when (performance.now, ms). */
+export interface StoreFailure extends StoreTrouble {
+  readonly since: number
+}
+
 interface ProducerEvents {
   /** What is stored of a producer changed. Hints only: any of them may be lost, so ask with `stored` too. */
   stored: [producer: string, stored: Stored]
@@ -84,6 +96,11 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
 
   /** The same as it is now; without a database while the queue has none, although it had one before. @throws QueueUnavailableError */
   abstract readOrigin (): Promise<Origin>
+
+  /** Where a push is as good as stored: why none can be stored, as the consumer reported. Queues that keep batches take them meanwhile. */
+  get storeFailure (): StoreFailure | undefined {
+    return undefined
+  }
 
   /** Begins to connect and keeps at it until closed. Resolves without waiting for success. */
   abstract start (): Promise<void>
@@ -112,8 +129,12 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
    */
   abstract missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>>
 
-  /** Resolves if the queue answers. @throws QueueUnavailableError with the reason */
-  abstract check (): Promise<void>
+  /**
+   * Resolves if the queue answers.
+   * @returns what a consumer has reported that keeps it from storing until a person puts it right
+   * @throws QueueUnavailableError with the reason
+   */
+  abstract check (): Promise<string | undefined>
 
   /** Batches waiting. @throws QueueUnavailableError */
   abstract length (): Promise<number>
@@ -135,6 +156,9 @@ export interface Owner {
 export interface ConsumerQueue {
   /** Where the queue is, for messages. */
   readonly name: string
+
+  /** Whether batches that wait are kept by the queue; otherwise only by the memory of the workers that push them. */
+  readonly keepsBatches: boolean
 
   /** @throws QueueUnavailableError */
   start (): Promise<void>
@@ -166,6 +190,12 @@ export interface ConsumerQueue {
 
   /** Ends telling of producers that are long gone. */
   forget (producers: readonly string[]): Promise<void>
+
+  /**
+   * Reports to producers why nothing can be stored, or with undefined that it can be again. To be repeated every few seconds while it lasts.
+   * Never fails: it is a hint.
+   */
+  reportTrouble (trouble: StoreTrouble | undefined): Promise<void>
 
   /** Resolves when something may have been pushed, after `ms` at the latest, or when `signal` aborts. */
   waitForPush (ms: number, signal: AbortSignal): Promise<void>
@@ -213,6 +243,14 @@ function isRejection (value: unknown): value is Rejection {
     (!('key' in value) || typeof value.key === 'string') && (!('once' in value) || typeof value.once === 'string') &&
     (!('filed' in value) || typeof value.filed === 'boolean') &&
     (!('value' in value) || (typeof value.value === 'string' && /^-?\d{1,19}$/.test(value.value)))
+}
+
+/** Parses a trouble that a consumer reported; undefined if it is none. */
+export function parseTrouble (text: string): StoreTrouble | undefined {
+  if (text === '') return undefined
+  const value: unknown = JSON.parse(text)
+  if (typeof value !== 'object' || value === null || !('reason' in value) || !('moved' in value)) return undefined
+  return { reason: String(value.reason), moved: value.moved === true }
 }
 
 export function ownerText ({ uuid, epoch }: Owner): string {

@@ -16,6 +16,8 @@ export interface RedisKeys {
   readonly owner: string
   /** Hash: producer → what is stored of it. */
   readonly stored: string
+  /** Why the consumer can't store until a person puts it right; expires unless it is reported again. */
+  readonly trouble: string
   /** Channels: something was pushed; something was stored. */
   readonly wake: string
   readonly told: string
@@ -23,7 +25,7 @@ export interface RedisKeys {
 
 export function redisKeys (queueName: string, partition = 0): RedisKeys {
   const key = (name: string): string => `${queueName}:{${partition}}:${name}`
-  return { batches: key('batches'), generation: key('generation'), owner: key('owner'), stored: key('stored'), wake: key('wake'), told: key('told') }
+  return { batches: key('batches'), generation: key('generation'), owner: key('owner'), stored: key('stored'), trouble: key('trouble'), wake: key('wake'), told: key('told') }
 }
 
 /** A URL as it may be shown: without user and password. */

@@ -1,9 +1,12 @@
 // The consumer's end of the queue in Redis.
 import { createHash } from 'node:crypto'
-import type { Redis } from 'ioredis'
+import { ReplyError, type Redis } from 'ioredis'
 import type { Logger } from 'pino'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
-import { elementBytesMax, ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError, type ConsumerQueue, type Owner, type Stored } from './queue.ts'
+import {
+  elementBytesMax, ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError,
+  type ConsumerQueue, type Owner, type Stored, type StoreTrouble,
+} from './queue.ts'
 import { betterReason } from './redis-errors.ts'
 import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './redis-connection.ts'
 import type { RedisQueueOptions } from './redis-producer-queue.ts'
@@ -12,8 +15,34 @@ import { Wake } from './wake.ts'
 /** Fields that one command deletes: each is an argument, and a call takes only so many. */
 const forgetMax = 1000
 
+/**
+ * Looks at a queue without becoming a part of it.
+ * @returns batches that wait, and how many consumers listen; undefined where this user may not ask for that
+ * @throws QueueUnavailableError
+ */
+export async function inspectQueue ({ url, queueName, logger }: RedisQueueOptions): Promise<{ waiting: number, consumers: number | undefined }> {
+  const keys = redisKeys(queueName)
+  let unreachable: string | undefined
+  const redis = createConnection(url, logger, (reason) => { unreachable ??= reason })
+  try {
+    await ask(redis.connect())
+    await readServer(redis)
+    const waiting = await ask(redis.llen(keys.batches))
+    const reply = await redis.pubsub('NUMSUB', keys.wake).catch((error: unknown) => error instanceof ReplyError ? undefined : ask(Promise.reject(error)))
+    return { waiting, consumers: reply === undefined ? undefined : Number(reply[1]) }
+  } catch (error) {
+    throw new QueueUnavailableError(unreachable ?? reasonOf(error))
+  } finally {
+    redis.disconnect()
+  }
+}
+
+/** What was reported is worth nothing once nobody repeats it: that consumer is gone. The longest pause between two tries is 1 s. */
+const troubleMs = 5000
+
 export class RedisConsumerQueue implements ConsumerQueue {
   readonly name: string
+  readonly keepsBatches = true
   readonly #keys: RedisKeys
   readonly #logger: Logger
   readonly #warnOfSettings: boolean
@@ -25,6 +54,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   #length = 0
   #durable = false
   #unreachable: string | undefined
+  #reported = false
   #settingsProblem: string | undefined
 
   constructor ({ url, queueName, logger, warnOfSettings }: RedisQueueOptions) {
@@ -115,6 +145,19 @@ export class RedisConsumerQueue implements ConsumerQueue {
   async forget (producers: readonly string[]): Promise<void> {
     for (let first = 0; first < producers.length; first += forgetMax) {
       await ask(this.#redis.hdel(this.#keys.stored, ...producers.slice(first, first + forgetMax)))
+    }
+  }
+
+  /** A full or locked disk is no trouble for producers: batches wait here, and nobody has to do anything. */
+  async reportTrouble (trouble: StoreTrouble | undefined): Promise<void> {
+    const moved = trouble?.moved === true ? trouble.reason : undefined
+    if (moved === undefined && !this.#reported) return
+    try {
+      if (moved === undefined) await this.#redis.del(this.#keys.trouble)
+      else await this.#redis.set(this.#keys.trouble, moved, 'PX', troubleMs)
+      this.#reported = moved !== undefined
+    } catch (error) {
+      this.#logger.debug({ err: error }, 'what keeps the consumer from storing could not be reported')
     }
   }
 

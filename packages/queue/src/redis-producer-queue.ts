@@ -111,9 +111,9 @@ export class RedisProducerQueue extends ProducerQueue {
     return missing
   }
 
-  async check (): Promise<void> {
+  async check (): Promise<string | undefined> {
     if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
-    await ask(this.#redis.ping())
+    return await ask(this.#redis.get(this.#keys.trouble)) ?? undefined
   }
 
   async length (): Promise<number> {

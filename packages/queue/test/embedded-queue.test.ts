@@ -1,8 +1,8 @@
 // The embedded queue: it keeps every queue's promises, and some of its own.
 import { once } from 'node:events'
-import { existsSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { temporaryDir } from '../../../test/fixtures/temporary.ts'
 import { until } from '../../../test/fixtures/until.ts'
@@ -114,4 +114,61 @@ test.each([
   await closed
   expect(await consumer.take()).toEqual([])
   await (await startProducer(path)).check()
+})
+
+// The socket's directory lies among temporary files, and programs tidy those up.
+
+test.each([
+  ['its directory', (path: string) => rmSync(dirname(path), { recursive: true })],
+  ['the socket', (path: string) => rmSync(path)],
+])('%s removed: connected workers go on, and new ones find it again', async (_what, remove) => {
+  const path = join(temporaryDir(), 'gearbox', 'queue')
+  const consumer = await startConsumer(path)
+  const before = await startProducer(path)
+  for (let time = 1; time <= 2; time++) {
+    remove(path)
+    await before.check()
+    const pushing = before.push([Buffer.from('a')], before.incarnation ?? '')
+    await until('it', () => consumer.length === 1)
+    await consumer.acknowledge([Buffer.from('a')])
+    await pushing
+    await until('the socket', () => existsSync(path), 2000)
+    expect(statSync(dirname(path)).mode & 0o777).toBe(0o700)
+    const after = await startProducer(path)
+    // It is the same consumer: nothing has to be pushed again.
+    expect(after.incarnation).toBe(before.incarnation)
+  }
+  await consumer.close()
+  expect(existsSync(path)).toBe(false)
+})
+
+test('a consumer that starts makes the directory that is gone', async () => {
+  const path = join(temporaryDir(), 'gone', 'queue')
+  await startConsumer(path)
+  expect(statSync(dirname(path)).mode & 0o777).toBe(0o700)
+  await startProducer(path)
+})
+
+test('what keeps a consumer from storing reaches workers, also later ones, until it is over or the consumer is gone', async () => {
+  const path = join(temporaryDir(), 'queue')
+  const consumer = await startConsumer(path)
+  const producer = await startProducer(path)
+  expect(producer.storeFailure).toBe(undefined)
+  await consumer.reportTrouble({ reason: 'full', moved: false })
+  await until('the report', () => producer.storeFailure?.reason === 'full')
+  expect(await producer.check()).toBe(undefined)
+  const since = producer.storeFailure?.since
+  await consumer.reportTrouble({ reason: 'moved', moved: true })
+  await until('the report', () => producer.storeFailure?.reason === 'moved')
+  expect(producer.storeFailure?.since).toBe(since)
+  const later = await startProducer(path)
+  expect(await later.check()).toBe('moved')
+  await consumer.reportTrouble(undefined)
+  await until('the end', () => producer.storeFailure === undefined)
+  expect(await later.check()).toBe(undefined)
+  await consumer.reportTrouble({ reason: 'full', moved: false })
+  await until('the report', () => producer.storeFailure !== undefined)
+  await consumer.close()
+  await until('the end', () => producer.unreachable !== undefined)
+  expect(producer.storeFailure).toBe(undefined)
 })

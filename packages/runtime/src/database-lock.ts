@@ -25,8 +25,11 @@ export class DatabaseLock {
   readonly #db: Database.Database
   readonly #recordPath: string
 
-  /** @throws FatalError if another `npm start` holds it, or the directory can't be written */
-  constructor (databasePath: string) {
+  /**
+   * @param advice what to do if another `npm start` holds it
+   * @throws FatalError if another `npm start` holds it, or the directory can't be written
+   */
+  constructor (databasePath: string, advice = 'Stop that one, or name another DATABASE_PATH and PORT') {
     this.#recordPath = `${databasePath}.lock.json`
     const path = `${databasePath}.lock`
     try {
@@ -43,7 +46,7 @@ export class DatabaseLock {
         throw new FatalError(`nothing can be written beside the database ${databasePath} (${reasonOf(error)}). Check DATABASE_PATH and its directory's permissions`)
       }
       const other = readRecord(this.#recordPath)
-      throw new FatalError(`another npm start ${other === undefined ? '' : `(process ${other.parent.pid}, at ${other.address}) `}already works on ${databasePath}. Stop that one, or name another DATABASE_PATH and PORT`)
+      throw new FatalError(`another npm start ${other === undefined ? '' : `(process ${other.parent.pid}, at ${other.address}) `}already works on ${databasePath}. ${advice}`)
     }
   }
 

@@ -3,12 +3,13 @@
 /** What the parent tells a part. */
 export type ToPart =
   | { readonly type: 'stop', readonly atOnce: boolean }
+  | { readonly type: 'consumerExited', readonly reason: string }
   | { readonly type: 'collect', readonly id: number, readonly scraping: boolean }
   | { readonly type: 'scraped', readonly id: number, readonly text: string }
 
 /** What a part tells its parent. */
 export type ToParent =
-  | { readonly type: 'ready' }
+  | { readonly type: 'ready', readonly restartArgs: readonly string[] }
   | { readonly type: 'collected', readonly id: number, readonly metrics: object[] }
   | { readonly type: 'scrape', readonly id: number }
 
@@ -18,6 +19,7 @@ export class ParentLink {
   #scrapeId = 0
   #onStop: ((atOnce: boolean) => void) | undefined
   #onOrphaned: (() => void) | undefined
+  #consumerExited: string | undefined
 
   /** The line of this process, or undefined where nobody forked it. */
   static ofThisProcess (): ParentLink | undefined {
@@ -48,8 +50,14 @@ export class ParentLink {
     this.#collect = collect
   }
 
-  ready (): void {
-    this.#send({ type: 'ready' })
+  /** Why the consumer exited and will not be started again; undefined while there is one, or will be. */
+  get consumerExited (): string | undefined {
+    return this.#consumerExited
+  }
+
+  /** @param restartArgs arguments for a process that takes this one's place should it die */
+  ready (restartArgs: readonly string[] = []): void {
+    this.#send({ type: 'ready', restartArgs })
   }
 
   /** The figures of the parent and all of its parts as Prometheus text; empty if the parent dies meanwhile. */
@@ -67,6 +75,7 @@ export class ParentLink {
 
   #received (message: ToPart): void {
     if (message.type === 'stop') this.#onStop?.(message.atOnce)
+    else if (message.type === 'consumerExited') this.#consumerExited = message.reason
     else if (message.type === 'scraped') this.#scrapes.get(message.id)?.(message.text)
     else {
       this.#collect?.(message.scraping).then((metrics) => this.#send({ type: 'collected', id: message.id, metrics }), () => {})

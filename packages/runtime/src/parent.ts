@@ -41,6 +41,8 @@ class Part {
   metrics: object[] = []
   /** Whether it was ever: one that can't start at all is not started again. */
   ready = false
+  /** What it said its successor needs to know. */
+  restartArgs: readonly string[] = []
   stopping = false
 
   constructor (options: PartOptions) {
@@ -55,6 +57,8 @@ export class Parent {
   readonly #buried: object[] = []
   /** What this process itself counts. */
   readonly #registry = createLogRegistry()
+  /** What parts that are started later have to be told first. */
+  #announced: ToPart | undefined
   #merging: Promise<void> = Promise.resolve()
   #collectId = 0
   readonly #collecting = new Map<number, { readonly child: ChildProcess, readonly settle: (metrics: object[] | undefined) => void }>()
@@ -73,6 +77,12 @@ export class Parent {
   /** Names of the processes that run. */
   get running (): string[] {
     return this.#parts.filter(({ child }) => child !== undefined).map(({ options }) => options.name)
+  }
+
+  /** Tells all parts, and those that are started again later. */
+  announce (message: ToPart): void {
+    this.#announced = message
+    for (const { child } of this.#parts) if (child !== undefined) this.#send(child, message)
   }
 
   /**
@@ -113,10 +123,11 @@ export class Parent {
 
   async #fork (part: Part): Promise<number | undefined> {
     const { name, module, args, env } = part.options
-    const child = fork(module, args, { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    const child = fork(module, [...args, ...part.restartArgs], { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     part.child = child
     part.startedAt = performance.now()
     this.#changed()
+    if (this.#announced !== undefined) this.#send(child, this.#announced)
     part.exited = new Promise((resolve) => {
       child.on('exit', (code, signal) => resolve(this.#ended(part, code, signal)))
       child.on('error', (error) => {
@@ -129,6 +140,7 @@ export class Parent {
       child.on('message', (message: ToParent) => {
         if (message.type === 'ready') {
           part.ready = true
+          part.restartArgs = message.restartArgs
           resolve(undefined)
         } else this.#received(child, message)
       })

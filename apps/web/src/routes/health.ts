@@ -15,9 +15,11 @@ export interface HealthOptions {
   readonly queue: ProducerQueue
   /** Whether requests had better go elsewhere, as a stop is coming. */
   readonly draining: (() => boolean) | undefined
+  /** Why the consumer of this installation exited for good; undefined while there is one, or none is known of. */
+  readonly consumerExited: (() => string | undefined) | undefined
 }
 
-export async function healthRoutes (app: FastifyInstance, { flusher, queue, draining }: HealthOptions): Promise<void> {
+export async function healthRoutes (app: FastifyInstance, { flusher, queue, draining, consumerExited }: HealthOptions): Promise<void> {
   app.get('/healthz', { config: open, schema: { tags: ['operation'], summary: 'The process lives', security: [], response: { 200: okSchema } } }, async () => ({ status: 'ok' }))
 
   app.get('/readyz', {
@@ -27,8 +29,12 @@ export async function healthRoutes (app: FastifyInstance, { flusher, queue, drai
     if (draining?.() === true) {
       throw new RequestError('GBX_STOPPING', 'this worker is about to stop (DRAIN_MS); send new requests to another one')
     }
-    const failure = flusher.failure ?? await queue.check().then(() => undefined, reasonOf)
-    if (failure !== undefined) throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue can't be reached: ${failure}`)
+    const exited = consumerExited?.()
+    if (exited !== undefined) throw new RequestError('GBX_QUEUE_UNREACHABLE', `nothing is stored: ${exited}`)
+    const why = flusher.storeFailure === undefined ? "the queue can't be reached" : 'nothing is stored'
+    if (flusher.failure !== undefined) throw new RequestError('GBX_QUEUE_UNREACHABLE', `${why}: ${flusher.failure}`)
+    const reported = await queue.check().catch((error: unknown) => { throw new RequestError('GBX_QUEUE_UNREACHABLE', `${why}: ${reasonOf(error)}`) })
+    if (reported !== undefined) throw new RequestError('GBX_QUEUE_UNREACHABLE', `nothing is stored: ${reported}`)
     return { status: 'ok' }
   })
 }
