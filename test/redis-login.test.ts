@@ -230,8 +230,12 @@ describe('a user of Redis', () => {
       program.kill('SIGTERM')
       expect(await program.exited).toBe(0)
     }
-    expect(await run('apps/consumer/src/rebind.ts', env.DATABASE_PATH)).toMatch(/now belongs to/)
+    expect(await run('apps/consumer/src/rebind.ts', env.DATABASE_PATH)).toMatch(/already: nothing to do/)
+    const other = join(temporaryDir(), 'other.db')
+    expect(await run('apps/consumer/src/rebind.ts', other)).toMatch(/now belongs to .*will be counted there\n$/)
     expect(await admin.call('ACL', 'LOG')).toEqual([])
+    await setUser(redis, granted.filter((rule) => rule !== '+pubsub|numsub'))
+    expect(await run('apps/consumer/src/rebind.ts', env.DATABASE_PATH)).toMatch(/now belongs to .*PUBSUB NUMSUB is not allowed/)
   })
 
   /** Rights that are used all the time, or with every new connection. CLIENT SETNAME only names connections, which nobody needs. */
@@ -240,8 +244,8 @@ describe('a user of Redis', () => {
   /** Rights for what happens once: a queue's first generation and owner, a consumer's start, forgetting a producer of last week, verify. */
   const once = ['+set', '+del', '+hgetall', '+hdel', '+lrange']
 
-  test('every right that is documented is one that the following takes away', () => {
-    expect([...always, ...once, '+client|setname'].sort()).toEqual([...granted].sort())
+  test('every right that is documented is one that these tests take away', () => {
+    expect([...always, ...once, '+client|setname', '+pubsub|numsub'].sort()).toEqual([...granted].sort())
   })
 
   /** What a line that names a right looks like. */

@@ -86,7 +86,8 @@ async function bind (config: Config, identity: Identity | undefined, force: bool
       if (together) return `${queue.name} belongs to ${config.databasePath} already: nothing to do`
       const renewed = await bindTo(queue, owner, config, identity === undefined)
       return `${queue.name} belonged to ${owner === undefined ? 'no database' : ownerText(owner)} and now belongs to ${ownerText(renewed)}, ${config.databasePath}` +
-        `${identity === undefined ? ' (created)' : ''}; ${waiting} ${waiting === 1 ? 'batch waits' : 'batches wait'} in it and will be counted there`
+        `${identity === undefined ? ' (created)' : ''}; ${waiting} ${waiting === 1 ? 'batch waits' : 'batches wait'} in it and will be counted there` +
+        (consumers === undefined ? '. Make sure that no consumer runs elsewhere: PUBSUB NUMSUB is not allowed to this user of Redis' : '')
     })
   } finally {
     await queue.close()

@@ -113,7 +113,8 @@ export class RedisProducerQueue extends ProducerQueue {
 
   async check (): Promise<string | undefined> {
     if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
-    return await ask(this.#redis.get(this.#keys.trouble)) ?? undefined
+    const [, trouble] = await askAll(this.#redis.pipeline().ping().get(this.#keys.trouble))
+    return typeof trouble === 'string' ? trouble : undefined
   }
 
   async length (): Promise<number> {
