@@ -79,6 +79,27 @@ function planBacklog (random: Random): { readonly details: string, readonly run:
   }
 }
 
+const batches = 'gearbox:{0}:batches'
+
+interface Removal {
+  readonly name: string
+  readonly run: (system: System) => Promise<void>
+}
+
+/** Ways of taking batches out of the list: from its head, its tail, or all. */
+const removals: readonly [Removal, ...Removal[]] = [
+  { name: 'RPOP', run: async ({ admin }) => { await admin.rpop(batches) } },
+  { name: 'LTRIM of the first half', run: async ({ admin }) => { await admin.ltrim(batches, Math.ceil(await admin.llen(batches) / 2), -1) } },
+  { name: 'LTRIM of the last half', run: async ({ admin }) => { await admin.ltrim(batches, 0, Math.ceil(await admin.llen(batches) / 2) - 1) } },
+  { name: 'DEL', run: async ({ admin }) => { await admin.del(batches) } },
+]
+
+/** All that was sent until now and has to count is in the database, and no file waits to be pushed. */
+async function allStored (system: System): Promise<void> {
+  const now = performance.now()
+  await until('all to be stored, whatever the list lost', () => system.ledger.owed(now).length === 0 && system.unsentFiles().length === 0, 25_000)
+}
+
 const faults: readonly Fault[] = [
   {
     name: 'kill -9 of a worker',
@@ -202,6 +223,57 @@ const faults: readonly Fault[] = [
               await delay(ms)
             }
           })
+        },
+      }
+    },
+  },
+  {
+    name: 'Redis becomes the replica of an older copy, and a primary again',
+    targets: ['redis', 'consumer'],
+    queues: redisOnly,
+    losesData: true,
+    plan: (random) => {
+      const backlog = planBacklog(random)
+      const ageMs = random.int(100, 1000)
+      return { details: `of ${ageMs} ms before${backlog.details}`, run: async (system) => { await backlog.run(system, async () => { await system.swapRedis(ageMs) }) } }
+    },
+  },
+  {
+    name: 'somebody takes batches out of the list',
+    // No worker may be killed meanwhile, and nothing else be an excuse: all of it has to come back.
+    targets: ['redis', 'network', 'consumer', 'worker', 'database'],
+    queues: redisOnly,
+    losesData: true,
+    plan: (random) => {
+      const [backlogMs, which, stopped] = [random.int(200, 1200), random.int(0, 9), random.chance(0.4)]
+      const removal = random.pick(removals)
+      return {
+        details: `${removal.name}, the consumer standing still from ${backlogMs} ms before${stopped ? `; then SIGTERM of worker ${which}` : ''}`,
+        run: async (system) => {
+          await allStored(system)
+          const thaw = system.freeze(await system.consumer())
+          await delay(backlogMs)
+          await removal.run(system).finally(thaw)
+          if (stopped) await system.stopWorker(await system.worker(which))
+          await allStored(system)
+        },
+      }
+    },
+  },
+  {
+    name: 'SIGTERM of a worker while the queue is away: it leaves a file, and the next one pushes that',
+    targets: ['redis', 'network', 'consumer', 'worker'],
+    queues: both,
+    plan: (random) => {
+      const which = random.int(0, 9)
+      return {
+        details: `number ${which}`,
+        run: async (system) => {
+          const worker = await system.worker(which)
+          const stop = async (): Promise<void> => { await system.stopWorker(worker) }
+          if (system.queue === 'redis') await system.withoutRedis(stop)
+          else await stop().finally(system.freeze(await system.consumer()))
+          await until('unsent files to be pushed and stored', () => system.unsentFiles().length === 0)
         },
       }
     },

@@ -291,6 +291,30 @@ export class System {
     this.ledger.dataLost()
   }
 
+  /** Redis is dead for as long as something takes. */
+  async withoutRedis (action: () => Promise<void>): Promise<void> {
+    await this.redis.kill()
+    await action().finally(async () => { await this.#startRedisAgain(0) })
+  }
+
+  /** Redis takes on what a copy had a while before, without closing a connection. */
+  async swapRedis (ageMs: number): Promise<void> {
+    const copy = await RedisServer.start()
+    const client = copy.client()
+    try {
+      await follow(client, this.redis)
+      await client.replicaof('NO', 'ONE')
+      await delay(ageMs)
+      this.ledger.sweep()
+      await follow(this.admin, copy)
+      await this.admin.replicaof('NO', 'ONE')
+      this.ledger.dataLost()
+    } finally {
+      client.disconnect()
+      await copy.stop()
+    }
+  }
+
   get #redisFiles (): string {
     return join(this.redis.dir, 'appendonlydir')
   }
@@ -439,6 +463,12 @@ export class System {
       }
     }
   }
+}
+
+/** Makes a Redis a replica, and waits until it has all that its primary has. */
+async function follow (client: Redis, { port }: RedisServer): Promise<void> {
+  await client.replicaof('127.0.0.1', port)
+  await until('a replica', async () => (await client.info('replication')).includes('master_link_status:up'))
 }
 
 /** Resolves when a process is dead; as a zombie it is, too. */

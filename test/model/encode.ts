@@ -23,13 +23,13 @@ export function encode (state: State): string {
 }
 
 function ofWorker (worker: Worker): string {
-  if (!worker.alive) return 'dead'
+  if (!worker.alive) return `dead${ofElements(worker.unsent)}@${ofIncarnation(worker.unsentTo)}`
   const { replay, push } = worker
   return [
     worker.coming.join('.'), worker.accumulator.join('.'), worker.drain?.join('.') ?? '-', worker.round.join('.'), worker.seq,
-    worker.window.map(({ element, pushed }) => `${ofElement(element)}${pushed ? 'p' : ''}`).join(';'),
+    worker.window.map(({ element, pushed, lost, refilled }) => `${ofElement(element)}${pushed ? 'p' : ''}${lost ? 'l' : ''}${refilled ? 'r' : ''}`).join(';'),
     worker.delivering ?? '', ofIncarnation(worker.incarnation), replay === undefined ? '' : `${ofIncarnation(replay.to)}>${replay.rest.join('.')}`,
-    ofIncarnation(worker.queue), push === undefined ? '' : `${ofElements(push.elements)}@${push.generation}${push.reply ?? ''}`, ofSequences(worker.word),
+    ofIncarnation(worker.queue), push === undefined ? '' : `${ofElements(push.elements)}@${push.generation}${push.refills ? 'r' : ''}${push.reply ?? ''}`, ofSequences(worker.word),
   ].join(',')
 }
 

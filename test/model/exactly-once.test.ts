@@ -9,9 +9,15 @@ import { describe, expect, test } from 'vitest'
 import { broken, configurations, mixed, secondLines } from './configurations.ts'
 import { explore, seeded, walk } from './explore.ts'
 import { realRules, type Rules } from './rules.ts'
-import { noFaults, type Faults } from './state.ts'
+import { noFaults, type Faults, type Size } from './state.ts'
 
 const minute = 60_000
+
+const all = { ...configurations, ...mixed }
+
+function sizeOf (name: keyof typeof all): Size {
+  return all[name]
+}
 
 describe('the real rules, within bounds', () => {
   for (const [name, { statesMin, ...size }] of Object.entries(configurations)) {
@@ -40,12 +46,22 @@ describe('the real rules, within bounds', () => {
     expect(states).toBeGreaterThan(statesMin)
   })
 
-  test('a failover there and back: the replication id tells, run_id alone does not', { timeout: minute }, () => {
-    const { statesMin, ...size } = mixed['two failovers']
-    expect(explore(size, { ...realRules, runId: 'read' }).counterexample).toMatch(/^at rest, increment \d+ is lost \(acknowledged\)/)
-    const { states, counterexample } = explore(size, realRules)
+  test.each(['stop and removal', 'stop and loss'] as const)('lose nothing that a stopped worker had, unless Redis loses it after the stop: %s', { timeout: minute }, (name) => {
+    const { statesMin, ...size } = mixed[name]
+    const { states, excused, restless, counterexample } = explore(size, realRules)
     expect(counterexample).toBeUndefined()
     expect(states).toBeGreaterThan(statesMin)
+    expect(excused).toBeGreaterThan(0)
+    expect(restless).toBe(0)
+  })
+
+  test.each(['worker and consumer crash', 'slow report and consumer crash', 'stop and late messages', 'two failovers'] as const)('neither lose nor double: %s', { timeout: minute }, (name) => {
+    const { statesMin, ...size } = mixed[name]
+    const { states, excused, restless, counterexample } = explore(size, realRules)
+    expect(counterexample).toBeUndefined()
+    expect(states).toBeGreaterThan(statesMin)
+    expect(excused).toBe(0)
+    expect(restless).toBe(0)
   })
 
   test('no bound ends an exploration in silence', () => {
@@ -56,7 +72,7 @@ describe('the real rules, within bounds', () => {
 describe('a broken rule is found', () => {
   for (const { name, rules, fails, how } of broken) {
     test(`${name} (${fails})`, { timeout: minute }, () => {
-      expect(explore(configurations[fails], rules).counterexample).toMatch(how)
+      expect(explore(sizeOf(fails), rules).counterexample).toMatch(how)
     })
   }
 })
@@ -64,7 +80,7 @@ describe('a broken rule is found', () => {
 describe('a second line of defence counts when the first one is gone', () => {
   for (const { name, first, second, fails, how } of secondLines) {
     test(`${name} (${fails})`, { timeout: minute }, () => {
-      const size = configurations[fails]
+      const size = sizeOf(fails)
       expect(explore(size, { ...realRules, ...first }).counterexample).toBeUndefined()
       expect(explore(size, { ...realRules, ...second }).counterexample).toBeUndefined()
       expect(explore(size, { ...realRules, ...first, ...second }).counterexample).toMatch(how)
@@ -75,7 +91,7 @@ describe('a second line of defence counts when the first one is gone', () => {
 describe('random walks', () => {
   const seed = process.env.MODEL_SEED === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(process.env.MODEL_SEED)
   /** At most so many faults of each kind in one walk. Failovers are left out: see above. */
-  const faultsMax: Faults = { ...noFaults, timeouts: 8, late: 6, consumerCrashes: 4, workerCrashes: 1, secondConsumers: 3, restarts: 3, saves: 4, flushes: 2 }
+  const faultsMax: Faults = { ...noFaults, timeouts: 8, late: 6, consumerCrashes: 4, workerCrashes: 1, secondConsumers: 3, restarts: 3, saves: 4, flushes: 2, removals: 3, swaps: 2, slowReports: 2, stops: 1 }
   const stepsMax = 400
 
   function counterexampleIn (walks: number, rules: Rules, from: number): string | undefined {
@@ -93,7 +109,11 @@ describe('random walks', () => {
   })
 
   test('find a broken rule too', { timeout: minute }, () => {
-    for (const rules of [{ take: 'pops' }, { acknowledge: 'trims n' }, { retry: 'new sequence' }, { window: 'none' }] as const) {
+    const noRefill = { tails: 'ignored', gaps: 'ignored' } as const
+    const broken = [
+      noRefill, { ...noRefill, take: 'pops' }, { ...noRefill, acknowledge: 'trims n' }, { retry: 'new sequence' }, { window: 'none' },
+    ] as const
+    for (const rules of broken) {
       expect(counterexampleIn(200, { ...realRules, ...rules }, 1), JSON.stringify(rules)).toMatch(/^MODEL_SEED=/)
     }
   })

@@ -4,7 +4,7 @@ import { has, type Sequences } from '@gearbox/queue/sequences.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
 import { spend, type Add } from './step.ts'
-import { at, lostWorker, same, set, type Element, type Incarnation, type Late, type State, type Unstored, type Worker } from './state.ts'
+import { at, lostWorker, same, sameElement, set, type Element, type Incarnation, type Late, type State, type Unstored, type Worker } from './state.ts'
 
 /** Batches that one replaying push takes: one, so that anything can come between two of them. */
 const groupBatchesMax = 1
@@ -18,7 +18,10 @@ function withWorker (state: State, producer: number, change: Partial<Worker>): S
 
 export function producerSteps (state: State, rules: Rules, producer: number, add: Add, addFault: Add): void {
   const worker = at(state.workers, producer)
-  if (!worker.alive) return
+  if (!worker.alive) {
+    addUnsent(state, rules, producer, add)
+    return
+  }
   const connected = worker.queue.runId !== 0
   const who = `worker ${producer}`
 
@@ -35,10 +38,23 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
   if (connected && worker.window.length > 0) {
     add(() => `${who}: looks: ${show(at(state.redis.data.stored, producer))} is stored, generation ${state.redis.data.generation}`, () => look(state, rules, producer))
   }
+  const slow = connected && state.redis.data.batches.length === 0 && worker.window.some(({ element, pushed }) => pushed && isApplied(state, element))
+    ? spend(state, 'slowReports')
+    : undefined
+  if (slow !== undefined) addFault(() => `${who}: looks, and finds no REPORT of what is stored`, () => look(slow, rules, producer, true))
   if (worker.push === undefined) {
     if (connected) addDelivery(state, rules, producer, add)
   } else {
     addPush(state, rules, producer, worker.push, add, addFault)
+  }
+  const stopped = spend(state, 'stops')
+  if (stopped !== undefined) {
+    addFault(() => `${who} is STOPPED`, () => stop(stopped, rules, producer))
+    const late = spend(stopped, 'late')
+    if (late !== undefined && worker.push !== undefined && worker.push.reply === undefined) {
+      const command = lateOf(worker.push)
+      addFault(() => `${who} is STOPPED; its push may still arrive`, () => stop({ ...late, late: [...late.late, command] }, rules, producer))
+    }
   }
   const crashed = spend(state, 'workerCrashes')
   if (crashed !== undefined) {
@@ -49,6 +65,44 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
       const command = lateOf(worker.push)
       addFault(() => `${who} CRASHES; its push may still arrive`, () => dead({ ...late, late: [...late.late, command] }))
     }
+  }
+}
+
+/** The unsent file of a worker that was stopped, which a later one pushes: apps/web/src/unsent.ts. */
+function addUnsent (state: State, rules: Rules, producer: number, add: Add): void {
+  const { unsent, unsentTo } = at(state.workers, producer)
+  if (unsent.length === 0) return
+  const stored = at(state.redis.data.stored, producer)
+  const left = unsent.filter(({ seq }) => !has(stored, seq))
+  if (left.length < unsent.length) {
+    add(() => `a later worker: sees that ${show(stored)} is stored`, () => withWorker(state, producer, { unsent: left }))
+  }
+  const adopted = queue.adoptGeneration(state)
+  const to = { runId: runIdOf(state, rules), generation: adopted.redis.data.generation }
+  if (same(unsentTo, to) && state.redis.data.batches.length > 0) return
+  add(() => `a later worker: pushes ${showElements(unsent)} of the unsent file`, () =>
+    withWorker(queue.push(adopted, rules, unsent, to.generation).state, producer, { unsentTo: to }))
+}
+
+/** Flusher.finish: what is neither in the queue nor reported as stored goes into the file. Then it is gone. */
+function stop (state: State, rules: Rules, producer: number): State {
+  const worker = at(state.workers, producer)
+  const reached = worker.queue.runId !== 0 && !needsReplay(worker)
+  const stored = at(state.redis.data.stored, producer)
+  const isAccountedFor = ({ element, pushed }: Unstored): boolean => reached && pushed && (
+    rules.stop === 'what was not pushed' || has(stored, element.seq) || state.redis.data.batches.some((waiting) => sameElement(waiting, element)))
+  const rest = [...worker.drain ?? [], ...worker.accumulator]
+  const unsent = [
+    ...worker.window.filter((batch) => !isAccountedFor(batch)).map(({ element }) => element),
+    ...rest.length === 0 ? [] : [{ producer, seq: worker.seq + 1, increments: rest }],
+  ]
+  const accepted = [...worker.window.flatMap(({ element }) => element.increments), ...rest]
+  return {
+    ...state,
+    workers: set(state.workers, producer, { ...lostWorker, unsent }),
+    // A stop promises all of it, and from here on only what Redis loses later is an excuse.
+    acknowledged: state.acknowledged.map((before, increment) => before || accepted.includes(increment)),
+    lostByRedis: state.lostByRedis.map((before, increment) => before && !accepted.includes(increment)),
   }
 }
 
@@ -71,6 +125,9 @@ function addDelivery (state: State, rules: Rules, producer: number, add: Add): v
     add(() => `${who}: catches up with run ${worker.queue.runId}, generation ${worker.queue.generation}`, () => catchUp(state, rules, producer))
   } else if (needsPush) {
     add(() => `${who}: pushes batch ${delivering}`, () => send(state, producer, worker.window.filter(({ element }) => element.seq === delivering).map(({ element }) => element)))
+  } else if (same(worker.queue, worker.incarnation)) {
+    const lost = worker.window.filter((batch) => batch.lost).slice(0, groupBatchesMax).map(({ element }) => element)
+    if (lost.length > 0) add(() => `${who}: pushes lost ${showElements(lost)} again`, () => send(state, producer, lost, true))
   }
 }
 
@@ -106,7 +163,7 @@ function encode (state: State, producer: number): State {
   const { drain = [], seq: before, window } = at(state.workers, producer)
   const seq = before + 1
   const element: Element = { producer, seq, increments: drain.slice(0, batchIncrementsMax) }
-  return withWorker(state, producer, { seq, drain: drain.slice(batchIncrementsMax), window: [...window, { element, pushed: false }], delivering: seq })
+  return withWorker(state, producer, { seq, drain: drain.slice(batchIncrementsMax), window: [...window, { element, pushed: false, lost: false, refilled: false }], delivering: seq })
 }
 
 /** After Flusher.#deliver: the drain's next batch, or else its `queued` replies. */
@@ -140,22 +197,23 @@ function pushGroup (state: State, producer: number, replay: { to: Incarnation, r
   return group.length === 0 ? after : send(after, producer, group)
 }
 
-function send (state: State, producer: number, elements: readonly Element[]): State {
+function send (state: State, producer: number, elements: readonly Element[], refills = false): State {
   const { queue } = at(state.workers, producer)
-  return withWorker(state, producer, { push: { elements, generation: queue.generation, reply: undefined } })
+  return withWorker(state, producer, { push: { elements, generation: queue.generation, refills, reply: undefined } })
 }
 
-function replied (state: State, rules: Rules, producer: number, { elements, reply }: Worker['push'] & {}): State {
+function replied (state: State, rules: Rules, producer: number, { elements, refills, reply }: Worker['push'] & {}): State {
   const after = withWorker(state, producer, { push: undefined })
   if (reply === 'moved') return withWorker(identify(after, rules, producer), producer, { replay: undefined })
   const { window } = at(after.workers, producer)
-  return withWorker(after, producer, { window: markPushed(window, rules, elements) })
+  return withWorker(after, producer, { window: markPushed(window, rules, elements, refills) })
 }
 
-function markPushed (window: readonly Unstored[], rules: Rules, elements: readonly Element[]): Unstored[] {
+/** Window.markPushed and markRefilled */
+function markPushed (window: readonly Unstored[], rules: Rules, elements: readonly Element[], refills: boolean): Unstored[] {
   const seqs = elements.map(({ seq }) => seq)
   if (rules.window === 'none') return window.filter(({ element }) => !seqs.includes(element.seq))
-  return window.map((batch) => seqs.includes(batch.element.seq) ? { ...batch, pushed: true } : batch)
+  return window.map((batch) => seqs.includes(batch.element.seq) ? { ...batch, pushed: true, lost: false, refilled: batch.refilled || refills } : batch)
 }
 
 /** The connection is dead: whether the push was carried out is not known. It is sent again, and a replay from its start. */
@@ -167,11 +225,11 @@ function pushFailed (state: State, rules: Rules, producer: number): State {
   const others = worker.window.filter((batch) => batch !== unpushed)
   if (rules.retry === 'new sequence') {
     const seq = worker.seq + 1
-    return withWorker(after, producer, { seq, delivering: seq, window: [...others, { element: { ...unpushed.element, seq }, pushed: false }] })
+    return withWorker(after, producer, { seq, delivering: seq, window: [...others, { ...unpushed, element: { ...unpushed.element, seq } }] })
   }
   const increments = [...unpushed.element.increments, ...worker.accumulator]
   return withWorker(after, producer, {
-    window: [...others, { element: { ...unpushed.element, increments }, pushed: false }],
+    window: [...others, { ...unpushed, element: { ...unpushed.element, increments } }],
     round: [...worker.round, ...worker.accumulator],
     accumulator: [],
   })
@@ -179,17 +237,38 @@ function pushFailed (state: State, rules: Rules, producer: number): State {
 
 /** RedisProducerQueue.#identify and #adoptGeneration */
 function identify (state: State, rules: Rules, producer: number): State {
-  const { redis } = state
-  const runId = rules.runId === 'ignored' ? 1 : rules.runId === 'read' ? redis.runId : redis.runId * 100 + redis.replicationId
+  const runId = runIdOf(state, rules)
   if (rules.generation === 'ignored') return withWorker(state, producer, { queue: { runId, generation: 1 } })
   const after = queue.adoptGeneration(state)
   return withWorker(after, producer, { queue: { runId, generation: after.redis.data.generation } })
 }
 
-/** Flusher.#look and RedisProducerQueue.stored */
-function look (state: State, rules: Rules, producer: number): State {
-  const told = heard(state, rules, producer, at(state.redis.data.stored, producer))
-  return rules.generation === 'ignored' || state.redis.data.generation === at(state.workers, producer).queue.generation ? told : identify(told, rules, producer)
+/** readServer and parseRunId */
+function runIdOf ({ redis }: State, rules: Rules): number {
+  return rules.runId === 'ignored' ? 1 : rules.runId === 'read' ? redis.runId : redis.runId * 100 + redis.replicationId
+}
+
+/** Flusher.#look and RedisProducerQueue.pollProgress */
+function look (state: State, rules: Rules, producer: number, slowReport = false): State {
+  const stored = at(state.redis.data.stored, producer)
+  const told = noteLength(heard(state, rules, producer, stored), rules, producer, stored, slowReport)
+  const { queue } = at(state.workers, producer)
+  const changed = state.redis.data.generation !== queue.generation || (rules.polled === 'incarnation' && runIdOf(state, rules) !== queue.runId)
+  return rules.generation === 'ignored' || !changed ? told : identify(told, rules, producer)
+}
+
+/** Whether the database has it, whatever was reported. */
+function isApplied (state: State, { producer, seq }: Element): boolean {
+  return has(at(state.database.producers, producer), seq)
+}
+
+/** Window.noteLength. There is no time here: one look is enough, any time may be 30 s, and only a fault makes a report later than that. */
+function noteLength (state: State, rules: Rules, producer: number, stored: Sequences, slowReport: boolean): State {
+  if (rules.tails === 'ignored' || state.redis.data.batches.length > 0) return state
+  const { window } = at(state.workers, producer)
+  const isLost = ({ element, pushed, refilled }: Unstored): boolean => pushed && (!refilled || rules.again !== 'never') &&
+    (slowReport || !isApplied(state, element)) && (rules.tails !== 'only above the highest' || element.seq > stored.high)
+  return withWorker(state, producer, { window: window.map((batch) => isLost(batch) ? { ...batch, lost: true } : batch) })
 }
 
 /** Window.dropStored */
@@ -197,7 +276,9 @@ function heard (state: State, rules: Rules, producer: number, stored: Sequences 
   if (stored === undefined) return state
   const { window } = at(state.workers, producer)
   const isStored = (seq: number): boolean => rules.drop === 'exactly' ? has(stored, seq) : seq <= stored.high
-  return withWorker(state, producer, { window: window.filter(({ element }) => !isStored(element.seq)) })
+  const isLost = ({ element, pushed, refilled }: Unstored): boolean => rules.gaps === 'refilled' && pushed && !refilled && element.seq < stored.high
+  const kept = window.filter(({ element }) => !isStored(element.seq))
+  return withWorker(state, producer, { window: kept.map((batch) => isLost(batch) ? { ...batch, lost: true } : batch) })
 }
 
 export function show (stored: Sequences | undefined): string {

@@ -16,6 +16,16 @@ export interface Rules {
   readonly generation: 'compared' | 'looked at' | 'ignored'
   /** readServer: run_id and replication id are parts of the incarnation. */
   readonly runId: 'read with replication id' | 'read' | 'ignored'
+  /** A poll reads run_id and replication id too, not only the generation. */
+  readonly polled: 'incarnation' | 'generation'
+  /** Window.dropStored: what is missing below the highest reported sequence is pushed again. */
+  readonly gaps: 'refilled' | 'ignored'
+  /** Window.noteLength: what an empty queue has not reported is pushed again. */
+  readonly tails: 'all that is not reported' | 'only above the highest' | 'ignored'
+  /** What was pushed again is pushed once more if the queue is empty for long, and it is still not reported. */
+  readonly again: 'when the queue is empty' | 'never'
+  /** Flusher.finish: what goes into the unsent file. */
+  readonly stop: 'what is not accounted for' | 'what was not pushed'
   /** Store.apply: the highest sequence of a producer and the gaps below it. */
   readonly appliedBefore: 'highest and gaps' | 'highest'
   /** Store.apply: what was applied before is read inside the transaction. */
@@ -36,6 +46,11 @@ export const realRules: Rules = {
   drop: 'exactly',
   generation: 'compared',
   runId: 'read with replication id',
+  polled: 'incarnation',
+  gaps: 'refilled',
+  tails: 'all that is not reported',
+  again: 'when the queue is empty',
+  stop: 'what is not accounted for',
   appliedBefore: 'highest and gaps',
   readApplied: 'in the transaction',
   epoch: 'checked',

@@ -40,12 +40,18 @@ export interface Redis {
 export interface Unstored {
   readonly element: Element
   readonly pushed: boolean
+  /** It was pushed, and the queue has lost it since. */
+  readonly lost: boolean
+  /** It was pushed again because it was lost. */
+  readonly refilled: boolean
 }
 
 /** A push on its way. */
 export interface Push {
   readonly elements: readonly Element[]
   readonly generation: number
+  /** Whether it is of batches that the queue lost. */
+  readonly refills: boolean
   readonly reply: 'pushed' | 'moved' | undefined
 }
 
@@ -71,6 +77,9 @@ export interface Worker {
   readonly push: Push | undefined
   /** A published word of what is stored that is on its way to it. */
   readonly word: Sequences | undefined
+  /** The unsent file that it left when it stopped, and what the queue was when a later worker pushed it. */
+  readonly unsent: readonly Element[]
+  readonly unsentTo: Incarnation | undefined
 }
 
 export interface Database {
@@ -122,6 +131,14 @@ export interface Faults {
   readonly failovers: number
   /** FLUSHALL: all is gone and no connection is closed. */
   readonly flushes: number
+  /** Somebody takes batches out of the list: the first, the last, or all. No connection is closed. */
+  readonly removals: number
+  /** Redis becomes a replica of an older copy and a primary again. No connection is closed. */
+  readonly swaps: number
+  /** A worker finds the queue empty at two polls before a batch that is stored is reported: the consumer is dead, or slow. */
+  readonly slowReports: number
+  /** A worker is stopped, and another one finds its file. */
+  readonly stops: number
 }
 
 export interface State {
@@ -139,7 +156,7 @@ export interface State {
   readonly refused: boolean
 }
 
-export const noFaults: Faults = { timeouts: 0, late: 0, consumerCrashes: 0, workerCrashes: 0, secondConsumers: 0, restarts: 0, saves: 0, failovers: 0, flushes: 0 }
+export const noFaults: Faults = { timeouts: 0, late: 0, consumerCrashes: 0, workerCrashes: 0, secondConsumers: 0, restarts: 0, saves: 0, failovers: 0, flushes: 0, removals: 0, swaps: 0, slowReports: 0, stops: 0 }
 
 export interface Size {
   /** Increments that come to each worker. */
@@ -164,6 +181,8 @@ export const lostWorker: Worker = {
   queue: { runId: 0, generation: 0 },
   push: undefined,
   word: undefined,
+  unsent: [],
+  unsentTo: undefined,
 }
 
 /** Nothing was counted and nothing is connected yet. */

@@ -22,6 +22,21 @@ export function stepsFrom (state: State, rules: Rules): Step[] {
   const empty: Dataset = { batches: [], generation: 0, owner: 0, stored: state.workers.map(() => none) }
   const flushed = spend(state, 'flushes')
   if (flushed !== undefined) addFault(() => 'redis: FLUSHALL, no connection is closed', () => lose(flushed, empty))
+  const removed = data.batches.length > 0 ? spend(state, 'removals') : undefined
+  if (removed !== undefined) {
+    addFault(() => 'redis: somebody DELETES the list', () => lose(removed, { ...data, batches: [] }))
+    if (data.batches.length > 1) {
+      addFault(() => `redis: somebody TAKES THE FIRST, ${showElements(data.batches.slice(0, 1))}`, () => lose(removed, { ...data, batches: data.batches.slice(1) }))
+      addFault(() => `redis: somebody TAKES THE LAST, ${showElements(data.batches.slice(-1))}`, () => lose(removed, { ...data, batches: data.batches.slice(0, -1) }))
+    }
+  }
+  const swapped = state.redis.saved.generation === 0 ? undefined : spend(state, 'swaps')
+  if (swapped !== undefined) {
+    addFault(() => `redis: becomes a replica of an OLDER COPY and a primary again: ${showData(saved)}`, () => {
+      const lost = lose(swapped, saved)
+      return { ...lost, redis: { ...lost.redis, replicationId: lost.redis.replicationId + 1 } }
+    })
+  }
   const toSave = spend(state, 'saves')
   if (toSave !== undefined) addFault(() => `redis: its disk has now ${showData(data)}`, () => ({ ...toSave, redis: { ...toSave.redis, saved: data } }))
   const stopped = spend(state, 'restarts')
@@ -81,6 +96,8 @@ export function wrongAtRest (state: State, ownerOf: readonly number[]): string |
   }
   const unstored = state.workers.findIndex(({ window }) => window.length > 0)
   if (unstored >= 0) return `worker ${unstored} is never told that batch ${state.workers[unstored]?.window[0]?.element.seq} is stored`
+  const unsent = state.workers.findIndex((worker) => worker.unsent.length > 0)
+  if (unsent >= 0) return `the unsent file of worker ${unsent} is left`
   if (state.redis.data.batches.length > 0) return 'batches are left in the queue'
   return undefined
 }
