@@ -24,7 +24,7 @@ readonly code=/usr/local/gearbox
 readonly data=/var/local/gearbox
 readonly conf=/etc/gearbox
 readonly units=/etc/systemd/system
-readonly parts=(gearbox.target gearbox-redis.service gearbox-consumer.service gearbox-web@.service)
+readonly parts=(gearbox.target gearbox-redis.service gearbox-consumer.service gearbox-web@.service gearbox-litestream.service)
 
 host=127.0.0.1
 port=3333
@@ -43,6 +43,7 @@ main () {
   add_user
   install_code
   write_configuration
+  check_paths
   install_units
   if [ "$start" = no ]; then
     say 'installed; start it with: systemctl start gearbox.target'
@@ -145,6 +146,18 @@ write_configuration () {
     chgrp gearbox "$conf/$name.new"
     mv "$conf/$name.new" "$conf/$name"
     say "wrote $conf/$name"
+  done
+}
+
+# The units may write nowhere else, so a path elsewhere fails only when something is written there.
+check_paths () {
+  local name path
+  for name in DATABASE_PATH UNSENT_DIR; do
+    path=$(setting "$name")
+    case "$path" in
+      '' | "$data"/sqlite/*) ;;
+      *) say "$name is $path, which the units may not write unless a ReadWritePaths of yours allows it: $conf/gearbox.env says how" ;;
+    esac
   done
 }
 

@@ -37,7 +37,7 @@ main () {
     if [ -L "$link" ]; then systemctl disable --quiet "$(basename "$link")"; fi
   done
   if [ -e "$units/gearbox.target" ]; then systemctl disable --quiet gearbox.target; fi
-  rm -f "$units"/gearbox.target "$units"/gearbox-redis.service "$units"/gearbox-consumer.service "$units"/gearbox-web@.service
+  rm -f "$units"/gearbox.target "$units"/gearbox-redis.service "$units"/gearbox-consumer.service "$units"/gearbox-web@.service "$units"/gearbox-litestream.service
   rm -f /etc/sysctl.d/90-gearbox.conf /etc/security/limits.d/90-gearbox.conf /usr/local/bin/gearbox
   if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
   rm -rf /usr/local/gearbox /usr/local/gearbox.old /usr/local/gearbox.new

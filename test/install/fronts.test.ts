@@ -3,6 +3,7 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
+import http2 from 'node:http2'
 import { Agent, request } from 'node:https'
 import { connect, createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
 import { delimiter, join } from 'node:path'
@@ -34,8 +35,8 @@ const fronts = [
     name: 'nginx',
     configure: ({ dir, port, upstreams }: Place): string[] => {
       writeFileSync(join(dir, 'gearbox.conf'), replaced('install/nginx/gearbox.conf', [
-        ['listen 443 ssl', `listen 127.0.0.1:${port} ssl`],
-        ['listen [::]:443 ssl backlog=65535;', ''],
+        ['listen 443 ssl http2', `listen 127.0.0.1:${port} ssl http2`],
+        ['listen [::]:443 ssl http2 backlog=65535;', ''],
         ['/etc/ssl/certs/gearbox.pem', join(dir, 'cert.pem')],
         ['/etc/ssl/private/gearbox.key', join(dir, 'key.pem')],
         ['server 127.0.0.1:3333 max_fails=0;', upstreams.map((upstream) => `server 127.0.0.1:${upstream} max_fails=0;`).join(' ')],
@@ -85,7 +86,7 @@ async function startFront ({ name, configure }: typeof fronts[number], upstreams
   writeFileSync(join(dir, 'both.pem'), ca + readFileSync(join(dir, 'key.pem'), 'utf8'))
   const program = endWithTest(new Program(name, configure({ dir, port, upstreams, checkEvery }), {}))
   const front = { url: `https://localhost:${port}`, ca }
-  await until(`${name} to pass a request on; it printed: ${program.output}`, async () => (await ask(front, 'GET', '/readyz')).status === 200)
+  await until(`${name} to pass a request on; it printed: ${program.output}`, async () => (await ask(front, 'GET', '/docs/json')).status === 200)
     .catch((error: unknown) => { throw new Error(program.output, { cause: error }) })
   return front
 }
@@ -192,6 +193,40 @@ describe.each(fronts)('behind $name', (kind) => {
     expect([other.status, JSON.parse(other.text)]).toEqual([421, expect.objectContaining({ code: 'GBX_UNKNOWN_HOST', message: expect.stringContaining('HOSTS_ALLOWED') })])
   })
 
+  real(`only what the public may reach is published${why}`, async () => {
+    const gearbox = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), WEB_WORKERS: '1' }))
+    const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
+    const paths = ['/metrics', '/readyz', '/healthz', '/', '/increments', '/increment/', '/%6detrics', '//metrics', '/docs/../metrics', '/docs/%2e%2e/metrics', '/totals/../metrics', '/metrics?', '/METRICS', '/docs;/../metrics']
+    for (const path of paths) {
+      const { status, text } = await ask(front, 'GET', path)
+      expect([400, 404], path).toContain(status)
+      expect(text, path).not.toContain('gearbox_')
+    }
+    const refused = await ask(front, 'GET', '/metrics')
+    expect([refused.status, JSON.parse(refused.text)]).toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND' })])
+    for (const method of ['PUT', 'DELETE', 'POST', 'PATCH']) expect([403, 404], method).toContain((await ask(front, method, '/totals/foo')).status)
+    for (const path of ['/totals', '/totals?prefix=a', '/docs', '/docs/', '/docs/json']) expect((await ask(front, 'GET', path)).status, path).toBeLessThan(400)
+    expect((await ask(front, 'GET', '/totals/none')).text).toContain('GBX_')
+    expect((await ask(front, 'POST', '/increment?ack=stored', 'foo=1')).status).toBe(204)
+  })
+
+  real(`HTTP/2 counts as well${why}`, async () => {
+    const databasePath = join(temporaryDir(), 'numbers.db')
+    const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1' }))
+    const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
+    const session = http2.connect(front.url, { ca: front.ca })
+    onTestFinished(() => session.destroy())
+    const statuses = await Promise.all(Array.from({ length: 20 }, async () => await new Promise<number>((resolve, reject) => {
+      const stream = session.request({ ':method': 'POST', ':path': '/increment?ack=stored', 'content-type': 'application/x-www-form-urlencoded', origin: front.url })
+      stream.on('response', (headers) => { resolve(Number(headers[':status'])) })
+      stream.on('error', reject)
+      stream.resume().end('h2=1')
+    })))
+    expect(session.alpnProtocol).toBe('h2')
+    expect(statuses).toEqual(Array(20).fill(204))
+    expect(readTotals(databasePath)).toEqual(new Map([['h2', 20n]]))
+  })
+
   real(`a POST whose upstream dies is not sent to another one, and the client's own repeat is what counts${why}`, async () => {
     const seen: IncomingHttpHeaders[] = []
     const front = await startFront(kind, [await dyingUpstream(seen, 1), await dyingUpstream(seen, 1)])
@@ -253,4 +288,68 @@ test.skipIf(missing.length > 0)(`a machine behind haproxy that stops with DRAIN_
   const totals = databases.map((path) => readTotals(path).get('foo') ?? 0n)
   expect(totals[0]! + totals[1]!).toBe(BigInt(answered()))
   expect(totals[0]).toBeGreaterThan(0n)
+})
+
+/** Why the installer can't be tried here; undefined where it can: in a /etc of its own, which only this process sees. */
+const noOwnEtc = process.platform !== 'linux' || process.getuid?.() !== 0 || findProgram('unshare') === undefined
+  ? 'only root makes a /etc of its own'
+  : spawnSync('unshare', ['-m', 'sh', '-c', 'mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work none /etc']).status === 0
+    ? undefined
+    : 'no file system can be mounted here'
+
+describe('install_front.sh', () => {
+  /** Runs it in a /etc of its own, and then what shows how that looks. */
+  function install (name: string, before: string, after: string): { status: number | null, said: string, shown: string } {
+    const dir = temporaryDir()
+    const script = join(dir, 'run')
+    writeFileSync(script, `set -e
+      mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work none /etc
+      [ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd
+      certificate () { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout "$2" -out "$1" -subj /CN=localhost 2>/dev/null; }
+      mkdir -p /etc/haproxy /etc/nginx/conf.d /etc/ssl/private
+      ${before}
+      set +e
+      '${join(root, 'install/install_front.sh')}' ${name} >'${dir}/said' 2>&1
+      status=$?
+      (${after}) >'${dir}/shown' 2>&1
+      exit $status
+    `)
+    const { status, stderr } = spawnSync('unshare', ['-m', 'bash', script], { encoding: 'utf8' })
+    return { status, said: stderr + readFileSync(join(dir, 'said'), 'utf8'), shown: readFileSync(join(dir, 'shown'), 'utf8') }
+  }
+
+  const missing = noOwnEtc ?? [...fronts.map(({ name }) => name), 'openssl'].filter((name) => findProgram(name) === undefined).map((name) => `there is no ${name}`)[0]
+  const real = test.skipIf(missing !== undefined)
+  const why = missing === undefined ? '' : ` (skipped: ${missing})`
+  const haproxyShipped = readFileSync(join(root, 'install/haproxy/gearbox.cfg'), 'utf8')
+  const nginxShipped = readFileSync(join(root, 'install/nginx/gearbox.conf'), 'utf8')
+
+  real(`a file that haproxy does not accept takes nobody's place${why}`, () => {
+    // Its certificate is not there.
+    const { status, said, shown } = install('haproxy', 'echo "# mine" >/etc/haproxy/haproxy.cfg; rm -f /etc/haproxy/gearbox.pem', 'cat /etc/haproxy/haproxy.cfg; ls /etc/haproxy | grep haproxy.cfg')
+    expect(said).toMatch(/gearbox\.pem[^]*haproxy does not accept install\/haproxy\/gearbox\.cfg/)
+    expect([status, shown]).toEqual([1, '# mine\nhaproxy.cfg\n'])
+  })
+
+  real(`one that it accepts does, and what was there is kept${why}`, () => {
+    const { status, said, shown } = install('haproxy', 'echo "# mine" >/etc/haproxy/haproxy.cfg; certificate /etc/haproxy/c /etc/haproxy/k; cat /etc/haproxy/c /etc/haproxy/k >/etc/haproxy/gearbox.pem',
+      'cat /etc/haproxy/haproxy.cfg.before /etc/haproxy/haproxy.cfg')
+    expect(status, said).toBe(0)
+    expect(shown).toBe(`# mine\n${haproxyShipped}`)
+  })
+
+  real(`what nginx does not accept is taken back${why}`, () => {
+    const no = install('nginx', 'rm -f /etc/ssl/certs/gearbox.pem', 'ls /etc/nginx/conf.d')
+    expect(no.said).toMatch(/gearbox\.pem[^]*nginx does not accept/)
+    expect([no.status, no.shown]).toEqual([1, ''])
+    const kept = install('nginx', 'rm -f /etc/ssl/certs/gearbox.pem; echo "# mine" >/etc/nginx/conf.d/gearbox.conf', 'cat /etc/nginx/conf.d/*')
+    expect([kept.status, kept.shown]).toEqual([1, '# mine\n'])
+  })
+
+  real(`what it accepts is in its place${why}`, () => {
+    const { status, said, shown } = install('nginx', 'certificate /etc/ssl/certs/gearbox.pem /etc/ssl/private/gearbox.key; echo "# mine" >/etc/nginx/conf.d/gearbox.conf',
+      'cat /etc/nginx/conf.d/gearbox.conf.before /etc/nginx/conf.d/gearbox.conf')
+    expect(status, said).toBe(0)
+    expect(shown).toBe(`# mine\n${nginxShipped}`)
+  })
 })

@@ -353,6 +353,29 @@ if [ "$mode" = boot ]; then
   inside systemctl start gearbox-consumer.service
 fi
 
+if [ "$mode" = boot ]; then
+  begin 'replication starts with everything else, and not without its file or program'
+  expect 'whether it is enabled before anybody asked' "$(inside systemctl is-enabled gearbox-litestream.service || true)" disabled
+  inside systemctl enable --quiet --now gearbox-litestream.service
+  expect 'its state without /etc/litestream.yml' "$(inside systemctl is-active gearbox-litestream.service || true)" inactive
+  inside cp /checkout/install/litestream.yml /etc/litestream.yml
+  inside systemctl start gearbox-litestream.service >>"$log" 2>&1 || true
+  await 'it to give up without the program' 10 sh -c "[ \"\$(nsenter -t $leader -m -u -i -p -r -w systemctl show -P ActiveState gearbox-litestream.service)\" = failed ]"
+  # In place of the program one that writes where a replica goes, as it does.
+  # shellcheck disable=SC2016
+  printf '#!/bin/sh\n[ "$1 $2 $3" = "replicate -config /etc/litestream.yml" ] && touch /var/local/gearbox/sqlite/.litestream /var/local/gearbox/backup/litestream && exec sleep 1000\n' |
+    inside tee /usr/local/bin/litestream >/dev/null
+  inside chmod 755 /usr/local/bin/litestream
+  stop
+  inside systemctl reset-failed gearbox-litestream.service || true
+  start
+  await 'it to run' 10 inside systemctl is-active --quiet gearbox-litestream.service
+  await 'it to write' 10 inside test -e /var/local/gearbox/backup/litestream
+  await 'the service to be ready' 30 ready
+  inside systemctl disable --quiet --now gearbox-litestream.service
+  inside rm /usr/local/bin/litestream /etc/litestream.yml /var/local/gearbox/sqlite/.litestream
+fi
+
 begin 'install_main.sh of this release: an upgrade under load'
 before=$(configuration)
 touch "$dir/load"
