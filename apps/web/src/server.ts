@@ -186,6 +186,9 @@ function createServer (
     ? new FastLaneServer(http, listener, { ...access, limits: config, flusher, queue, replied, toRequestError: toKnown })
     : new Server(http, listener)
   server.maxConnections = config.connectionsMax
+  // A client may say that it sends nothing more and still read its reply (`nc -N`). Node would close behind a request that may
+  // have counted, without an answer; its types do not name the switch.
+  Object.assign(server, { httpAllowHalfOpen: true })
   // Without any progress, in either direction: nobody else cuts off who does not read replies. One that is held takes ACK_TIMEOUT_MS.
   return server.setTimeout(config.ackTimeoutMs + config.requestTimeoutMs)
 }

@@ -36,6 +36,21 @@ test.each(refusedRows)('counts nothing of $name', async ({ body, pairsOnly, stat
   expect(await countedUntilNow()).toEqual(new Map())
 })
 
+test.each([
+  ['a plain request', ''],
+  ['one that only the standard path takes', 'Expect: 100-continue\r\n'],
+])('a client that sends nothing more behind %s gets its replies', async (_name, header) => {
+  const connection = new Connection(worker)
+  onTestFinished(() => connection.end())
+  const post = (key: string): string => `POST /increment?ack=stored HTTP/1.1\r\nHost: 127.0.0.1\r\n${header}` +
+    `Content-Type: ${formType}\r\nContent-Length: 3\r\n\r\n${key}=1`
+  connection.write(post('a') + post('b'))
+  connection.finish()
+  await connection.closed
+  expect(connection.received.match(/^HTTP\/1\.1 204 /gm)).toHaveLength(2)
+  expect(await countedUntilNow()).toEqual(new Map([['a', 1n], ['b', 1n]]))
+})
+
 const key255 = 'k'.repeat(255)
 const form = (headers: Record<string, string> = {}, rest: Request = {}): Request =>
   ({ method: 'POST', path: '/increment?ack=stored', body: 'a=1', ...rest, headers: { 'Content-Type': formType, ...headers } })
