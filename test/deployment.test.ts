@@ -1,5 +1,6 @@
 // Web workers and consumer as separate programs around a Redis, as a real deployment runs them.
 import { randomUUID } from 'node:crypto'
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, readdirSync } from 'node:fs'
 import { request } from 'node:http'
 import { connect, createServer, type AddressInfo } from 'node:net'
@@ -321,4 +322,16 @@ test('a row of the original\'s database that can not be taken over is named, and
   const db = new Database(path, { readonly: true })
   expect(db.prepare('SELECT key, value FROM numbers').raw().all()).toEqual([['good', 1], ['bad', 1.5]])
   db.close()
+})
+
+const noNamespace = process.getuid?.() !== 0 || spawnSync('unshare', ['--pid', '--fork', '--mount-proc', 'true']).status !== 0
+
+test.skipIf(noNamespace)('as PID 1 of a container everything counts, and stops at SIGTERM', async () => {
+  const databasePath = join(temporaryDir(), 'numbers.db')
+  const container = endWithTest(await listening(new Program('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', './run-node', 'start.ts'], { PORT: String(await freePort()), DATABASE_PATH: databasePath })))
+  const [first] = container.parts('start.ts')
+  expect((await post(`${container.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
+  process.kill(first!.pid, 'SIGTERM')
+  expect(await container.exited, container.output).toBe(0)
+  expect(readTotals(databasePath)).toEqual(new Map([['foo', 1n]]))
 })

@@ -5,7 +5,7 @@ import { expect, test } from 'vitest'
 import { describeConfig } from '../packages/runtime/src/config.ts'
 import { root } from './fixtures/gearbox.ts'
 
-const documents = ['README.md', 'DESIGN.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'vegeta/README.md', 'docs/redis.md']
+const documents = ['README.md', 'DESIGN.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'vegeta/README.md', 'install/README.md', 'docs/redis.md', 'docs/browsers.md', 'docs/operations.md']
 
 function read (name: string): string {
   return readFileSync(join(root, name), 'utf8')

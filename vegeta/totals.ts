@@ -1,5 +1,6 @@
 // The totals in a database, now or at some time before, read without ever writing to it.
-import { closeSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readFileSync, readSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
@@ -30,9 +31,15 @@ export function countRejected (db: Database.Database): bigint {
   return table === undefined ? 0n : db.prepare<[], bigint>('SELECT count(*) FROM rejected').pluck().safeIntegers().get() ?? 0n
 }
 
+/** Writes down every total for a later comparison. @returns how many they are @throws FatalError */
 export function saveBaseline (db: Database.Database, path: string): number {
   const entries = [...totalsOf(db)].map(([key, total]) => `${JSON.stringify(key)}:"${total}"`)
-  writeFileSync(path, `{${entries.join(',\n')}}\n`)
+  try {
+    mkdirSync(dirname(path), { recursive: true })
+    writeFileSync(path, `{${entries.join(',\n')}}\n`)
+  } catch (error) {
+    throw new FatalError(`the baseline can't be written: ${reasonOf(error)}`, 2)
+  }
   return entries.length
 }
 

@@ -46,7 +46,7 @@ async function main (): Promise<number> {
     const sums = await sumByKey(tallies, options.targets)
     const before = options.baseline === undefined ? new Map<string, bigint>() : readBaseline(options.baseline)
     await drained(db, options)
-    return report(db, compare(db, sums, before, options.show), summary)
+    return report(db, compare(db, sums, before, options.show), summary, options.baseline !== undefined)
   } finally {
     db.close()
   }
@@ -151,12 +151,14 @@ interface Comparison {
   readonly uncertain: number
   readonly ranges: number
   readonly differing: number
+  /** Of those, keys that nobody sent and that were not there before. */
+  readonly strange: number
   readonly shown: readonly string[]
 }
 
 /** @param sums what each key grew by; emptied on the way @param before totals before the attack; likewise */
 function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<string, bigint>, show: number): Comparison {
-  let [keys, uncertain, ranges, differing] = [0, 0, 0, 0]
+  let [keys, uncertain, ranges, differing, strange] = [0, 0, 0, 0, 0]
   const shown: string[] = []
   const differs = (key: string, what: string): void => {
     if (differing++ < show) shown.push(`  ${JSON.stringify(key)}: ${what}\n`)
@@ -166,7 +168,10 @@ function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<str
     const [sum, old] = [sums.get(key), before.get(key)]
     sums.delete(key)
     before.delete(key)
-    if (sum === undefined && old === undefined) return differs(key, `nothing was sent, found ${total}`)
+    if (sum === undefined && old === undefined) {
+      strange++
+      return differs(key, `nothing was sent, found ${total}`)
+    }
     const range = reachable(old ?? 0n, sum ?? { sure: 0n, stored: false, maybe: undefined })
     if (range.min !== range.max) uncertain++
     if (range.sums === undefined) ranges++
@@ -178,7 +183,7 @@ function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<str
   }
   for (const [key, total] of totalsOf(db)) check(key, total)
   for (const key of [...sums.keys(), ...before.keys()]) if (sums.has(key) || before.has(key)) check(key, undefined)
-  return { keys, uncertain, ranges, differing, shown }
+  return { keys, uncertain, ranges, differing, strange, shown }
 }
 
 function describe ({ min, max, sums }: Range): string {
@@ -187,7 +192,7 @@ function describe ({ min, max, sums }: Range): string {
   return sums.size <= 8 ? [...sums].sort((a, b) => a < b ? -1 : 1).join(' or ') : `one of ${sums.size} sums from ${min} to ${max}`
 }
 
-function report (db: Database.Database, { keys, uncertain, ranges, differing, shown }: Comparison, summary: string): number {
+function report (db: Database.Database, { keys, uncertain, ranges, differing, strange, shown }: Comparison, summary: string, hasBaseline: boolean): number {
   const certainty = uncertain === 0
     ? ''
     : `${uncertain} of them could be one of several, by the requests that may have been counted${ranges === 0 ? '' : `; of ${ranges} only the least and the greatest are known`}\n`
@@ -198,6 +203,7 @@ function report (db: Database.Database, { keys, uncertain, ranges, differing, sh
   const rejected = countRejected(db)
   process.stdout.write(`${summary}${keys} keys: ${differing} ${differing === 1 ? 'total differs' : 'totals differ'}\n${certainty}${shown.join('')}` +
     `${differing > shown.length ? `  … and ${differing - shown.length} more\n` : ''}` +
+    `${strange === 0 ? '' : `${strange} of them were never sent: ${hasBaseline ? 'somebody else counts, or another attack came after the baseline' : 'was the database empty before the attack? If not, --save-baseline first'}\n`}` +
     `${rejected === 0n ? '' : `The consumer refused ${rejected} entries; "npm run rejected" lists them\n`}`)
   return 1
 }

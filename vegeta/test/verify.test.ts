@@ -140,6 +140,7 @@ test.each(['a saved baseline', 'a copy of the database'])('a database that was n
   const results = await attack(product.dir, once)
   const without = await verify(...of(product, results))
   expect(without.output).toContain('2 totals differ')
+  expect(without.output).toContain('1 of them were never sent: was the database empty before the attack? If not, --save-baseline first\n')
   expect(without.code).toBe(1)
   const { code, output } = await verify(...of(product, results), '--baseline', baseline)
   expect(output).toContain('every total is exact')
