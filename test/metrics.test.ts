@@ -11,6 +11,7 @@ const names = [
   'gearbox_batches_pushed_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_queue_length', 'gearbox_queue_durable',
   'gearbox_batches_applied_total', 'gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_rejected_total',
   'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'gearbox_connections_dropped_total', 'gearbox_keys', 'gearbox_log_lines_lost_total',
+  'gearbox_set_aside_total', 'gearbox_rejected_rows',
   'process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds',
 ]
 
