@@ -73,8 +73,8 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     onRefused: (name, code) => {
       // With Redis the workers' batches reach whichever consumer has taken over; embedded ones would have nowhere to go.
       if (config.redisUrl !== undefined && running) {
-        const reason = `${name} exited with code ${code} and will not be restarted`
-        logger.error(`${reason}; web workers keep running, and batches wait in Redis. Its last line says why; then stop and start again`)
+        const reason = `${name} exited and will not be restarted`
+        logger.error(`${reason}; web workers keep running (exit code ${code}, its last line says why). Batches wait in Redis; stop and start again`)
         parent.announce({ type: 'consumerExited', reason })
         return
       }

@@ -519,7 +519,7 @@ function portOf (address = ''): number {
 
 /** Whether nothing is wrong but that the product's own consumer has left to a newer one. */
 function isOnlySuperseded (text: string): boolean {
-  return text.includes(`consumer exited with code ${refused}`)
+  return text.includes('consumer exited and will not be restarted')
 }
 
 /** Asked over a separate connection: any of the workers may get it. @returns status 0: no answer */

@@ -191,17 +191,17 @@ test('a rebind of a running installation is refused, and one whose consumer has 
 
   const other = await runCommand(place, 'rebind', ['--force', join(place.dir, 'other.db')])
   expect(other.code, other.output).toBe(0)
-  await gearbox.printed(/consumer exited with code 69 and will not be restarted; web workers keep running/)
+  await gearbox.printed(/consumer exited and will not be restarted; web workers keep running/)
   const urls = Array.from({ length: 10 }, () => gearbox.url)
-  for (const url of urls) expect(await notReady(url)).toMatch(/consumer exited with code 69/)
+  for (const url of urls) expect(await notReady(url)).toMatch(/consumer exited and will not be restarted/)
   expect((await post(`${gearbox.url}/increment`, 'foo=10')).status, 'another consumer may take it').toBe(204)
   const after = await verify()
   expect(after.code).toBe(1)
-  expect(after.output).toMatch(/NOT READY: .*consumer exited with code 69/)
+  expect(after.output).toMatch(/NOT READY: .*consumer exited and will not be restarted/)
   // A worker that is started later knows as well.
   for (const { pid } of gearbox.parts('apps/web')) process.kill(pid, 'SIGKILL')
   await until('new workers', async () => await readiness(gearbox.url).catch(() => 0) === 503)
-  for (const url of urls) expect(await notReady(url)).toMatch(/consumer exited with code 69/)
+  for (const url of urls) expect(await notReady(url)).toMatch(/consumer exited and will not be restarted/)
   gearbox.kill('SIGTERM')
   await gearbox.exited
 })

@@ -1,7 +1,7 @@
 // The database and the one transaction that writes to it: skip what was applied before, upsert the sums,
 // record what is applied now. Fed by the consumer; read by anybody, through connections of their own.
 import { createHash, randomUUID } from 'node:crypto'
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { int64Max, int64Min, readHeader, type Header } from '@gearbox/queue/batch.ts'
@@ -411,7 +411,7 @@ export class Store {
         if (!isCheckpointed(this.#db)) throw this.#moved('its -wal or -shm was removed, and somebody reads it')
       } else if (this.#files.walInPlace) {
         // SQLite would take it for the -wal of whatever is there, and mix the two.
-        throw this.#moved('it was moved, removed or replaced')
+        throw this.#moved(existsSync(path) ? 'another file is in its place, next to its own -wal' : 'it was moved or removed')
       }
     }
     // Not where this process has it open: a file that is closed takes all locks of its process with it (POSIX), SQLite's too.

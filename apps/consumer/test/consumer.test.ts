@@ -1,5 +1,6 @@
 // The second gear with parts that fail: nothing that was taken is lost, and what could not be told is told again.
 import { once } from 'node:events'
+import { renameSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { temporaryDir } from '../../../test/fixtures/temporary.ts'
@@ -74,6 +75,7 @@ class FailingQueue extends EmbeddedConsumerQueue {
 interface Setup {
   readonly consumer: Consumer
   readonly queue: FailingQueue
+  readonly producer: EmbeddedProducerQueue
   readonly store: FailingStore
   readonly path: string
   readonly log: CapturedLog
@@ -106,6 +108,7 @@ async function setUp (commitIntervalMs = 0): Promise<Setup> {
   return {
     consumer,
     queue,
+    producer,
     store,
     path,
     log,
@@ -299,6 +302,23 @@ test('a stop while nothing can be stored leaves what was pushed to whoever pushe
   expect(queue.length).toBe(1)
   await queue.close()
   expect(await pushing).toBe('unknown')
+})
+
+test('an idle consumer notices that its database is moved away, says so once, reports it, and goes on when it is back', async () => {
+  const { path, log, push, producer, start } = await setUp()
+  const { stop } = start()
+  await push({ seq: 1, sums: { a: 1 } })
+  renameSync(path, `${path}.away`)
+  await until('the report', async () => await producer.check() !== undefined)
+  expect(await producer.check()).toContain('not in its place')
+  expect(log.messages(50)).toEqual([expect.stringMatching(/not in its place.*put it back.*before stopping/)])
+  const pushing = push({ seq: 2, sums: { a: 1 } })
+  renameSync(`${path}.away`, path)
+  await pushing
+  await until('the end of it', async () => await producer.check() === undefined)
+  expect(totals(path)).toEqual({ a: 2n })
+  expect(log.messages(30)).toContain('storing batches again')
+  await stop()
 })
 
 test('a superseded consumer leaves', async () => {

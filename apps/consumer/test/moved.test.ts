@@ -160,6 +160,25 @@ test.each(['-wal', '-shm'])('without its %s, which somebody removed, what it had
   expect(query(path, 'PRAGMA integrity_check')).toEqual([['ok']])
 })
 
+test('without its -wal, which somebody removed while others have the database open, nothing is lost either', () => {
+  const { store, path } = openStore()
+  const reader = new Database(path, { readonly: true })
+  onTestFinished(() => { reader.close() })
+  store.apply(one(1))
+  expect(reader.prepare('SELECT value FROM numbers').pluck().get()).toBe(1)
+  rmSync(`${path}-wal`)
+  // A snapshot of somebody else's needs the removed one: until that ends, nothing is stored.
+  reader.exec('BEGIN')
+  reader.prepare('SELECT count(*) FROM numbers').get()
+  expect(() => store.apply(one(2))).toThrow(DatabaseMovedError)
+  reader.exec('COMMIT')
+  expect(store.apply(one(2))).toMatchObject({ batches: 1 })
+  reader.close()
+  store.close()
+  expect(totals(path)).toEqual({ a: 2n })
+  expect(query(path, 'PRAGMA integrity_check')).toEqual([['ok']])
+})
+
 test('a -wal that is removed within a commit: the commit is not returned, and skipped when it comes again', () => {
   const { store, path } = openStore()
   store.apply(one(1))

@@ -1,11 +1,12 @@
 // The consumer's end of the embedded queue: it owns the socket that the workers of the same `npm start` connect to.
 // What is waiting lives in this process's memory only, and so a push is answered when it is committed and not before.
 import { randomUUID } from 'node:crypto'
-import { chmodSync, lstatSync, mkdirSync, rmSync, statSync } from 'node:fs'
+import { rmSync, statSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { frame, readFrames, uint32, unpackElements, writeFrame } from './frames.ts'
 import { runBytesMax, runElementsMax, type ConsumerQueue, type Owner, type Stored, type StoreTrouble } from './queue.ts'
+import { makeSocketDirectory } from './socket-directory.ts'
 import { Wake } from './wake.ts'
 
 /**
@@ -145,12 +146,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   }
 
   async #listenAnew (): Promise<void> {
-    const dir = dirname(this.#path)
-    mkdirSync(dir, { recursive: true, mode: 0o700 })
-    const { uid, mode } = lstatSync(dir)
-    // In a directory that anybody may write to, somebody else may have been faster.
-    if (process.getuid !== undefined && uid !== process.getuid()) throw new Error(`${dir} belongs to another user`)
-    if ((mode & 0o777) !== 0o700) chmodSync(dir, 0o700)
+    makeSocketDirectory(dirname(this.#path))
     rmSync(this.#path, { recursive: true, force: true })
     await new Promise<void>((resolve, reject) => {
       this.#server.once('error', reject)

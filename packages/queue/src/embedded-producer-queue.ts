@@ -1,7 +1,10 @@
 // A web worker's end of the embedded queue: a Unix socket to the consumer of the same `npm start`.
 import { connect, type Socket } from 'node:net'
+import { dirname } from 'node:path'
+import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
 import { connecting, parseStored, parseTrouble, ProducerQueue, QueueUnavailableError, type Polled, type StoreFailure } from './queue.ts'
+import { requireOwnDirectory } from './socket-directory.ts'
 import type { Origin } from './unsent-file.ts'
 
 const reconnectMs = 50
@@ -98,6 +101,13 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   }
 
   #connect (): void {
+    try {
+      requireOwnDirectory(dirname(this.#path))
+    } catch (error) {
+      this.#unreachable = reasonOf(error)
+      this.#lost()
+      return
+    }
     const socket = connect(this.#path)
     this.#socket = socket
     readFrames(socket, (type, payload) => this.#received(type, payload))

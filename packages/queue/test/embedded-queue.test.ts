@@ -1,7 +1,7 @@
 // The embedded queue: it keeps every queue's promises, and some of its own.
 import { once } from 'node:events'
-import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { connect } from 'node:net'
+import { chownSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { temporaryDir } from '../../../test/fixtures/temporary.ts'
@@ -147,6 +147,30 @@ test('a consumer that starts makes the directory that is gone', async () => {
   await startConsumer(path)
   expect(statSync(dirname(path)).mode & 0o777).toBe(0o700)
   await startProducer(path)
+})
+
+test.skipIf(process.getuid?.() !== 0)('a directory that another user has made in its place is used by neither end (only root can play both)', async () => {
+  const path = join(temporaryDir(), 'gearbox', 'queue')
+  const consumer = await startConsumer(path)
+  const producer = await startProducer(path)
+  rmSync(dirname(path), { recursive: true })
+  mkdirSync(dirname(path))
+  chownSync(dirname(path), 12345, 12345)
+  const trap = createServer((socket) => socket.resume())
+  onTestFinished(() => { trap.close() })
+  await new Promise<void>((resolve) => trap.listen(path, resolve))
+  const late = new EmbeddedProducerQueue(path)
+  onTestFinished(async () => { await late.close() })
+  await late.start()
+  await until('a refusal', () => late.unreachable?.endsWith('belongs to another user'))
+  await producer.check()
+  expect(statSync(dirname(path)).uid).toBe(12345)
+  await expect(new EmbeddedConsumerQueue(path).start()).rejects.toThrow(/belongs to another user/)
+  // Once that is gone both find each other again.
+  rmSync(dirname(path), { recursive: true })
+  await until('the late one to be connected', () => late.incarnation !== undefined)
+  expect(late.incarnation).toBe(producer.incarnation)
+  await consumer.close()
 })
 
 test('what keeps a consumer from storing reaches workers, also later ones, until it is over or the consumer is gone', async () => {
