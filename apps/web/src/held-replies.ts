@@ -33,6 +33,11 @@ export interface Held {
   readonly answered: { requests: number, increments: number }
 }
 
+/** Whether the reply is a 2xx. */
+function isAnswered (outcome: Outcome): boolean {
+  return outcome === 'reached' || outcome === 'late'
+}
+
 /** Bytes that a reply holds until it is settled. */
 function bytesOf ({ ownBytes, keys, once }: HeldReply): number {
   return ownBytes + (keys === undefined ? 0 : keys.length) + (once === undefined ? 0 : onceBytes(once))
@@ -65,13 +70,20 @@ export class HeldReplies {
     // What is settled may be answered at once; nothing that follows from that may meet it here.
     this.#replies = []
     this.#first = 0
-    let bytes = 0
+    let [bytes, requests, increments] = [0, 0, 0]
     for (let i = first; i < replies.length; i++) {
       const reply = replies[i]!
+      const outcome = outcomeOf(reply)
       bytes += bytesOf(reply)
-      reply.settle(outcomeOf(reply))
+      if (isAnswered(outcome)) {
+        requests++
+        increments += reply.increments
+      }
+      reply.settle(outcome)
     }
     held.bytes -= bytes
+    held.answered.requests += requests
+    held.answered.increments += increments
   }
 
   /** Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost */
@@ -99,7 +111,7 @@ export class HeldReplies {
   #settle (reply: HeldReply, outcome: Outcome): void {
     this.#held.replies--
     this.#held.bytes -= bytesOf(reply)
-    if (outcome === 'reached' || outcome === 'late') {
+    if (isAnswered(outcome)) {
       this.#held.answered.requests++
       this.#held.answered.increments += reply.increments
     }
