@@ -1,6 +1,7 @@
 // More than can be held or sent on, against the real processes: limits stop it with a 503 or a closed connection, and all that was accepted arrives exactly.
 import { spawnSync } from 'node:child_process'
 import { Agent } from 'node:http'
+import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
 import { RedisServer } from '../fixtures/redis.ts'
@@ -195,6 +196,87 @@ async function outage (mode: Mode): Promise<void> {
     expect([first, new Set(more), more.at(-1)], `${mode}, ${level}: late, and refused when the queue is away for longer than ACK_TIMEOUT_MS`).toEqual([202, new Set(more.length > 1 ? [202, 503] : [503]), 503])
   }
 }
+
+// Requests of a thousand keys each
+
+const [connections, pipelined, pairs] = [200, 20, 1000]
+
+/** As long as the limit of a body allows, and the same but for their ends. */
+const keyOf = (i: number): string => `${'counter/'.repeat(6)}${String(i).padStart(4, '0')}`
+
+/** Sends requests of a thousand keys at level `stored`, 20 on each of 200 connections. @returns the replies by status, as they come in */
+async function sendLarge (url: string): Promise<{ readonly statuses: ReadonlyMap<string, number>, readonly end: () => void }> {
+  const body = Array.from({ length: pairs }, (_, i) => `${keyOf(i)}=1`).join('&')
+  const head = 'POST /increment?ack=stored HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n'
+  const request = Buffer.from(`${head}Content-Length: ${body.length}\r\n\r\n${body}`)
+  const statuses = new Map<string, number>()
+  const { hostname, port } = new URL(url)
+  const sockets = Array.from({ length: connections }, () => {
+    const socket = connect(Number(port), hostname)
+    socket.on('error', () => {})
+    socket.on('data', (chunk) => {
+      for (const [status] of chunk.toString('latin1').matchAll(/(?<=HTTP\/1\.1 )\d{3}/g)) statuses.set(status, (statuses.get(status) ?? 0) + 1)
+    })
+    for (let i = 0; i < pipelined; i++) socket.write(request)
+    return socket
+  })
+  return { statuses, end: () => { for (const socket of sockets) socket.destroy() } }
+}
+
+test('held replies of very many keys, with a consumer that stands still, stop at PENDING_BYTES_MAX', async () => {
+  const bytesMax = 16 * 2 ** 20
+  const env = { PENDING_BYTES_MAX: String(bytesMax), UNSTORED_BYTES_MAX: String(2 ** 20), ACK_TIMEOUT_MS: '20000' }
+  const { gearbox } = await startWith('Redis', env)
+  const worker = await partOf(gearbox, 'apps/web')
+  for (let i = 0; i < 300; i++) await post(`${gearbox.url}/increment?ack=memory`, 'warm=1')
+  const thaw = freeze(await partOf(gearbox, consumerModule))
+  const before = memoryOf(worker)
+  let most = before
+  const watch = setInterval(() => { most = Math.max(most, memoryOf(worker)) }, 100)
+  onTestFinished(() => clearInterval(watch))
+  const { statuses, end } = await sendLarge(gearbox.url)
+  onTestFinished(end)
+  // What is refused is answered in its turn, behind what is held.
+  await until('requests to be refused', async () => await figure(gearbox.url, 'gearbox_requests_total') > 1000, 30_000)
+  await later(1000)
+  // Keys of 52 bytes take 60 each while they are held. What else came with it are 200 requests half read, and V8's garbage between two collections.
+  expect(most - before).toBeLessThan(10 * bytesMax)
+  thaw()
+  await until('all replies', () => [...statuses.values()].reduce((sum, count) => sum + count, 0) === connections * pipelined, 30_000)
+  expect([...statuses.keys()].sort()).toEqual(['204', '503'])
+  expect(statuses.get('204')! * pairs * 60).toBeLessThan(2 * bytesMax)
+  expect(most - before).toBeLessThan(10 * bytesMax)
+  end()
+  await stop(gearbox)
+})
+
+test('when a part of the keys of very many requests is refused, the worker goes on serving all others meanwhile', async () => {
+  const { place, gearbox } = await startWith('Redis', { ACK_TIMEOUT_MS: '20000' })
+  // All but the first: of a thousand all are reported.
+  for (let first = 1; first < pairs; first += 500) {
+    const full = Array.from({ length: Math.min(500, pairs - first) }, (_, i) => `${keyOf(first + i)}=9223372036854775807`).join('&')
+    expect((await post(`${gearbox.url}/increment?ack=stored`, full)).status).toBe(204)
+  }
+  const thaw = freeze(await partOf(gearbox, consumerModule))
+  const { statuses, end } = await sendLarge(gearbox.url)
+  onTestFinished(end)
+  await until('all of it to be held', async () => await figure(gearbox.url, 'gearbox_increments_total') >= connections * pipelined * pairs, 30_000)
+  thaw()
+  let slowest = 0
+  await until('all replies', async () => {
+    const askedAt = performance.now()
+    await fetch(`${gearbox.url}/healthz`, { headers: { connection: 'close' } })
+    slowest = Math.max(slowest, performance.now() - askedAt)
+    return [...statuses.values()].reduce((sum, count) => sum + count, 0) === connections * pipelined
+  }, 30_000)
+  // What came early may be too old by then to be refused.
+  expect([...statuses.keys()].filter((status) => status !== '202')).toEqual(['422'])
+  // Comparing each key with each refused one took more than a minute, in which nobody else was served.
+  expect(slowest).toBeLessThan(2000)
+  end()
+  await stop(gearbox)
+  expect(readTotals(place.databasePath).get(keyOf(0))).toBe(BigInt(connections * pipelined))
+})
 
 test('of more connections than CONNECTIONS_MAX the others are closed unanswered, those inside are served, and only what was answered counts', async () => {
   const system = await startWith('the embedded queue', { CONNECTIONS_MAX: '50' })
