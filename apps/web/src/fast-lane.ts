@@ -78,6 +78,8 @@ class Reply implements HeldReply {
   readonly ownBytes = replyBytes
   /** '' until it is known. */
   text = ''
+  /** Bytes that are counted as held since it is known, as others are due before it. */
+  waitingBytes = 0
 
   constructor (connection: Connection) {
     this.#connection = connection
@@ -249,6 +251,8 @@ class Connection {
   #leaving = false
   /** The client will send nothing more. */
   #ended = false
+  /** Nothing more is read from it, and it is closed when all that is due is written. */
+  #givenUp = false
   /** Looks at it since it last finished a request or got a reply. */
   #looks = 0
 
@@ -283,8 +287,13 @@ class Connection {
     this.#answered = false
     let known = 0
     let text = ''
-    for (; known < this.#due.length && this.#due[known]!.text !== ''; known++) text += this.#due[known]!.text
+    let waitingBytes = 0
+    for (; known < this.#due.length && this.#due[known]!.text !== ''; known++) {
+      text += this.#due[known]!.text
+      waitingBytes += this.#due[known]!.waitingBytes
+    }
     if (known === 0) return
+    if (waitingBytes > 0) this.#lane.options.flusher.holdBytes(-waitingBytes)
     if (known === this.#due.length) this.#due.length = 0
     else this.#due.splice(0, known)
     const { socket } = this
@@ -292,7 +301,8 @@ class Connection {
     this.#looks = 0
     socket.write(text, 'latin1')
     if (this.#due.length > 0) return
-    if (this.#leaving) this.#lane.release(this)
+    if (this.#givenUp) socket.destroySoon()
+    else if (this.#leaving) this.#lane.release(this)
     else if (this.#ended) this.#end()
     else this.#readOn()
   }
@@ -305,6 +315,7 @@ class Connection {
   }
 
   #take (bytes: Buffer, length: number): void {
+    if (this.#givenUp) return
     if (this.#leaving) this.socket.push(Buffer.copyBytesFrom(bytes, 0, length))
     else if (this.#partialBytes === 0) this.#read(bytes, length)
     else this.#readMore(Buffer.copyBytesFrom(bytes, 0, length))
@@ -333,6 +344,7 @@ class Connection {
     const lane = this.#lane
     const { recogniser } = lane
     for (let at = 0; at < end; at = recogniser.bodyEnd) {
+      if (this.#due.length >= dueMax && this.#isOverLimit()) return this.#giveUp()
       const recognised = lane.stopping && !(inHand && at === 0) ? 'other' : recogniser.read(bytes, at, end)
       if (recognised === 'partial' && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) break
       if (recognised !== 'whole') return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
@@ -381,9 +393,26 @@ class Connection {
   /** Takes in what became of a request. */
   answer (reply: Reply, outcome: Outcome | RequestError): void {
     reply.text = this.#lane.replyTo(outcome)
+    // The usual replies are the same text for all. Refusals that wait for others' are not, and a client can cause many.
+    if (typeof outcome !== 'string' && this.#due[0] !== reply) {
+      reply.waitingBytes = reply.ownBytes + reply.text.length
+      this.#lane.options.flusher.holdBytes(reply.waitingBytes)
+    }
     if (this.#answered) return
     this.#answered = true
     this.#lane.answer(this)
+  }
+
+  #isOverLimit (): boolean {
+    const { flusher, limits } = this.#lane.options
+    return flusher.heldBytes > limits.pendingBytesMax
+  }
+
+  /** There is no room for more replies to a client that sends on without waiting for any: what it sent beyond is not read, and gets none. */
+  #giveUp (): void {
+    this.#givenUp = true
+    this.socket.pause()
+    if (this.#due.length === 0) this.socket.destroySoon()
   }
 
   /** Nothing from these bytes on is read here. */
@@ -404,7 +433,7 @@ class Connection {
   }
 
   #readOn (): void {
-    if (!this.#leaving && this.socket.isPaused() && this.#due.length < dueMax && !this.socket.writableNeedDrain) this.socket.resume()
+    if (!this.#leaving && !this.#givenUp && this.socket.isPaused() && this.#due.length < dueMax && !this.socket.writableNeedDrain) this.socket.resume()
   }
 
   /** Takes its listeners off the socket, which goes on without it. */

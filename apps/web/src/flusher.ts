@@ -134,6 +134,11 @@ export class Flusher {
     return this.#held.bytes
   }
 
+  /** Counts bytes as held that a lane keeps for replies that are known and can't be written yet; with a minus, as no longer. */
+  holdBytes (bytes: number): void {
+    this.#held.bytes += bytes
+  }
+
   /** Bytes that would have to be written down if the queue stayed away. */
   get unsentBytes (): number {
     return this.pendingBytes + this.#window.bytes

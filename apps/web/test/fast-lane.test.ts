@@ -99,6 +99,51 @@ describe('which lane', () => {
   })
 })
 
+describe('replies that are known and wait for others', () => {
+  test('are counted as held until they are written', async () => {
+    const { worker, queue } = await start()
+    queue.hold()
+    const connection = connectTo(worker)
+    connection.write(post('a=1'))
+    await until('it to be held', () => worker.flusher.heldReplies === 1)
+    const before = worker.flusher.heldBytes
+    connection.write(post('a=x').repeat(20) + post('a=1', '?ack=memory').repeat(20))
+    await until('all to be known', () => worker.flusher.counts.increments === 21)
+    expect(worker.flusher.heldBytes).toBeGreaterThan(before + 20 * 200)
+    queue.release()
+    expect(await statusesOn(connection, 41)).toEqual([204, ...Array(20).fill(400), ...Array(20).fill(202)])
+    expect(worker.flusher.heldBytes).toBe(0)
+  })
+
+  test('of a client that sends on for ever end with its connection when PENDING_BYTES_MAX is reached, and those that are due are written', async () => {
+    const { worker, queue } = await start({ PENDING_BYTES_MAX: '16384' })
+    queue.hold()
+    const connection = connectTo(worker)
+    connection.write(post('a=1') + post('a=x').repeat(400))
+    await until('the limit', () => worker.flusher.heldBytes > 16_384)
+    expect(worker.flusher.heldBytes).toBeLessThan(80_000)
+    queue.release()
+    await connection.closed
+    const statuses = connection.replies().map(({ status }) => status)
+    expect(statuses[0]).toBe(204)
+    expect(new Set(statuses.slice(1))).toEqual(new Set([400]))
+    expect(statuses.length).toBeLessThan(300)
+    expect(worker.flusher.heldBytes).toBe(0)
+    expect((await increment(worker, 'a=1')).status).toBe(204)
+  })
+
+  test('of a connection that is gone are no longer counted', async () => {
+    const { worker, queue } = await start()
+    queue.hold()
+    const connection = connectTo(worker)
+    connection.write(post('a=1') + post('a=x').repeat(20))
+    await until('all to be known', () => worker.flusher.heldBytes > 20 * 200)
+    connection.end()
+    queue.release()
+    await until('none to be held', () => worker.flusher.heldBytes === 0)
+  })
+})
+
 describe('order', () => {
   test('a reply that is known waits for those before it', async () => {
     const { worker, queue, slow } = await start()
