@@ -1,5 +1,5 @@
-// Of one producer, the rejections that are in every report of its progress: a report has to be complete in itself, as any
-// of them may be lost.
+// Of one producer, the rejections that are in every report of its progress: a report has to be complete in itself, as
+// any of them may be lost.
 import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
 import { omittedOf, reportedMax, reportedMs, type Report } from './reports.ts'
 
@@ -18,7 +18,10 @@ export class CurrentReports {
     return this.#reports.size === 0
   }
 
-  /** Takes in what was rejected of a batch, in the place of what was known of it. Of too many the oldest are no longer listed. */
+  /**
+   * Takes in what was rejected of a batch, in the place of what was known of it. Of too many the oldest are no longer
+   * listed.
+   */
   add (report: Report): void {
     this.#delete(report.seq)
     this.#reports.set(report.seq, { report, until: performance.now() + reportedMs })

@@ -33,7 +33,10 @@ export interface RejectedContent {
   readonly at: bigint
 }
 
-/** A row to be. An entry of the sums has a key and a value, an idempotent request its id and sums, a whole batch its bytes. */
+/**
+ * A row to be. An entry of the sums has a key and a value, an idempotent request its id and sums, a whole batch its
+ * bytes.
+ */
 export interface NewRejected {
   readonly producer: string | undefined
   readonly seq: number | undefined
@@ -53,13 +56,28 @@ export interface RejectedLimits {
   readonly rejectedBytesMax?: number
 }
 
-/** What makes room for what: of two reasons the one with the higher number. A promise that can still be kept counts most. */
-const worth: { readonly [reason in RejectReason]: number } = { unreadable: 0, 'other body': 1, 'too late': 1, trigger: 2, overflow: 2 }
+/**
+ * What became of an entry: known if it was there already, dropped if there is no room for it. `evicted` rows made
+ * room.
+ */
+export interface Filed {
+  readonly outcome: 'filed' | 'known' | 'dropped'
+  readonly evicted: number
+}
+
+/**
+ * What makes room for what: of two reasons the one with the higher number. A promise that can still be kept counts
+ * most.
+ */
+const worth: { readonly [reason in RejectReason]: number } = {
+  unreadable: 0, 'other body': 1, 'too late': 1, trigger: 2, overflow: 2,
+}
 
 /** Bytes of a row besides what varies: numbers, names, and its entries in the indexes. */
 const rowOwnBytes = 200
 
-const rowBytes = `${rowOwnBytes} + coalesce(octet_length(key), 0) * 2 + coalesce(octet_length(exact), 0) + coalesce(octet_length(sums), 0) + coalesce(octet_length(batch), 0)`
+const rowBytes = `${rowOwnBytes} + coalesce(octet_length(key), 0) * 2 + coalesce(octet_length(exact), 0)
+  + coalesce(octet_length(sums), 0) + coalesce(octet_length(batch), 0)`
 
 interface Counts {
   rows: number
@@ -68,7 +86,10 @@ interface Counts {
   readonly version: unknown
 }
 
-/** Columns and indexes that came later. A program of the version before does without them, so the schema's version stays. */
+/**
+ * Columns and indexes that came later. A program of the version before does without them, so the schema's version
+ * stays.
+ */
 export function extendRejected (db: Database.Database): void {
   const columns = db.prepare<[], string>("SELECT name FROM pragma_table_info('rejected')").pluck().all()
   db.exec(`
@@ -79,6 +100,12 @@ export function extendRejected (db: Database.Database): void {
   `)
 }
 
+/** Whether it has those columns and indexes. */
+export function isExtended (db: Database.Database): boolean {
+  return db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'rejected_reason'").get() !== undefined
+}
+
+/** The table `rejected`. */
 export class RejectedEntries {
   readonly #db: Database.Database
   readonly #limits: Required<RejectedLimits>
@@ -101,34 +128,29 @@ export class RejectedEntries {
   }
 
   /**
-   * Keeps an entry, within the limits: from half of them on, what is rejected of one key is added up in one row, and when
-   * they are reached, the oldest of what is worth less makes room.
-   * @returns filed; known: it is there already; or dropped, as there is no room for it. `evicted` rows made room
+   * Keeps an entry, within the limits: from half of them on, what is rejected of one key is added up in one row, and
+   * when they are reached, the oldest of what is worth less makes room.
    */
-  file (row: NewRejected): { readonly outcome: 'filed' | 'known' | 'dropped', readonly evicted: number } {
-    const { statements, counts } = { statements: this.#statements, counts: this.#count() }
+  file (row: NewRejected): Filed {
+    const statements = this.#statements
+    const counts = this.#count()
     const { rejectedRowsMax, rejectedBytesMax } = this.#limits
-    if (row.hash !== undefined && statements.hasHash.get(row.hash) === 1) return { outcome: 'known', evicted: 0 }
-    if (row.once !== undefined && statements.hasOnce.get({ once: row.once, reason: row.reason, sums: row.sums ?? null }) === 1) return { outcome: 'known', evicted: 0 }
-    const bytes = rowOwnBytes + 2 * Buffer.byteLength(row.key ?? '') + Buffer.byteLength(row.sums ?? '') + (row.batch?.length ?? 0)
+    const { producer = null, seq = null, key, value, once, sums = null, batch = null, hash = null, reason, at } = row
+    const isKnown = (hash !== null && statements.hasHash.get(hash) === 1) ||
+      (once !== undefined && statements.hasOnce.get({ once, reason, sums }) === 1)
+    if (isKnown) return { outcome: 'known', evicted: 0 }
+    const bytes = rowOwnBytes + 2 * Buffer.byteLength(key ?? '') + Buffer.byteLength(sums ?? '') + (batch?.length ?? 0)
     const isFilling = counts.rows * 2 >= rejectedRowsMax || counts.bytes * 2 >= rejectedBytesMax
-    if (isFilling && row.key !== undefined && row.value !== undefined && this.#addUp(row.key, row.value, row.reason)) return { outcome: 'filed', evicted: 0 }
+    if (isFilling && key !== undefined && value !== undefined && this.#addUp(key, value, reason)) {
+      return { outcome: 'filed', evicted: 0 }
+    }
     let evicted = 0
     while (counts.rows >= rejectedRowsMax || counts.bytes + bytes > rejectedBytesMax) {
-      if (bytes > rejectedBytesMax || !this.#evict(worth[row.reason])) return { outcome: 'dropped', evicted }
+      if (bytes > rejectedBytesMax || !this.#evict(worth[reason])) return { outcome: 'dropped', evicted }
       evicted++
     }
     statements.insert.run({
-      producer: row.producer ?? null,
-      seq: row.seq ?? null,
-      key: row.key ?? null,
-      once: row.once ?? null,
-      reason: row.reason,
-      value: row.value ?? null,
-      sums: row.sums ?? null,
-      batch: row.batch ?? null,
-      at: row.at,
-      hash: row.hash ?? null,
+      producer, seq, key: key ?? null, value: value ?? null, once: once ?? null, sums, batch, hash, reason, at,
     })
     counts.rows++
     counts.bytes += bytes
@@ -137,10 +159,10 @@ export class RejectedEntries {
 
   /** Rows with ids above `after`, oldest first, at most `most`. */
   list (after: bigint, most: number): Rejected[] {
-    return this.#statements.list.all(after, most).map(({ key, value, exact, sums, ...row }) => ({
-      ...row,
-      entries: sums !== null ? this.#statements.entriesOf.all(sums) : key === null ? undefined : [{ key, value: exact === null ? value ?? 0n : BigInt(exact) }],
-    }))
+    return this.#statements.list.all(after, most).map(({ key, value, exact, sums, ...row }) => {
+      const sum = key === null ? undefined : [{ key, value: exact === null ? value ?? 0n : BigInt(exact) }]
+      return { ...row, entries: sums === null ? sum : this.#statements.entriesOf.all(sums) }
+    })
   }
 
   read (id: bigint): RejectedContent | undefined {
@@ -153,7 +175,10 @@ export class RejectedEntries {
     return this.#statements.delete.run(id).changes > 0
   }
 
-  /** An idempotent request of which its client was told in the end that it was not counted: it is not to be counted later. */
+  /**
+   * An idempotent request of which its client was told in the end that it was not counted: it is not to be counted
+   * later.
+   */
   deleteOnce (once: string, sums: string): void {
     if (this.#statements.deleteOnce.run({ once, sums }).changes > 0) this.#counts = undefined
   }
@@ -171,7 +196,8 @@ export class RejectedEntries {
   /** @returns false if there is nothing worth less than `than` */
   #evict (than: number): boolean {
     const counts = this.#count()
-    for (const [reason] of Object.entries(worth).filter(([, value]) => value < than).sort(([, one], [, other]) => one - other)) {
+    const lesser = Object.entries(worth).filter(([, value]) => value < than).sort(([, one], [, other]) => one - other)
+    for (const [reason] of lesser) {
       const row = this.#statements.oldest.get(reason)
       if (row === undefined) continue
       this.#statements.delete.run(row.id)
@@ -193,25 +219,34 @@ export class RejectedEntries {
   }
 }
 
+type SumRow = { readonly id: bigint } & Pick<RejectedContent, 'value' | 'exact'>
+type ListRow = Omit<Rejected, 'entries'> & Pick<RejectedContent, 'key' | 'value' | 'exact' | 'sums'>
+
 function prepare (db: Database.Database) {
   return {
     countRows: db.prepare<[], number>('SELECT count(*) FROM rejected').pluck(),
-    count: db.prepare<[], { rows: number, bytes: number }>(`SELECT count(*) AS rows, coalesce(sum(${rowBytes}), 0) AS bytes FROM rejected`),
+    count: db.prepare<[], { rows: number, bytes: number }>(`
+      SELECT count(*) AS rows, coalesce(sum(${rowBytes}), 0) AS bytes FROM rejected`),
     hasHash: db.prepare<[string], number>('SELECT 1 FROM rejected WHERE hash = ?').pluck(),
-    hasOnce: db.prepare<{ once: string, reason: string, sums: string | null }, number>('SELECT 1 FROM rejected WHERE once = @once AND reason = @reason AND sums IS @sums').pluck(),
+    hasOnce: db.prepare<{ once: string, reason: string, sums: string | null }, number>(
+      'SELECT 1 FROM rejected WHERE once = @once AND reason = @reason AND sums IS @sums').pluck(),
     insert: db.prepare(`
       INSERT INTO rejected(producer, seq, key, value, reason, at, once, sums, batch, hash)
       VALUES (@producer, @seq, @key, @value, @reason, @at, @once, @sums, @batch, @hash)`),
-    findSum: db.prepare<{ key: string, reason: string }, { id: bigint, value: bigint | null, exact: string | null }>(
-      'SELECT id, value, exact FROM rejected WHERE key = @key AND once IS NULL AND reason = @reason ORDER BY id DESC LIMIT 1').safeIntegers(),
-    writeSum: db.prepare<{ id: bigint, value: bigint | null, exact: string | null }>('UPDATE rejected SET value = @value, exact = @exact WHERE id = @id'),
-    oldest: db.prepare<[string], { id: bigint, bytes: number }>(`SELECT id, ${rowBytes} AS bytes FROM rejected WHERE reason = ? ORDER BY id LIMIT 1`),
-    list: db.prepare<[bigint, number], Omit<Rejected, 'entries'> & Pick<RejectedContent, 'key' | 'value' | 'exact' | 'sums'>>(`
+    findSum: db.prepare<{ key: string, reason: string }, SumRow>(`
+      SELECT id, value, exact FROM rejected
+      WHERE key = @key AND once IS NULL AND reason = @reason ORDER BY id DESC LIMIT 1`).safeIntegers(),
+    writeSum: db.prepare<SumRow>('UPDATE rejected SET value = @value, exact = @exact WHERE id = @id'),
+    oldest: db.prepare<[string], { id: bigint, bytes: number }>(
+      `SELECT id, ${rowBytes} AS bytes FROM rejected WHERE reason = ? ORDER BY id LIMIT 1`),
+    list: db.prepare<[bigint, number], ListRow>(`
       SELECT id, producer, seq, key, value, exact, reason, at, sums, octet_length(batch) AS batchBytes FROM rejected
       WHERE id > ? ORDER BY id LIMIT ?`).safeIntegers(),
     entriesOf: db.prepare<[string], Entry>('SELECT key, value FROM json_each(?)').safeIntegers(),
-    read: db.prepare<[bigint], RejectedContent>('SELECT key, value, exact, sums, batch, once, reason, at FROM rejected WHERE id = ?').safeIntegers(),
+    read: db.prepare<[bigint], RejectedContent>(
+      'SELECT key, value, exact, sums, batch, once, reason, at FROM rejected WHERE id = ?').safeIntegers(),
     delete: db.prepare<[bigint]>('DELETE FROM rejected WHERE id = ?'),
-    deleteOnce: db.prepare<{ once: string, sums: string }>("DELETE FROM rejected WHERE once = @once AND sums = @sums AND reason <> 'other body'"),
+    deleteOnce: db.prepare<{ once: string, sums: string }>(
+      "DELETE FROM rejected WHERE once = @once AND sums = @sums AND reason <> 'other body'"),
   }
 }

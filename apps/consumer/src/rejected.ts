@@ -6,8 +6,8 @@ import { FatalError, runMain } from '@gearbox/runtime/errors.ts'
 import { printLines } from '@gearbox/runtime/output.ts'
 import { isBusy, Store, type Rejected } from './store.ts'
 
-const usage = `Lists what was promised (2xx) and could not be applied, one line each: id, reason, keys with their sums, when it was accepted, and
-from which worker. What a client was told was refused is not among it.
+const usage = `Lists what was promised (2xx) and could not be applied, one line each: id, reason, keys with their sums,
+when it was accepted, and by which worker. What a client was told was refused is not among it.
 
 usage: npm run rejected                     lists
        npm run rejected -- --retry ID       tries that one again, and counts it if it now can be
@@ -25,17 +25,25 @@ const idMax = 2n ** 63n - 1n
 
 async function main (): Promise<number> {
   const { values } = parseArgs({
-    options: { help: { type: 'boolean', short: 'h' }, retry: { type: 'string', multiple: true }, discard: { type: 'string', multiple: true } },
+    options: {
+      help: { type: 'boolean', short: 'h' },
+      retry: { type: 'string', multiple: true },
+      discard: { type: 'string', multiple: true },
+    },
   })
   if (values.help === true) {
     process.stdout.write(`${usage}${describeConfig()}\n`)
     return 0
   }
-  if (values.retry !== undefined && values.discard !== undefined) throw new FatalError('--retry or --discard, not both at once')
-  const ids = values.retry ?? values.discard
-  const wanted = ids === undefined || ids.includes('all') ? undefined : ids.map((text) => parseId(text, values.retry === undefined ? '--discard' : '--retry'))
+  if (values.retry !== undefined && values.discard !== undefined) {
+    throw new FatalError('--retry or --discard, not both at once')
+  }
+  const [ids, option] = values.retry === undefined ? [values.discard, '--discard'] : [values.retry, '--retry']
+  const wanted = ids === undefined || ids.includes('all') ? undefined : ids.map((text) => parseId(text, option))
   const config = loadConfig(process.env)
-  if (!existsSync(config.databasePath)) throw new FatalError(`there is no database ${config.databasePath}; DATABASE_PATH names it`)
+  if (!existsSync(config.databasePath)) {
+    throw new FatalError(`there is no database ${config.databasePath}; DATABASE_PATH names it`)
+  }
   let store: Store | undefined
   try {
     const opened = store = new Store({ ...config, path: config.databasePath })
@@ -63,12 +71,19 @@ async function main (): Promise<number> {
 
 function parseId (text: string, option: string): bigint {
   const id = /^\d{1,19}$/.test(text) ? BigInt(text) : undefined
-  if (id === undefined || id > idMax) throw new FatalError(`${option} takes an id from the list, or all, not ${JSON.stringify(text.slice(0, 64))}`)
+  if (id === undefined || id > idMax) {
+    throw new FatalError(`${option} takes an id from the list, or all, not ${JSON.stringify(text.slice(0, 64))}`)
+  }
   return id
 }
 
 function * rows (store: Store): Generator<Rejected> {
-  for (let page = store.rejected(0n, pageRows); page.length > 0; page = store.rejected(page.at(-1)!.id, pageRows)) yield * page
+  for (let after = 0n; ;) {
+    const page = store.rejected(after, pageRows)
+    if (page.length === 0) return
+    yield * page
+    after = page.at(-1)!.id
+  }
 }
 
 function * allIds (store: Store): Generator<bigint> {
@@ -92,14 +107,16 @@ function retry (store: Store, id: bigint): Done {
 }
 
 function discard (store: Store, id: bigint): Done {
-  return store.discardRejected(id) ? { text: 'discarded', failed: false } : { text: 'there is no such entry', failed: true }
+  const failed = !store.discardRejected(id)
+  return { text: failed ? 'there is no such entry' : 'discarded', failed }
 }
 
 function describe ({ id, producer, seq, reason, at, entries, batchBytes }: Rejected): string {
   const what = entries === undefined
     ? batchBytes === null ? 'nothing that can be counted' : `a batch of ${batchBytes} bytes`
     : entries.map(({ key, value }) => `${JSON.stringify(key)} ${value}`).join(', ')
-  return `${id}: ${reason}: ${what} (${describeTime(at)}${producer === null ? '' : `, worker ${producer}, batch ${seq}`})`
+  const from = producer === null ? '' : `, worker ${producer}, batch ${seq}`
+  return `${id}: ${reason}: ${what} (${describeTime(at)}${from})`
 }
 
 /** What others wrote into the queue may have a time that is none. */

@@ -1,9 +1,12 @@
-// What is reported to a worker of its batches' rejections, kept for as long as a reply may wait for it: what is refused to
-// a client is in no other table, and a consumer that dies between its commit and its report must not forget it.
+// What is reported to a worker of its batches' rejections, kept for as long as a reply may wait for it: what is
+// refused to a client is in no other table, and a consumer that dies between its commit and its report must not forget
+// it.
 import type Database from 'better-sqlite3'
 import { rejectReasons, type Rejection } from '@gearbox/queue/queue.ts'
 
-/** A rejection is reported for this long, and so many of one producer: its `stored` requests wait at most 30 s for it. */
+/**
+ * A rejection is reported for this long, and so many of one producer: its `stored` requests wait at most 30 s for it.
+ */
 export const reportedMs = 60_000
 export const reportedMax = 1000
 
@@ -15,18 +18,23 @@ export interface Report {
   readonly omitted: 'filed' | 'refused' | undefined
 }
 
-/** A program of the version before does without this table, so the schema's version stays. */
+/** Makes the table. A program of the version before does without it, so the schema's version stays. */
 export function createReports (db: Database.Database): void {
   db.exec(`
-    CREATE TABLE IF NOT EXISTS reports(producer TEXT NOT NULL, seq INTEGER NOT NULL, rejections TEXT NOT NULL, entries INTEGER NOT NULL,
-      omitted TEXT, elapsed_ms INTEGER NOT NULL, PRIMARY KEY(producer, seq)) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS reports(producer TEXT NOT NULL, seq INTEGER NOT NULL, rejections TEXT NOT NULL,
+      entries INTEGER NOT NULL, omitted TEXT, elapsed_ms INTEGER NOT NULL, PRIMARY KEY(producer, seq)
+    ) STRICT, WITHOUT ROWID;
   `)
+}
+
+/** Whether there is that table. */
+export function hasReports (db: Database.Database): boolean {
+  return db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'reports'").get() !== undefined
 }
 
 /** What was rejected of one batch, as far as it is listed. */
 export function reportOf (seq: number, rejections: readonly Rejection[]): Report {
-  const [listed, others] = [rejections.slice(0, reportedMax), rejections.slice(reportedMax)]
-  return { seq, rejections: listed, omitted: omittedOf(others) }
+  return { seq, rejections: rejections.slice(0, reportedMax), omitted: omittedOf(rejections.slice(reportedMax)) }
 }
 
 /** The same of rejections that are no longer listed. */
@@ -37,6 +45,12 @@ export function omittedOf (rejections: readonly Rejection[]): Report['omitted'] 
 
 interface Row { readonly seq: number, readonly rejections: string, readonly omitted: Report['omitted'] | null }
 
+interface NewRow extends Row {
+  readonly producer: string
+  readonly entries: number
+  readonly elapsedMs: number
+}
+
 export class Reports {
   readonly #statements: ReturnType<typeof prepare>
 
@@ -46,11 +60,15 @@ export class Reports {
 
   /** @param elapsedMs the database's own clock */
   write (producer: string, { seq, rejections, omitted }: Report, elapsedMs: number): void {
-    this.#statements.write.run({ producer, seq, rejections: JSON.stringify(rejections), entries: rejections.length, omitted: omitted ?? null, elapsedMs })
+    const write = (seq: number, rejections: readonly Rejection[], omitted: Report['omitted']): void => {
+      const row = { producer, seq, rejections: JSON.stringify(rejections), entries: rejections.length, elapsedMs }
+      this.#statements.write.run({ ...row, omitted: omitted ?? null })
+    }
+    write(seq, rejections, omitted)
     // Of one producer only so many are listed, the newest.
     for (const row of this.#statements.overMost.all({ producer, seq, most: reportedMax })) {
-      const { rejections, omitted } = parse(row)
-      this.#statements.write.run({ producer, seq: row.seq, rejections: '[]', entries: 0, omitted: omitted === 'filed' ? 'filed' : omittedOf(rejections) ?? omitted ?? null, elapsedMs })
+      const older = parse(row)
+      write(row.seq, [], older.omitted === 'filed' ? 'filed' : omittedOf(older.rejections) ?? older.omitted)
     }
   }
 
@@ -73,20 +91,26 @@ export class Reports {
 
 function parse ({ seq, rejections, omitted }: Row): Report {
   const value: unknown = JSON.parse(rejections)
-  const list = Array.isArray(value) ? value.filter((item): item is Rejection => rejectReasons.some((reason) => reason === item?.reason)) : []
+  const isRejection = (item: Rejection | null): item is Rejection =>
+    rejectReasons.some((reason) => reason === item?.reason)
+  const list = Array.isArray(value) ? value.filter(isRejection) : []
   return { seq, rejections: list, omitted: omitted ?? undefined }
 }
 
 function prepare (db: Database.Database) {
   return {
-    write: db.prepare<{ producer: string, seq: number, rejections: string, entries: number, omitted: string | null, elapsedMs: number }>(`
-      INSERT INTO reports(producer, seq, rejections, entries, omitted, elapsed_ms) VALUES (@producer, @seq, @rejections, @entries, @omitted, @elapsedMs)
-      ON CONFLICT(producer, seq) DO UPDATE SET rejections = excluded.rejections, entries = excluded.entries, omitted = excluded.omitted`),
+    write: db.prepare<NewRow>(`
+      INSERT INTO reports(producer, seq, rejections, entries, omitted, elapsed_ms)
+      VALUES (@producer, @seq, @rejections, @entries, @omitted, @elapsedMs)
+      ON CONFLICT(producer, seq) DO UPDATE
+      SET rejections = excluded.rejections, entries = excluded.entries, omitted = excluded.omitted`),
     overMost: db.prepare<{ producer: string, seq: number, most: number }, Row>(`
       SELECT seq, rejections, omitted FROM (
-        SELECT seq, rejections, omitted, sum(entries) OVER (ORDER BY seq DESC) AS newer FROM reports WHERE producer = @producer AND entries > 0)
+        SELECT seq, rejections, omitted, sum(entries) OVER (ORDER BY seq DESC) AS newer
+        FROM reports WHERE producer = @producer AND entries > 0)
       WHERE newer > @most AND seq <> @seq`),
-    read: db.prepare<[string, number], Row>('SELECT seq, rejections, omitted FROM reports WHERE producer = ? AND seq = ?'),
+    read: db.prepare<[string, number], Row>(
+      'SELECT seq, rejections, omitted FROM reports WHERE producer = ? AND seq = ?'),
     readAll: db.prepare<[string], Row>('SELECT seq, rejections, omitted FROM reports WHERE producer = ? ORDER BY seq'),
     prune: db.prepare<[number]>('DELETE FROM reports WHERE elapsed_ms < ?'),
   }

@@ -9,8 +9,10 @@ import { has, include, isSubset, none, parseSequences, type Sequences } from '@g
 import { SupersededError, type Owner, type Rejection, type RejectReason } from '@gearbox/queue/queue.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { busyTimeoutMs, checkDatabasePath, DatabaseMovedError, OpenFiles, openToInspect } from './database-file.ts'
-import { createReports, reportOf, Reports, type Report } from './reports.ts'
-import { extendRejected, RejectedEntries, type Entry, type NewRejected, type Rejected, type RejectedContent, type RejectedLimits } from './rejected-entries.ts'
+import { createReports, hasReports, reportOf, Reports, type Report } from './reports.ts'
+import {
+  extendRejected, isExtended, RejectedEntries, type Entry, type NewRejected, type Rejected, type RejectedContent, type RejectedLimits
+} from './rejected-entries.ts'
 import { inspectSchema, migrate } from './schema.ts'
 
 export type { Rejected } from './rejected-entries.ts'
@@ -221,11 +223,7 @@ export class Store {
     this.#files = files
     try {
       this.copiedTo = migrate(this.#db, randomUUID())
-      this.#db.transaction(() => {
-        extendRejected(this.#db)
-        createReports(this.#db)
-        healMark(this.#db)
-      }).immediate()
+      extend(this.#db)
       this.#statements = prepare(this.#db)
       this.#rejected = new RejectedEntries(this.#db, options)
       this.#reports = new Reports(this.#db)
@@ -813,9 +811,21 @@ export class Store {
   }
 }
 
-/** A mark in the future, from a wrong clock, would have every idempotent request refused as too late until that time. */
-function healMark (db: Database.Database): void {
-  db.prepare<{ now: number }>("UPDATE meta SET value = CAST(@now AS INTEGER) WHERE name = 'once_mark' AND value > @now").run({ now: Date.now() })
+/**
+ * Adds what a database of the version before lacks. Where nothing is missing nothing is written, so that a command which
+ * only reads waits for nobody. A mark in the future, from a wrong clock, would have every idempotent request refused as
+ * too late until that time: it is moved to the present.
+ */
+function extend (db: Database.Database): void {
+  const now = Date.now()
+  const isAhead = db.prepare<[number], number>("SELECT value > ? FROM meta WHERE name = 'once_mark'").pluck().get(now) === 1
+  if (!isAhead && hasReports(db) && isExtended(db)) return
+  db.transaction(() => {
+    extendRejected(db)
+    createReports(db)
+    db.prepare<{ now: number }>(`
+      UPDATE meta SET value = CAST(@now AS INTEGER) WHERE name = 'once_mark' AND value > @now`).run({ now })
+  }).immediate()
 }
 
 function unreadable (element: Buffer, header: Header | undefined, now: number): Refused {

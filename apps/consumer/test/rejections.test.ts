@@ -253,3 +253,26 @@ describe('a wrong clock', () => {
     expect(store.apply([element({ seq: 4, once: [{ id: 'w', at: now(), sums: { a: 1 } }] })]).rejections).toEqual([])
   })
 })
+
+describe('a database', () => {
+  test('of the version before gets what it lacks, and keeps what it has', () => {
+    const { store, path } = openFull()
+    store.apply([element({ seq: 2, sums: { full: 5 } })])
+    store.close()
+    execute(path, 'DROP TABLE reports; DROP INDEX rejected_reason; DROP INDEX rejected_key; ALTER TABLE rejected DROP COLUMN exact')
+    const again = openStore({ path }).store
+    expect(again.rejected().map(({ entries }) => entries)).toEqual([[{ key: 'full', value: 5n }]])
+    again.apply([element({ seq: 3, sums: { full: 6 } })])
+    expect(again.reportsTo(producerA)).toHaveLength(1)
+    expect(query(path, 'PRAGMA user_version')).toEqual([[1n]])
+  })
+
+  test('that lacks nothing can be listed while somebody else writes to it', () => {
+    const { store, path } = openFull()
+    store.apply([element({ seq: 2, sums: { full: 5 } })])
+    const other = new Database(path)
+    onTestFinished(() => { other.close() })
+    other.exec('BEGIN IMMEDIATE')
+    expect(openStore({ path }).store.rejected()).toHaveLength(1)
+  })
+})

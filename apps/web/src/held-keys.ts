@@ -1,6 +1,6 @@
-// The keys of a request whose reply waits until it is stored, as bytes in one piece of memory: thousands of such replies
-// with a thousand keys each are nothing to V8's collector, and what they take is known. Rejected keys are found among
-// them by their hashes first.
+// The keys of a request whose reply waits until it is stored, as bytes in one piece of memory: thousands of such
+// replies with a thousand keys each are nothing to V8's collector, and what they take is known. Rejected keys are
+// found among them by their hashes first.
 import type { Rejection } from '@gearbox/queue/queue.ts'
 import type { Increments } from './increments.ts'
 import { hashOf } from './table.ts'

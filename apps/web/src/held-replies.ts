@@ -1,4 +1,5 @@
-// Replies that wait for their ack level. They are held in the order of their requests and all for the same time at most.
+// Replies that wait for their ack level. They are held in the order of their requests and all for the same time at
+// most.
 import type { Once } from '@gearbox/queue/batch.ts'
 import type { Rejection } from '@gearbox/queue/queue.ts'
 import { onceBytes } from './accumulator.ts'
@@ -10,7 +11,10 @@ export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejectio
 export interface HeldReply {
   /** performance.now(), ms. */
   heldAt: number
-  /** For `stored`: the keys that its rejections would name, packed. Undefined for any other level or an idempotent request. */
+  /**
+   * For `stored`: the keys that its rejections would name, packed. Undefined for any other level or an idempotent
+   * request.
+   */
   keys: Buffer | undefined
   /** For `stored`: the idempotent request that it answers. */
   once: Once | undefined
@@ -86,7 +90,9 @@ export class HeldReplies {
     held.answered.increments += increments
   }
 
-  /** Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost */
+  /**
+   * Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost
+   */
   settleSome (outcomeOf: (reply: HeldReply) => Outcome, costMax: number, costOf: (reply: HeldReply) => number): number {
     let cost = 0
     while (this.#first < this.#replies.length && cost <= costMax) {
@@ -98,9 +104,13 @@ export class HeldReplies {
     return cost
   }
 
-  /** Settles as late what was held before `before` (performance.now ms). @param onLate called with each of them first */
+  /**
+   * Settles as late what was held before `before` (performance.now ms). @param onLate called with each of them first
+   */
   settleLate (before: number, onLate?: (reply: HeldReply) => void): void {
-    for (let reply = this.#replies[this.#first]; reply !== undefined && reply.heldAt <= before; reply = this.#replies[this.#first]) {
+    for (;;) {
+      const reply = this.#replies[this.#first]
+      if (reply === undefined || reply.heldAt > before) break
       this.#first++
       onLate?.(reply)
       this.#settle(reply, 'late')

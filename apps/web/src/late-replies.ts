@@ -1,8 +1,8 @@
-// Flushes of level `stored` that were answered before they were stored (202: it is on its way), and that the consumer may
-// still refuse, as it does not know of that. What it refuses of them has to be sent on its way again, for it was promised.
-// All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent request is
-// kept itself, but not for long: a batch that is older than its replies' time is not refused but filed by the consumer,
-// so this is only for what was stored in time and reported too late.
+// Flushes of level `stored` that were answered before they were stored (202: it is on its way), and that the consumer
+// may still refuse, as it does not know of that. What it refuses of them has to be sent on its way again, for it was
+// promised. All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent
+// request is kept itself, but not for long: a batch that is older than its replies' time is not refused but filed by
+// the consumer, so this is only for what was stored in time and reported too late.
 import type { Once } from '@gearbox/queue/batch.ts'
 import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
 import { hasAll, missing } from '@gearbox/queue/sequences.ts'
@@ -50,7 +50,8 @@ export class LateReplies {
   add ({ refusable, firstSeq, lastSeq }: LateFlush, joined: boolean): void {
     if (!refusable) return
     const last = this.#ranges.at(-1)
-    // What was settled meanwhile must not come back into a range: its rejections are reported again and again for a while.
+    // What was settled meanwhile must not come back into a range: its rejections are reported again and again for a
+    // while.
     if (last !== undefined && joined && last[1] === this.#lastSeq) last[1] = lastSeq
     else this.#ranges.push([firstSeq, lastSeq])
     this.#lastSeq = lastSeq
@@ -78,7 +79,8 @@ export class LateReplies {
 
   /**
    * Takes in what is stored.
-   * @returns what was rejected of it without having been filed: sums, requests, and how many entries that are not known any more
+   * @returns what was rejected of it without having been filed: sums, requests, and how many entries that are not
+   * known any more
    */
   settle (stored: Stored): { rejections: Rejection[], once: Once[], unknown: number } {
     const { rejected, untold } = stored
@@ -87,7 +89,8 @@ export class LateReplies {
     const isLate = (seq: number): boolean => this.#ranges.some(([from, to]) => seq >= from && seq <= to)
     const rejections = unfiled.filter(({ seq, key, once }) => key !== undefined && once === undefined && isLate(seq))
     const unknown = untold.filter((seq) => isLate(seq) && !untoldFiled.has(seq)).length
-    this.#ranges = this.#ranges.flatMap(([from, to]) => missing(stored, from, to).map(([first, last]): [number, number] => [first, last]))
+    this.#ranges = this.#ranges.flatMap(([from, to]) =>
+      missing(stored, from, to).map(([first, last]): [number, number] => [first, last]))
 
     const refused = new Map<string, Rejection[]>()
     for (const rejection of unfiled) {

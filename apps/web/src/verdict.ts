@@ -1,8 +1,9 @@
-// What becomes of replies that wait until all of their batches are stored, when some entries of those batches were rejected.
+// What becomes of replies that wait until all of their batches are stored, when some entries of those batches were
+// rejected.
 //
-// A client must never be refused what may count after all. So an entry is refused only where nobody was promised it, and
-// then to everybody who waits for it. Where it was filed, or one of its clients has been told that it is on its way
-// (202), all of them are told that, and what was not filed is sent on its way again.
+// A client must never be refused what may count after all. So an entry is refused only where nobody was promised it,
+// and then to everybody who waits for it. Where it was filed, or one of its clients has been told that it is on its
+// way (202), all of them are told that, and what was not filed is sent on its way again.
 import type { Once } from '@gearbox/queue/batch.ts'
 import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
 import { keyCount, RejectedKeys } from './held-keys.ts'
@@ -28,8 +29,9 @@ export class RejectionIndex {
   between (from: number, to: number, late: boolean): Verdict | undefined {
     const first = firstFrom(this.#rejected.length, (i) => this.#rejected[i]!.seq >= from)
     const end = firstFrom(this.#rejected.length, (i) => this.#rejected[i]!.seq > to)
+    const { length } = this.#omitted
     const omitted = this.#omitted.slice(
-      firstFrom(this.#omitted.length, (i) => this.#omitted[i]! >= from), firstFrom(this.#omitted.length, (i) => this.#omitted[i]! > to))
+      firstFrom(length, (i) => this.#omitted[i]! >= from), firstFrom(length, (i) => this.#omitted[i]! > to))
     if (first === end && omitted.length === 0) return undefined
     const unfiled = omitted.filter((seq) => !this.#omittedFiled.has(seq)).length
     return new Verdict(this.#rejected.slice(first, end), omitted.length, unfiled, late)
@@ -83,7 +85,9 @@ export class Verdict {
   /** @param sendOnceAgain called with an idempotent request that was not filed, but that somebody was promised */
   outcomeOf ({ keys, once }: HeldReply, sendOnceAgain: (once: Once) => void): Outcome {
     if (this.#whole) return 'late'
-    const refused = once === undefined ? keys === undefined ? [] : this.#keys.among(keys) : this.#once.get(once.id) ?? []
+    const refused = once !== undefined
+      ? this.#once.get(once.id) ?? []
+      : keys === undefined ? [] : this.#keys.among(keys)
     if (refused.length === 0) return this.#omitted === 0 ? 'reached' : this.#late ? 'late' : { refused }
     if (once === undefined) return this.#promised ? 'late' : { refused }
     if (refused.some(isFiled)) return 'late'

@@ -26,7 +26,8 @@ async function print (text: string): Promise<boolean> {
   if (stdout.write(text)) return true
   const gone = new AbortController()
   try {
-    await Promise.race(['drain', 'error', 'close'].map(async (event) => await once(stdout, event, { signal: gone.signal })))
+    const { signal } = gone
+    await Promise.race(['drain', 'error', 'close'].map(async (event) => await once(stdout, event, { signal })))
   } catch {
     return false
   } finally {
@@ -40,7 +41,8 @@ export async function flushOutput (ms: number): Promise<void> {
   let timer: NodeJS.Timeout | undefined
   await Promise.race([
     Promise.all([process.stdout, process.stderr].map(async (stream) => {
-      if (stream.writableLength > 0 && !stream.destroyed) await new Promise<void>((resolve) => { stream.write('', () => resolve()) })
+      if (stream.writableLength === 0 || stream.destroyed) return
+      await new Promise<void>((resolve) => { stream.write('', () => resolve()) })
     })),
     ...(ms === Number.POSITIVE_INFINITY ? [] : [new Promise((resolve) => { timer = setTimeout(resolve, ms) })]),
   ])
