@@ -373,7 +373,7 @@ test.each([...programs, 'apps/consumer/src/rejected.ts', 'apps/consumer/src/rebi
 const variables = [
   'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
   'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS',
-  'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS', 'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
+  'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS', 'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
 ]
 
 test.each(programs)('%s --help lists every variable, whatever the environment', async (module) => {
@@ -382,7 +382,8 @@ test.each(programs)('%s --help lists every variable, whatever the environment', 
   expect(Array.from(program.output.matchAll(/^ {2}([A-Z_]+) /gm), ([, name]) => name)).toEqual(variables)
 })
 
-test('what a stopping worker can not push to a dead Redis waits in UNSENT_DIR, and counts once after the next start', async () => {
+// Two stops sit out their deadline of 10 s.
+test('what a stopping worker can not push to a dead Redis waits in UNSENT_DIR, and counts once after the next start', { timeout: 60_000 }, async () => {
   const redis = await RedisServer.start()
   onTestFinished(async () => { await redis.stop() })
   const dir = temporaryDir()
