@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'vegeta/test/**/*.test.ts', 'bench/test/**/*.test.ts'],
-    globalSetup: ['test/fixtures/requirements.ts'],
+    globalSetup: ['packages/test-kit/src/requirements.ts'],
     // Every file has processes and sockets of its own; more at once than this only slows each other down.
     maxWorkers: 2,
     testTimeout: 30_000,

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { runBytesMax, runElementsMax } from '@gearbox/queue/queue.ts'
-import { Store } from '../apps/consumer/src/store.ts'
+import { Store } from '@gearbox/consumer/store/store.ts'
 import { printResult } from './child.ts'
 import { encodeKeys } from './keys.ts'
 

@@ -1,5 +1,5 @@
 // Many distinct keys of 16 bytes, in an order that jumps about, as they come from clients.
-import { encodeBatch, type Batch } from '@gearbox/queue/batch.ts'
+import { encodeBatch, type Batch } from '@gearbox/protocol/batch.ts'
 
 /** Prime to every power of ten: over so many keys, its steps come by each of them once before they repeat. */
 export const stride = 611_953

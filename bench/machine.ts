@@ -5,8 +5,8 @@ import { cpus, release, totalmem } from 'node:os'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { FatalError } from '@gearbox/runtime/errors.ts'
-import { listProcesses, root } from '../test/fixtures/gearbox.ts'
-import { findProgram } from '../test/fixtures/requirements.ts'
+import { listProcesses, root } from '@gearbox/test-kit/gearbox.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
 
 /** Cores to pin to; undefined where pinning can't be had. */
 export interface Cores {

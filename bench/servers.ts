@@ -5,10 +5,10 @@ import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
-import { listening, Program } from '../test/fixtures/gearbox.ts'
-import { freePort, RedisServer } from '../test/fixtures/redis.ts'
-import { findProgram } from '../test/fixtures/requirements.ts'
-import { until } from '../test/fixtures/until.ts'
+import { listening, Program } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { pin, pinned, rqliteVersion, tree, type Cores } from './machine.ts'
 
 /** Something that this machine lacks; its row says so. */
@@ -74,7 +74,7 @@ export async function startGearbox (host: Host, env: NodeJS.ProcessEnv, withRedi
   const databasePath = join(mkdtempSync(join(host.dir, 'gearbox-')), 'numbers.db')
   const redis = withRedis ? await host.redis() : undefined
   const port = await freePort()
-  const [command, ...args] = pinned(host.cores.load, [process.execPath, ...process.execArgv, 'start.ts'])
+  const [command, ...args] = pinned(host.cores.load, [process.execPath, ...process.execArgv, 'bin/start.ts'])
   // The queue has a name of its own, as several share the Redis.
   const common = { PORT: String(port), DATABASE_PATH: databasePath, WEB_WORKERS: '1', QUEUE_NAME: `bench-${port}`, REDIS_URL: redis?.url, STATS_INTERVAL_MS: '86400000' }
   const program = await listening(new Program(command, args, { ...common, ...env }))

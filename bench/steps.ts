@@ -1,9 +1,9 @@
 // The longest single steps of a worker's own code with a million keys of 16 bytes: parse and add a request of a thousand pairs, encode a batch.
 // A process of its own; argv is the number of rounds.
 import { randomUUID } from 'node:crypto'
-import { encodeBatch } from '@gearbox/queue/batch.ts'
-import { Accumulator } from '../apps/web/src/accumulator.ts'
-import { parseForm } from '../apps/web/src/form.ts'
+import { encodeBatch } from '@gearbox/protocol/batch.ts'
+import { Accumulator } from '@gearbox/web/accumulate/accumulator.ts'
+import { parseForm } from '@gearbox/web/increment/form.ts'
 import { printResult } from './child.ts'
 import { keyOf } from './keys.ts'
 

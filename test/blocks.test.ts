@@ -7,10 +7,10 @@ import { delimiter, dirname, join } from 'node:path'
 import { chromium, type Page } from 'playwright-core'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { installTimeoutMs, requireVegeta } from '../vegeta/test/kit.ts'
-import { Program, root } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { findProgram } from './fixtures/requirements.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
+import { Program, root } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 
 interface Block {
   readonly document: string

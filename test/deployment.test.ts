@@ -7,10 +7,10 @@ import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
-import { endWithTest, listening, Load, post, postWith, Program, readTotals, startAll } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { endWithTest, listening, Load, post, postWith, Program, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 const webModule = 'apps/web/src/main.ts'
 const consumerModule = 'apps/consumer/src/main.ts'
@@ -132,7 +132,7 @@ test('a database that is not the queue\'s own is refused before anything is writ
   expect(await other.exited).toBe(69)
   expect(other.output).toMatch(/^gearbox: .*other\.db .*npm run rebind/m)
   expect(readdirSync(dir)).not.toContain('other.db')
-  const all = endWithTest(new Program(process.execPath, ['start.ts'], { ...env, PORT: '0', DATABASE_PATH: join(dir, 'other.db') }, { detached: true }))
+  const all = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...env, PORT: '0', DATABASE_PATH: join(dir, 'other.db') }, { detached: true }))
   expect(await all.exited, all.output).toBe(69)
   expect(all.output).toMatch(/^gearbox: .*npm run rebind/m)
   expect(all.group()).toEqual([])
@@ -217,7 +217,7 @@ test('every process of its own serves its metrics on METRICS_PORT, and the share
   await stop(...webs, consumer)
 })
 
-test.each([webModule, consumerModule, 'start.ts'])('the metrics port of %s is as closed as all others', async (module) => {
+test.each([webModule, consumerModule, 'bin/start.ts'])('the metrics port of %s is as closed as all others', async (module) => {
   const redis = await startRedis()
   const scrape = async (port: number, headers: Record<string, string>): Promise<{ status: number, text: string }> => await new Promise((resolve, reject) => {
     request({ host: '127.0.0.1', port, path: '/metrics', headers, agent: false }, (response) => {
@@ -253,7 +253,7 @@ test('a worker without METRICS_PORT says on its port that it needs one', async (
   await stop(web)
 })
 
-test.each([webModule, consumerModule, 'start.ts'])('%s whose METRICS_PORT is taken says so and leaves', async (module) => {
+test.each([webModule, consumerModule, 'bin/start.ts'])('%s whose METRICS_PORT is taken says so and leaves', async (module) => {
   const redis = await startRedis()
   const taken = createServer()
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
@@ -314,7 +314,7 @@ test('a row of the original\'s database that can not be taken over is named, and
   const original = new Database(path)
   original.exec("CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); INSERT INTO numbers VALUES ('good', 1), ('bad', 1.5)")
   original.close()
-  const gearbox = endWithTest(new Program(process.execPath, ['start.ts'], { PORT: '0', DATABASE_PATH: path }, { detached: true }))
+  const gearbox = endWithTest(new Program(process.execPath, ['bin/start.ts'], { PORT: '0', DATABASE_PATH: path }, { detached: true }))
   expect(await gearbox.exited).toBe(1)
   expect(gearbox.output.trimEnd().split('\n')).toHaveLength(1)
   expect(gearbox.output).toMatch(/row 2 .*'bad'.*1\.5/)
@@ -328,8 +328,8 @@ const noNamespace = process.getuid?.() !== 0 || spawnSync('unshare', ['--pid', '
 
 test.skipIf(noNamespace)('as PID 1 of a container everything counts, and stops at SIGTERM', async () => {
   const databasePath = join(temporaryDir(), 'numbers.db')
-  const container = endWithTest(await listening(new Program('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', './run-node', 'start.ts'], { PORT: String(await freePort()), DATABASE_PATH: databasePath })))
-  const [first] = container.parts('start.ts')
+  const container = endWithTest(await listening(new Program('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', './run-node', 'bin/start.ts'], { PORT: String(await freePort()), DATABASE_PATH: databasePath })))
+  const [first] = container.parts('bin/start.ts')
   expect((await post(`${container.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
   process.kill(first!.pid, 'SIGTERM')
   expect(await container.exited, container.output).toBe(0)

@@ -2,8 +2,8 @@
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
-import { describeConfig } from '../packages/runtime/src/config.ts'
-import { root } from './fixtures/gearbox.ts'
+import { describeConfig } from '@gearbox/runtime/config.ts'
+import { root } from '@gearbox/test-kit/gearbox.ts'
 
 const documents = ['README.md', 'DESIGN.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'vegeta/README.md', 'install/README.md', 'docs/redis.md', 'docs/browsers.md', 'docs/operations.md']
 

@@ -2,11 +2,11 @@
 import { Agent } from 'node:http'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { drain } from '../packages/runtime/src/stopping.ts'
-import { endWithTest, listening, post, postWith, Program, readTotals, startAll } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { drain } from '@gearbox/runtime/process/shutdown.ts'
+import { endWithTest, listening, post, postWith, Program, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 interface Ready {
   readonly status: number

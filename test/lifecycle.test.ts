@@ -4,11 +4,11 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 
 import { dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, listening, Load, post, Program, readTotals, SlowRequest, startAll, type ProgramOptions } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { findProgram } from './fixtures/requirements.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { endWithTest, listening, Load, post, Program, readTotals, SlowRequest, startAll, type ProgramOptions } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 /** Past this a second signal is no echo of the first. */
 const sameRequestMs = 1000
@@ -61,7 +61,7 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
   }
   const ways: Way[] = [
     { name: 'SIGTERM to npm', command: ['npm', 'start'], options: { detached: true }, stop: (program) => program.kill('SIGTERM') },
-    { name: 'SIGTERM to the parent', command: [process.execPath, 'start.ts'], options: { detached: true }, stop: (program) => program.kill('SIGTERM') },
+    { name: 'SIGTERM to the parent', command: [process.execPath, 'bin/start.ts'], options: { detached: true }, stop: (program) => program.kill('SIGTERM') },
     { name: 'SIGTERM to all processes at once', command: ['npm', 'start'], options: { detached: true }, stop: (program) => program.killGroup('SIGTERM') },
     { name: 'SIGINT to all processes at once', command: ['npm', 'start'], options: { detached: true }, stop: (program) => program.killGroup('SIGINT') },
     {
@@ -253,7 +253,7 @@ test('a part that keeps dying is started again after growing pauses', async () =
 
 test('a stop that comes while parts are still starting leaves nothing behind', async () => {
   const place = await makePlace('the embedded queue')
-  const program = endWithTest(new Program(process.execPath, ['start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
+  const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
   await until('the first part', () => program.parts('apps/consumer').length > 0)
   program.killGroup('SIGTERM')
   expect(await program.exited, program.output).toBe(0)
@@ -266,7 +266,7 @@ describe('a start that can not work says so in one line, at once, and leaves not
 
   async function attempt (place: Place, env: NodeJS.ProcessEnv, { code, says }: Attempt): Promise<void> {
     const startedAt = performance.now()
-    const program = endWithTest(new Program(process.execPath, ['start.ts'], { ...place.env, PORT: '0', ...env }, { detached: true }))
+    const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0', ...env }, { detached: true }))
     expect(await program.exited, program.output).toBe(code)
     expect(performance.now() - startedAt).toBeLessThan(5000)
     expect(program.output.trimEnd().split('\n'), 'one line').toHaveLength(1)
@@ -289,7 +289,7 @@ describe('a start that can not work says so in one line, at once, and leaves not
     const first = await start(place)
     const sockets = leftIn(place)
     const startedAt = performance.now()
-    const second = endWithTest(new Program(process.execPath, ['start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
+    const second = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
     expect(await second.exited).toBe(1)
     expect(performance.now() - startedAt).toBeLessThan(5000)
     expect(second.output.trimEnd().split('\n')).toHaveLength(1)
@@ -347,7 +347,7 @@ describe('a start that can not work says so in one line, at once, and leaves not
   })
 })
 
-const programs = ['start.ts', 'apps/web/src/main.ts', 'apps/consumer/src/main.ts']
+const programs = ['bin/start.ts', 'apps/web/src/main.ts', 'apps/consumer/src/main.ts']
 
 test.each(programs)('%s names every problem of its environment at once', async (module) => {
   const place = await makePlace('the embedded queue')
@@ -363,7 +363,7 @@ test.each(programs)('%s names every problem of its environment at once', async (
   expect(existsSync(dirname(place.databasePath))).toBe(false)
 })
 
-test.each([...programs, 'apps/consumer/src/rejected.ts', 'apps/consumer/src/rebind.ts'])('%s names an option that it does not know, in one line', async (module) => {
+test.each([...programs, 'apps/consumer/src/commands/rejected.ts', 'apps/consumer/src/commands/rebind.ts'])('%s names an option that it does not know, in one line', async (module) => {
   const program = new Program(process.execPath, [module, '--bogus'], {})
   expect(await program.exited).not.toBe(0)
   expect(program.output).toMatch(/--bogus/)

@@ -1,10 +1,10 @@
 // What an operator sees of a running Gearbox: /metrics and the figures in its log.
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { endWithTest, Load, postWith, Program, startAll } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { endWithTest, Load, postWith, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 const names = [
   'gearbox_requests_total', 'gearbox_increments_total', 'gearbox_pending_keys', 'gearbox_unstored_batches', 'gearbox_flush_duration_seconds',

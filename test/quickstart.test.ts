@@ -4,10 +4,10 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, symlinkSync } from 'node:
 import { dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, test } from 'vitest'
-import { endWithTest, listening, post, Program, root } from './fixtures/gearbox.ts'
-import { freePort } from './fixtures/redis.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { endWithTest, listening, post, Program, root } from '@gearbox/test-kit/gearbox.ts'
+import { freePort } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 /** What a clone of this working tree would hold, uncommitted changes included; undefined where there is no git. */
 function copyRepository (): string | undefined {

@@ -9,12 +9,12 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { Redis } from 'ioredis'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Store } from '../apps/consumer/src/store.ts'
-import { endWithTest, listening, post, Program, readTotals, root, startAll } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { findProgram } from './fixtures/requirements.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { Store } from '@gearbox/consumer/store/store.ts'
+import { endWithTest, listening, post, Program, readTotals, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 const webModule = 'apps/web/src/main.ts'
 const consumerModule = 'apps/consumer/src/main.ts'
@@ -131,7 +131,7 @@ describe('one line from each process, whatever is wrong', () => {
   test.skipIf(noOpenssl).each(cases)('$what', { timeout: 60_000 }, async ({ says, prepare }) => {
     const env = { REDIS_URL: await prepare(), PORT: '0', DATABASE_PATH: join(temporaryDir(), 'numbers.db'), LOG_LEVEL: 'trace' }
     const start = (...args: readonly string[]): Program => endWithTest(new Program(process.execPath, args, env, { detached: true }))
-    const [all, web, consumer] = [start('start.ts'), start(webModule), start(consumerModule)]
+    const [all, web, consumer] = [start('bin/start.ts'), start(webModule), start(consumerModule)]
     // It is there at the start or there is no start.
     expect(await all.exited).toBe(1)
     expect(complaints(all).filter((line) => says.test(line)), all.output).toHaveLength(1)
@@ -152,7 +152,7 @@ describe('one line from each process, whatever is wrong', () => {
 })
 
 test('a password that is not percent-encoded is refused at once by every program, and not repeated', async () => {
-  for (const args of [['start.ts'], [webModule], [consumerModule], ['apps/consumer/src/verify.ts'], ['apps/consumer/src/rebind.ts', 'numbers.db']]) {
+  for (const args of [['bin/start.ts'], [webModule], [consumerModule], ['apps/consumer/src/commands/verify.ts'], ['apps/consumer/src/commands/rebind.ts', 'numbers.db']]) {
     for (const url of [`redis://user:12/${secret}@127.0.0.1`, `redis://:${secret}@127.0.0.1`]) {
       const program = endWithTest(new Program(process.execPath, args, { REDIS_URL: url, DATABASE_PATH: join(temporaryDir(), 'numbers.db') }))
       expect(await program.exited).toBe(78)
@@ -223,19 +223,19 @@ describe('a user of Redis', () => {
       expect(await program.exited, program.output).toBe(0)
       return program.output
     }
-    expect(await run('apps/consumer/src/verify.ts', '--url', metrics!)).toContain('all of it adds up')
+    expect(await run('apps/consumer/src/commands/verify.ts', '--url', metrics!)).toContain('all of it adds up')
     expect(await admin.call('ACL', 'LOG')).toEqual([])
     for (const program of [web, consumer]) {
       expect(complaints(program), program.output).toEqual([])
       program.kill('SIGTERM')
       expect(await program.exited).toBe(0)
     }
-    expect(await run('apps/consumer/src/rebind.ts', env.DATABASE_PATH)).toMatch(/already: nothing to do/)
+    expect(await run('apps/consumer/src/commands/rebind.ts', env.DATABASE_PATH)).toMatch(/already: nothing to do/)
     const other = join(temporaryDir(), 'other.db')
-    expect(await run('apps/consumer/src/rebind.ts', other)).toMatch(/now belongs to .*will be counted there\n$/)
+    expect(await run('apps/consumer/src/commands/rebind.ts', other)).toMatch(/now belongs to .*will be counted there\n$/)
     expect(await admin.call('ACL', 'LOG')).toEqual([])
     await setUser(redis, granted.filter((rule) => rule !== '+pubsub|numsub'))
-    expect(await run('apps/consumer/src/rebind.ts', env.DATABASE_PATH)).toMatch(/now belongs to .*PUBSUB NUMSUB is not allowed/)
+    expect(await run('apps/consumer/src/commands/rebind.ts', env.DATABASE_PATH)).toMatch(/now belongs to .*PUBSUB NUMSUB is not allowed/)
   })
 
   /** Rights that are used all the time, or with every new connection. CLIENT SETNAME only names connections, which nobody needs. */
@@ -294,7 +294,7 @@ describe('a user of Redis', () => {
     const web = endWithTest(new Program(process.execPath, [webModule], { ...env, REDIS_URL }))
     const [, metrics] = await web.printed(/metrics at (\S+)\/metrics/)
     const consumer = endWithTest(new Program(process.execPath, [consumerModule], { ...env, REDIS_URL, METRICS_PORT: '' }))
-    const verify = endWithTest(new Program(process.execPath, ['apps/consumer/src/verify.ts', '--url', metrics!], { ...env, REDIS_URL }))
+    const verify = endWithTest(new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', metrics!], { ...env, REDIS_URL }))
     await until(`a line about ${missing}`, () => [web, consumer, verify].some((program) => complaints(program).some((line) => naming(missing).test(line))))
       .catch((error: unknown) => { throw new Error([web, consumer, verify].map(({ output }) => output).join('\n\n'), { cause: error }) })
     for (const program of [web, consumer]) expect(new Set(complaints(program)).size, program.output).toBe(complaints(program).length)

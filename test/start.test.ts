@@ -1,10 +1,10 @@
 // `npm start` as a newcomer meets it.
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { post, readTotals, startAll } from './fixtures/gearbox.ts'
-import { RedisServer } from './fixtures/redis.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { post, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { RedisServer } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 test.each(['the embedded queue', 'Redis'])('a POST is in the database a moment later, with %s', async (queue) => {
   const databasePath = join(temporaryDir(), 'data', 'numbers.db')

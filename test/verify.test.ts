@@ -2,14 +2,14 @@
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { readDatabaseUuid, writeUnsent } from '../apps/web/src/unsent.ts'
-import { element, producerA, producerB } from '../packages/queue/test/batches.ts'
-import { endWithTest, listening, post, postWith, Program, startAll } from './fixtures/gearbox.ts'
-import { freePort, RedisServer } from './fixtures/redis.ts'
-import { temporaryDir } from './fixtures/temporary.ts'
-import { until } from './fixtures/until.ts'
+import { readDatabaseUuid, writeUnsent } from '@gearbox/web/deliver/spool.ts'
+import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
+import { endWithTest, listening, post, postWith, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
-const programOf = (name: string): string => `apps/consumer/src/${name}.ts`
+const programOf = (name: string): string => `apps/consumer/src/${name === 'main' ? '' : 'commands/'}${name}.ts`
 
 async function verify (env: NodeJS.ProcessEnv, ...urls: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
   const program = endWithTest(new Program(process.execPath, [programOf('verify'), ...urls.flatMap((url) => ['--url', url])], env))

@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import type Database from 'better-sqlite3'
-import { keyFor, parseApiKey } from '@gearbox/runtime/api-keys.ts'
+import { keyFor, parseApiKey } from '@gearbox/runtime/access/api-keys.ts'
 import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
 import { readResults } from './results.ts'
 import { isReachable, reachable, sumByKey, tallyName, type Range, type Sum, type Tallies } from './sums.ts'

@@ -3,7 +3,7 @@ import { Agent, request } from 'node:http'
 import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { describe, edges, isRefusedWhole, pairsOf, type Attempt, type Ledger, type Level, type Operation, type Pair } from './ledger.ts'
-import type { Random } from './random.ts'
+import type { Random } from '@gearbox/test-kit/random.ts'
 
 /** Times an idempotent request is sent while there is load; what is left open then is asked for again at rest. */
 const attemptsMax = 5

@@ -1,8 +1,8 @@
 // The faults and their schedule. Everything random is drawn when a fault is planned, so that a seed names its schedule.
 import { setTimeout as delay } from 'node:timers/promises'
-import { until } from '../fixtures/until.ts'
-import { canSetClocks } from '../fixtures/wrong-clock.ts'
-import type { Random } from './random.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { canSetClocks } from '@gearbox/test-kit/wrong-clock.ts'
+import type { Random } from '@gearbox/test-kit/random.ts'
 import { commands, type Queue, type System } from './system.ts'
 
 /** What a fault befalls; two at a time never befall the same, nor anything together with all. */

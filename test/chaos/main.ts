@@ -2,7 +2,7 @@
 import { constants } from 'node:os'
 import { parseArgs } from 'node:util'
 import { randomInt } from 'node:crypto'
-import { findProgram } from '../fixtures/requirements.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { graceMs, runChaos } from './run.ts'
 import type { Queue } from './system.ts'
 

@@ -5,11 +5,11 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'
-import { until } from '../fixtures/until.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { Client, goToTheEdges } from './client.ts'
 import { schedule, type Step } from './faults.ts'
 import { describe, isRefusedWhole, Ledger, verdictOf } from './ledger.ts'
-import { Random } from './random.ts'
+import { Random } from '@gearbox/test-kit/random.ts'
 import { heldBytesMax, System, type Queue } from './system.ts'
 
 export interface ChaosOptions {

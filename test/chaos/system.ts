@@ -7,11 +7,11 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import type { Redis } from 'ioredis'
-import { listening, listProcesses, Program, root, type RunningProcess } from '../fixtures/gearbox.ts'
-import { freePort, RedisServer } from '../fixtures/redis.ts'
-import { TcpProxy } from '../fixtures/tcp-proxy.ts'
-import { until } from '../fixtures/until.ts'
-import { WrongClock } from '../fixtures/wrong-clock.ts'
+import { listening, listProcesses, Program, root, type RunningProcess } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { WrongClock } from '@gearbox/test-kit/wrong-clock.ts'
 import type { Ledger } from './ledger.ts'
 import { LogPipe } from './log-pipe.ts'
 
@@ -38,7 +38,7 @@ const consumerModule = 'apps/consumer/src/main.ts'
 
 /** Something that only one kind of command has in it on its way to Redis. */
 export const commands = [...['push', 'take', 'acknowledge'].map((name) => ({
-  name, mark: createHash('sha1').update(readFileSync(join(root, `packages/queue/src/${name}.lua`))).digest('hex'),
+  name, mark: createHash('sha1').update(readFileSync(join(root, `packages/queue/src/redis/${name}.lua`))).digest('hex'),
 })), { name: 'tell', mark: 'gearbox:{0}:told' }]
 
 export class System {
@@ -128,7 +128,7 @@ export class System {
     this.#mustGoOn()
     const log = new LogPipe(join(this.#dir, `log-${this.#logs.length}`), (text) => { product.output += text })
     this.#logs.push(log)
-    const product = new Program(process.execPath, ['start.ts'], this.#env, { detached: true, stdout: log.fd })
+    const product = new Program(process.execPath, ['bin/start.ts'], this.#env, { detached: true, stdout: log.fd })
     this.#product = product
     this.#outputs.push(product)
     const failed = product.exited.then((code) => { throw new Error(`npm start ended with ${code}: ${product.output.trim().split('\n').at(-1) ?? ''}`) })
@@ -398,7 +398,7 @@ export class System {
   /** Runs `npm run verify` as an operator would. */
   async verify (): Promise<{ code: number | NodeJS.Signals, output: string }> {
     const { REDIS_URL, TMPDIR } = this.#env
-    const program = new Program(process.execPath, ['apps/consumer/src/verify.ts', '--url', this.url], { REDIS_URL, TMPDIR, DATABASE_PATH: this.databasePath })
+    const program = new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', this.url], { REDIS_URL, TMPDIR, DATABASE_PATH: this.databasePath })
     const code = await program.exited
     const wrong = program.output.split('\n').filter((line) => /DOES NOT ADD UP|MISSING|NOT READY/.test(line))
     const onlySuperseded = this.#otherConsumer !== undefined && wrong.length > 0 && wrong.every(isOnlySuperseded)

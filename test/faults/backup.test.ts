@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileS
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, postWith, readTotals } from '../fixtures/gearbox.ts'
+import { Load, post, postWith, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { figure, makePlaceFor, modes, query, runCommand, startGearbox, stop } from './fixtures.ts'
 
 describe.each(modes)('with %s', (mode) => {

@@ -3,8 +3,8 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, readTotals } from '../fixtures/gearbox.ts'
-import { until } from '../fixtures/until.ts'
+import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing } from './fixtures.ts'
 
 const why = noStrace === undefined ? '' : ` (${noStrace})`

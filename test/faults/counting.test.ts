@@ -1,10 +1,10 @@
 // What could make a request count twice, or not at all, though every part does its work: clocks, repeated keys, and elements that are no batches.
 import { randomUUID } from 'node:crypto'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
-import { TcpProxy } from '../fixtures/tcp-proxy.ts'
-import { until } from '../fixtures/until.ts'
-import { canSetClocks, WrongClock } from '../fixtures/wrong-clock.ts'
+import { Load, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { canSetClocks, WrongClock } from '@gearbox/test-kit/wrong-clock.ts'
 import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
 
 /** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */

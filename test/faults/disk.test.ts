@@ -3,8 +3,8 @@ import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, readTotals, type Program } from '../fixtures/gearbox.ts'
-import { until } from '../fixtures/until.ts'
+import { Load, post, readTotals, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { figure, later, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, partOf, readiness, SmallDisk, startConsumer, startGearbox, stop, stopAndExpectExact, trace, type Mode } from './fixtures.ts'
 
 /** A lock that a backup or a careless shell may hold. */

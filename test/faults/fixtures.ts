@@ -4,11 +4,11 @@ import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished } from 'vitest'
-import { endWithTest, listening, Program, readTotals, startAll, type Load, type ackLevels } from '../fixtures/gearbox.ts'
-import { freePort, RedisServer } from '../fixtures/redis.ts'
-import { findProgram } from '../fixtures/requirements.ts'
-import { temporaryDir } from '../fixtures/temporary.ts'
-import { until } from '../fixtures/until.ts'
+import { endWithTest, listening, Program, readTotals, startAll, type Load, type ackLevels } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 export const consumerModule = 'apps/consumer/src/main.ts'
 export const batchesKey = 'gearbox:{0}:batches'
@@ -68,7 +68,7 @@ export async function startConsumer (place: Place, path = place.databasePath, mo
 
 /** Runs one of the consumer's commands to its end. */
 export async function runCommand ({ env }: Place, name: 'backup' | 'rebind' | 'rejected', args: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, [`apps/consumer/src/${name}.ts`, ...args], env))
+  const program = endWithTest(new Program(process.execPath, [`apps/consumer/src/${name === 'main' ? '' : 'commands/'}${name}.ts`, ...args], env))
   return { code: await program.exited, output: program.output }
 }
 

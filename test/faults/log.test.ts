@@ -5,10 +5,10 @@ import { connect, createServer, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { expect, onTestFinished, test } from 'vitest'
-import { endWithTest, Load, Program } from '../fixtures/gearbox.ts'
-import { freePort } from '../fixtures/redis.ts'
-import { temporaryDir } from '../fixtures/temporary.ts'
-import { until } from '../fixtures/until.ts'
+import { endWithTest, Load, Program } from '@gearbox/test-kit/gearbox.ts'
+import { freePort } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { batchesKey, expectExact, figure, freeze, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop, type Mode } from './fixtures.ts'
 
 function openFor (path: string, flags: number): number {
@@ -77,7 +77,7 @@ const outputs: ReadonlyArray<{ readonly what: string, readonly loses: boolean, r
 
 async function start (mode: Mode, stdout: number | Socket): Promise<{ program: Program, url: string, databasePath: string }> {
   const { env, databasePath } = await makePlaceFor(mode, { STATS_INTERVAL_MS: '100', PORT: String(await freePort()) })
-  const program = endWithTest(new Program(process.execPath, ['start.ts'], env, { detached: true, stdout }))
+  const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], env, { detached: true, stdout }))
   const url = `http://127.0.0.1:${env.PORT}`
   await until('it to be ready', async () => await readiness(url).catch(() => 0) === 200)
   return { program, url, databasePath }

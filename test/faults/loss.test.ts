@@ -4,9 +4,9 @@ import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Redis } from 'ioredis'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { post, readTotals } from '../fixtures/gearbox.ts'
-import type { RedisServer } from '../fixtures/redis.ts'
-import { until } from '../fixtures/until.ts'
+import { post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import type { RedisServer } from '@gearbox/test-kit/redis.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { batchesKey, figure, freeze, gapsIn, launchConsumer, makePlace, startConsumer, startRedis, startWeb, stop } from './fixtures.ts'
 
 interface Losing {

@@ -4,8 +4,8 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, Program, endWithTest, readTotals } from '../fixtures/gearbox.ts'
-import { until } from '../fixtures/until.ts'
+import { Load, post, Program, endWithTest, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import {
   consumerModule, launchConsumer, makePlaceFor, modes, partOf, readiness, runCommand, startConsumer, startGearbox, startWeb, stop, stopAndExpectExact, type Place,
 } from './fixtures.ts'
@@ -141,7 +141,7 @@ test('with Redis kept and the database deleted, one command starts over, and wha
   expect((await post(`${web.url}/increment`, 'foo=10')).status).toBe(204)
   await stop(web)
   rmSync(dirname(place.databasePath), { recursive: true })
-  const refused = endWithTest(new Program(process.execPath, ['start.ts'], { ...place.env, PORT: '0' }))
+  const refused = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }))
   expect(await refused.exited).toBe(69)
   expect(refused.output.trimEnd().split('\n')).toHaveLength(1)
   const [, command] = /npm run rebind -- (\S+)\n$/.exec(refused.output) ?? []
@@ -159,7 +159,7 @@ test('without REDIS_URL a database that belongs to Redis is refused in one line,
   await stop(await startGearbox(place))
   const bare = { ...place.env, REDIS_URL: undefined }
   const files = readdirSync(dirname(place.databasePath))
-  const refused = endWithTest(new Program(process.execPath, ['start.ts'], { ...bare, PORT: '0' }))
+  const refused = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...bare, PORT: '0' }))
   expect(await refused.exited).toBe(69)
   expect(refused.output).toMatch(/^gearbox: .*REDIS_URL is unset.*npm run rebind -- --embedded .*\n$/)
   expect(readdirSync(dirname(place.databasePath))).toEqual(files)
@@ -171,7 +171,7 @@ test('a stranger\'s database is refused by a start in one line, and nothing is m
   const place: Place = await makePlaceFor('the embedded queue')
   mkdirSync(dirname(place.databasePath))
   spawnSync('sqlite3', [place.databasePath, 'CREATE TABLE users(id)'])
-  const start = endWithTest(new Program(process.execPath, ['start.ts'], { ...place.env, PORT: '0' }))
+  const start = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }))
   expect(await start.exited).toBe(1)
   expect(start.output).toMatch(/^gearbox: .*another application: it has table "users".*\n$/)
   expect(readdirSync(dirname(place.databasePath))).toEqual(['numbers.db'])
@@ -184,7 +184,7 @@ test('a rebind of a running installation is refused, and one whose consumer has 
   expect(refused).toMatchObject({ code: 69, output: expect.stringContaining('nothing was changed') })
   expect((await post(`${gearbox.url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
   const verify = async (): Promise<{ code: number | NodeJS.Signals, output: string }> => {
-    const program = endWithTest(new Program(process.execPath, ['apps/consumer/src/verify.ts', '--url', gearbox.url], place.env))
+    const program = endWithTest(new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', gearbox.url], place.env))
     return { code: await program.exited, output: program.output }
   }
   expect((await verify()).code).toBe(0)

@@ -3,10 +3,10 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { Redis } from 'ioredis'
 import { expect, onTestFinished, test } from 'vitest'
-import { foreignBytesMax, onceBytesMax } from '../../packages/queue/src/batch.ts'
-import { elementBytesMax } from '../../packages/queue/src/queue.ts'
-import { Load, postWith, readTotals } from '../fixtures/gearbox.ts'
-import { until } from '../fixtures/until.ts'
+import { foreignBytesMax, onceBytesMax } from '@gearbox/protocol/batch.ts'
+import { elementBytesMax } from '@gearbox/queue/queue.ts'
+import { Load, postWith, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import {
   batchesKey, expectExact, makePlace, makePlaceFor, modes, query, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
 } from './fixtures.ts'

@@ -3,9 +3,9 @@ import { randomInt } from 'node:crypto'
 import { cpSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, readTotals } from '../fixtures/gearbox.ts'
-import type { RedisServer } from '../fixtures/redis.ts'
-import { until } from '../fixtures/until.ts'
+import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import type { RedisServer } from '@gearbox/test-kit/redis.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { batchesKey, expectExact, figure, freeze, makePlace, noTmpfs, partOf, readiness, SmallDisk, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
 
 function appendOnlyDir (redis: RedisServer): string {

@@ -4,8 +4,8 @@ import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { readTotals, replyTo, root, type Program } from '../fixtures/gearbox.ts'
-import { until } from '../fixtures/until.ts'
+import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { batchesKey, figure, freeze, later, makePlace, makePlaceFor, modes, partOf, query, runCommand, startGearbox, startRedis, stop, type Place } from './fixtures.ts'
 
 const int64Max = 2n ** 63n - 1n
@@ -118,7 +118,7 @@ test('a batch whose time or sequence is out of range is set aside, and neither i
   db.exec("INSERT INTO rejected(key, value, reason, at) VALUES ('old', 1, 'overflow', 9000000000000000)")
   db.close()
   expect((await runCommand(place, 'rejected', [])).output).toMatch(/^1: unreadable: a batch of \d+ bytes .*\n2: .*\n3: overflow: "old" 1 \(at 9000000000000000\)\n$/)
-  const verify = spawn(process.execPath, ['apps/consumer/src/verify.ts', '--url', gearbox.url], { cwd: root, env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'inherit'] })
+  const verify = spawn(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', gearbox.url], { cwd: root, env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
   verify.stdout.on('data', (chunk) => { output += String(chunk) })
   await new Promise((resolve) => verify.once('close', resolve))
@@ -138,7 +138,7 @@ describe('the list in a pipe', () => {
     db.exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${count})
       INSERT INTO rejected(producer, seq, key, value, reason, at) SELECT 'w', i, 'counter ' || i, i, 'overflow', 0 FROM n`)
     db.close()
-    const program = join(root, 'apps/consumer/src/rejected.ts')
+    const program = join(root, 'apps/consumer/src/commands/rejected.ts')
     return { place, list: () => spawn(process.execPath, [program], { env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'pipe'] }) }
   }
 

@@ -2,10 +2,10 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { endWithTest, post, Program, readTotals } from '../fixtures/gearbox.ts'
-import { freePort } from '../fixtures/redis.ts'
-import { temporaryDir } from '../fixtures/temporary.ts'
-import { until } from '../fixtures/until.ts'
+import { endWithTest, post, Program, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { freePort } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { freeze, makePlace, partOf, startConsumer, startGearbox, startRedis, startWeb, stop, type Place } from './fixtures.ts'
 
 function unsentFiles (dir: string): string[] {
@@ -13,7 +13,7 @@ function unsentFiles (dir: string): string[] {
 }
 
 async function verify ({ env }: Place, url: string): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, ['apps/consumer/src/verify.ts', '--url', url], env))
+  const program = endWithTest(new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', url], env))
   return { code: await program.exited, output: program.output }
 }
 

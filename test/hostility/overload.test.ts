@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { Agent } from 'node:http'
 import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { post, postWith, readTotals, replyTo, type Program } from '../fixtures/gearbox.ts'
-import { RedisServer } from '../fixtures/redis.ts'
-import { until } from '../fixtures/until.ts'
+import { post, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { RedisServer } from '@gearbox/test-kit/redis.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { consumerModule, figure, freeze, gapsIn, later, makePlace, modes, partOf, startGearbox, stop, type Mode, type Place } from '../faults/fixtures.ts'
 
 /** How long the queue is away. */

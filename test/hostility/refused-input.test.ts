@@ -6,8 +6,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { OpenQueue } from '../../apps/web/test/fixtures/open-queue.ts'
 import { formType, send, startWorker, type Worker } from '../../apps/web/test/fixtures/worker.ts'
-import { Random } from '../chaos/random.ts'
-import { until } from '../fixtures/until.ts'
+import { Random } from '@gearbox/test-kit/random.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { readReplies } from './fixtures.ts'
 
 /** A client that goes on sending whatever it is told. */

@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { OpenQueue } from '../../apps/web/test/fixtures/open-queue.ts'
 import { Connection, formType, send, startWorker, type Worker } from '../../apps/web/test/fixtures/worker.ts'
-import { until } from '../fixtures/until.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { readReplies, type PlainReply } from './fixtures.ts'
 
 function post (fields: string, body: string): string {

@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { parseArgs } from 'node:util'
-import { startAll } from '../fixtures/gearbox.ts'
+import { startAll } from '@gearbox/test-kit/gearbox.ts'
 import { addressOf, SlowClients, type Address } from './fixtures.ts'
 
 const usage = `usage: node test/hostility/slow-clients.ts [options]

@@ -8,11 +8,11 @@ import { Agent, request } from 'node:https'
 import { connect, createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, Program, readTotals, root, startAll } from '../fixtures/gearbox.ts'
-import { freePort } from '../fixtures/redis.ts'
-import { findProgram } from '../fixtures/requirements.ts'
-import { temporaryDir } from '../fixtures/temporary.ts'
-import { until } from '../fixtures/until.ts'
+import { endWithTest, Program, readTotals, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { freePort } from '@gearbox/test-kit/redis.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 
 // Debian keeps them where only root's PATH looks.
 process.env.PATH = [process.env.PATH, '/usr/sbin', '/usr/local/sbin'].join(delimiter)

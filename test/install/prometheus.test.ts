@@ -4,9 +4,9 @@ import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { endWithTest, post, root, startAll } from '../fixtures/gearbox.ts'
-import { findProgram } from '../fixtures/requirements.ts'
-import { temporaryDir } from '../fixtures/temporary.ts'
+import { endWithTest, post, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 
 const shipped = join(root, 'install/prometheus')
 const tools = join(root, '.tmp/bin')

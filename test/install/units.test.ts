@@ -4,9 +4,9 @@ import { spawnSync } from 'node:child_process'
 import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
-import { root } from '../fixtures/gearbox.ts'
-import { findProgram } from '../fixtures/requirements.ts'
-import { temporaryDir } from '../fixtures/temporary.ts'
+import { root } from '@gearbox/test-kit/gearbox.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 
 /** A test that needs a program, and says so where it is skipped. */
 function withProgram (name: string, behaviour: string, check: () => void): void {

@@ -1,6 +1,6 @@
-// The consumer: apps/consumer/src/consumer.ts, store.ts and binding.ts over packages/queue/src/redis-consumer-queue.ts.
+// The consumer: apps/consumer/src/consumer.ts, store.ts and binding.ts over packages/queue/src/redis/consumer-queue.ts.
 // start (check the binding, take over) → take → apply → commit → acknowledge → tell → take → …
-import { has, include, isSubset } from '@gearbox/queue/sequences.ts'
+import { has, include, isSubset } from '@gearbox/protocol/sequences.ts'
 import { show, showElements } from './producer.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'

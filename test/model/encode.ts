@@ -1,6 +1,6 @@
 // A state as a short string: equal for states that can't be told apart by anything that follows.
 import { hash } from 'node:crypto'
-import type { Sequences } from '@gearbox/queue/sequences.ts'
+import type { Sequences } from '@gearbox/protocol/sequences.ts'
 import type { Consumer, Database, Dataset, Element, Incarnation, Late, State, Worker } from './state.ts'
 
 /** 120 bits of SHA-1 over the state's canonical text: among a million states two share them with a chance of 10^-24. */

@@ -1,6 +1,6 @@
-// A web worker: apps/web/src/flusher.ts and window.ts over packages/queue/src/redis-producer-queue.ts.
+// A web worker: apps/web/src/deliver/flusher.ts and window.ts over packages/queue/src/redis/producer-queue.ts.
 // accept → flush (drain, encode) → deliver (catch up, push) → queued; beside it hear, look and, after a loss, replay.
-import { has, type Sequences } from '@gearbox/queue/sequences.ts'
+import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
 import { spend, type Add } from './step.ts'
@@ -68,7 +68,7 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
   }
 }
 
-/** The unsent file of a worker that was stopped, which a later one pushes: apps/web/src/unsent.ts. */
+/** The unsent file of a worker that was stopped, which a later one pushes: apps/web/src/deliver/spool.ts. */
 function addUnsent (state: State, rules: Rules, producer: number, add: Add): void {
   const { unsent, unsentTo } = at(state.workers, producer)
   if (unsent.length === 0) return

@@ -1,6 +1,6 @@
 // The scripts of packages/queue/src as Redis runs them: push.lua, take.lua, acknowledge.lua, bind.lua; and what tells.
 // Each is one step that nothing can come between.
-import { isSubset, type Sequences } from '@gearbox/queue/sequences.ts'
+import { isSubset, type Sequences } from '@gearbox/protocol/sequences.ts'
 import type { Rules } from './rules.ts'
 import { sameElement, type Dataset, type Element, type Late, type State } from './state.ts'
 

@@ -1,7 +1,7 @@
 // One state of the whole system as plain immutable values: workers, Redis, consumers, the database, and commands that
 // dead connections left behind. What the protocol never looks at (bytes, sums, times) is left out: a batch is the set of
 // increments in it, and the database keeps how often it counted each, so that losing one can't hide doubling another.
-import { none, type Sequences } from '@gearbox/queue/sequences.ts'
+import { none, type Sequences } from '@gearbox/protocol/sequences.ts'
 
 export interface Element {
   readonly producer: number
@@ -15,7 +15,7 @@ export interface Incarnation {
   readonly generation: number
 }
 
-/** The keys of packages/queue/src/redis-connection.ts. 0 stands for a missing generation or owner. */
+/** The keys of packages/queue/src/redis/connection.ts. 0 stands for a missing generation or owner. */
 export interface Dataset {
   readonly batches: readonly Element[]
   readonly generation: number

@@ -5,7 +5,7 @@ import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
 import { spend, type Step } from './step.ts'
 import type { Dataset, State } from './state.ts'
-import { none } from '@gearbox/queue/sequences.ts'
+import { none } from '@gearbox/protocol/sequences.ts'
 
 export function stepsFrom (state: State, rules: Rules): Step[] {
   const steps: Step[] = []

@@ -4,7 +4,7 @@ import { createServer, type IncomingHttpHeaders } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { beforeAll, expect, onTestFinished, test } from 'vitest'
-import { temporaryDir } from '../../test/fixtures/temporary.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { createTargets, installTimeoutMs, readExpected, requireVegeta, run, sorted, succeed } from './kit.ts'
 
 beforeAll(requireVegeta, installTimeoutMs)

@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'
 import { onTestFinished } from 'vitest'
-import { Program, root, startAll } from '../../test/fixtures/gearbox.ts'
-import { findProgram } from '../../test/fixtures/requirements.ts'
-import { temporaryDir } from '../../test/fixtures/temporary.ts'
+import { Program, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 
 /** Building it takes a while where nothing is cached. For a beforeAll. */
 export const installTimeoutMs = 300_000

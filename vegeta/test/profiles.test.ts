@@ -2,8 +2,8 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { beforeAll, expect, test } from 'vitest'
-import { readTotals, root } from '../../test/fixtures/gearbox.ts'
-import { temporaryDir } from '../../test/fixtures/temporary.ts'
+import { readTotals, root } from '@gearbox/test-kit/gearbox.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { createTargets, installTimeoutMs, requireVegeta, run, startProduct, succeed, verify } from './kit.ts'
 
 beforeAll(requireVegeta, installTimeoutMs)

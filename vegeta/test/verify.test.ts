@@ -5,9 +5,9 @@ import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { beforeAll, expect, onTestFinished, test } from 'vitest'
-import { post, readTotals } from '../../test/fixtures/gearbox.ts'
-import { RedisServer } from '../../test/fixtures/redis.ts'
-import { temporaryDir } from '../../test/fixtures/temporary.ts'
+import { post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { RedisServer } from '@gearbox/test-kit/redis.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { createTargets, installTimeoutMs, readExpected, requireVegeta, sorted, startProduct, runWith, succeed, verify, type Ended, type Product } from './kit.ts'
 
 beforeAll(requireVegeta, installTimeoutMs)

@@ -2,15 +2,15 @@
 // acknowledges them, tells their producers. A crash between any two of these steps repeats the first ones, and the
 // store skips what it has applied before.
 import { setTimeout as delay } from 'node:timers/promises'
-import { readHeader } from '@gearbox/queue/batch.ts'
+import { readHeader } from '@gearbox/protocol/batch.ts'
 import { QueueUnavailableError, SupersededError, type ConsumerQueue, type Rejection, type RejectReason, type Stored, type StoreTrouble } from '@gearbox/queue/queue.ts'
-import type { Sequences } from '@gearbox/queue/sequences.ts'
+import type { Sequences } from '@gearbox/protocol/sequences.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
-import type { Logger } from '@gearbox/runtime/logger.ts'
-import { CurrentReports } from './current-reports.ts'
-import { DatabaseMovedError } from './database-file.ts'
-import { reportedMs, reportOf, type Report } from './reports.ts'
-import { isBusy, type Applied, type Store } from './store.ts'
+import type { Logger } from '@gearbox/runtime/log/logger.ts'
+import { CurrentReports } from './progress.ts'
+import { DatabaseMovedError } from './store/database-file.ts'
+import { reportedMs, reportOf, type Report } from './store/reports.ts'
+import { isBusy, type Applied, type Store } from './store/store.ts'
 
 /** Without a wake-up the queue is looked at this often: a wake-up is only a hint and can be lost. */
 const lookMs = 250

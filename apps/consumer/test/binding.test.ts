@@ -4,20 +4,20 @@ import { copyFileSync, existsSync, readdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { exitCode, FatalError } from '@gearbox/runtime/errors.ts'
-import { Program } from '../../../test/fixtures/gearbox.ts'
-import { freePort, RedisServer } from '../../../test/fixtures/redis.ts'
-import { TcpProxy } from '../../../test/fixtures/tcp-proxy.ts'
-import { until } from '../../../test/fixtures/until.ts'
-import { int64Max } from '../../../packages/queue/src/batch.ts'
-import { ownerText, SupersededError, type Owner, type Stored } from '../../../packages/queue/src/queue.ts'
-import { EmbeddedConsumerQueue } from '../../../packages/queue/src/embedded-consumer-queue.ts'
-import { redisKeys } from '../../../packages/queue/src/redis-connection.ts'
-import { RedisConsumerQueue } from '../../../packages/queue/src/redis-consumer-queue.ts'
-import { element, producerA } from '../../../packages/queue/test/batches.ts'
-import { captureLog } from '../../../packages/queue/test/captured-log.ts'
-import { checkBinding, takeOver } from '../src/binding.ts'
-import { DatabaseMovedError } from '../src/database-file.ts'
-import { inspectDatabase } from '../src/store.ts'
+import { Program } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
+import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { int64Max } from '@gearbox/protocol/batch.ts'
+import { ownerText, SupersededError, type Owner, type Stored } from '@gearbox/queue/queue.ts'
+import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded/consumer-queue.ts'
+import { redisKeys } from '@gearbox/queue/redis/connection.ts'
+import { RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
+import { element, producerA } from '@gearbox/test-kit/batches.ts'
+import { captureLog } from '@gearbox/test-kit/captured-log.ts'
+import { checkBinding, takeOver } from '../src/ownership.ts'
+import { DatabaseMovedError } from '../src/store/database-file.ts'
+import { inspectDatabase } from '../src/store/store.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 let server: RedisServer
@@ -148,7 +148,7 @@ test('of two consumers that start at once the newer goes on and the older leaves
 // As programs
 
 function run (script: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Program {
-  const program = new Program(process.execPath, [`apps/consumer/src/${script}.ts`, ...args], env)
+  const program = new Program(process.execPath, [`apps/consumer/src/${script === 'main' ? '' : 'commands/'}${script}.ts`, ...args], env)
   onTestFinished(async () => { await program.end() })
   return program
 }

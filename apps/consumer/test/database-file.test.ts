@@ -7,9 +7,9 @@ import { basename, dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
 import { FatalError } from '@gearbox/runtime/errors.ts'
-import { temporaryDir } from '../../../test/fixtures/temporary.ts'
-import { element } from '../../../packages/queue/test/batches.ts'
-import { inspectDatabase } from '../src/store.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { element } from '@gearbox/test-kit/batches.ts'
+import { inspectDatabase } from '../src/store/store.ts'
 import { freshPath, openStore, totals } from './open-store.ts'
 
 /** Everything in a directory: names, kinds, times and contents. */

@@ -3,9 +3,9 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { pino } from 'pino'
 import { expect, onTestFinished, test } from 'vitest'
-import { temporaryDir } from '../../../test/fixtures/temporary.ts'
-import { until } from '../../../test/fixtures/until.ts'
-import { KeyCounter } from '../src/key-counter.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { KeyCounter } from '../src/store/key-counter.ts'
 
 /** A database in WAL mode with so many keys; more than one slice of the count are in 50,000. */
 function makeDatabase (keys: number): { path: string, db: Database.Database } {

@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, test } from 'vitest'
 import { FatalError } from '@gearbox/runtime/errors.ts'
-import { element } from '../../../packages/queue/test/batches.ts'
+import { element } from '@gearbox/test-kit/batches.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 // As the original makes it.

@@ -5,9 +5,9 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmdirSync
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
-import { element } from '../../../packages/queue/test/batches.ts'
-import { DatabaseMovedError } from '../src/database-file.ts'
-import { type Store } from '../src/store.ts'
+import { element } from '@gearbox/test-kit/batches.ts'
+import { DatabaseMovedError } from '../src/store/database-file.ts'
+import { type Store } from '../src/store/store.ts'
 import { openStore, query, totals } from './open-store.ts'
 
 const one = (seq: number): Buffer[] => [element({ seq, sums: { a: 1 } })]

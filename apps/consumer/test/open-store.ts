@@ -2,8 +2,8 @@
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { onTestFinished } from 'vitest'
-import { temporaryDir } from '../../../test/fixtures/temporary.ts'
-import { Store } from '../src/store.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { Store } from '../src/store/store.ts'
 
 export interface StoreSettings {
   readonly path?: string

@@ -1,9 +1,9 @@
 // What can't be applied: refused where nobody was promised it, kept where somebody was, within limits, and without harm to anything else.
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { int64Max } from '../../../packages/queue/src/batch.ts'
-import { element, producerA, producerB } from '../../../packages/queue/test/batches.ts'
-import { Store } from '../src/store.ts'
+import { int64Max } from '@gearbox/protocol/batch.ts'
+import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
+import { Store } from '../src/store/store.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 const kept = (path: string): unknown[][] => query(path, 'SELECT key, value, exact, once, reason FROM rejected ORDER BY id')

@@ -2,9 +2,9 @@
 // everything is behind a BASE_PATH.
 import fastify from 'fastify'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { ApiKeys, parseApiKey } from '../../../packages/runtime/src/api-keys.ts'
-import { until } from '../../../test/fixtures/until.ts'
-import { refuseCaller } from '../src/access.ts'
+import { ApiKeys, parseApiKey } from '@gearbox/runtime/access/api-keys.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { refuseCaller } from '../src/http/access.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
 import { Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
 

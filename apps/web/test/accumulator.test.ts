@@ -1,9 +1,9 @@
 // Sums in memory and the batches they leave in, held against a plain model of BigInts.
-import { batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type Once } from '@gearbox/queue/batch.ts'
+import { batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type Once } from '@gearbox/protocol/batch.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { Accumulator, type Drain } from '../src/accumulator.ts'
-import { incrementsOf } from './fixtures/increments.ts'
+import { Accumulator, type Drain } from '../src/accumulate/accumulator.ts'
+import { incrementsOf } from './fixtures/columns.ts'
 import { sumsOf } from './fixtures/open-queue.ts'
 
 const producer = '01234567-89ab-4def-8123-456789abcdef'

@@ -1,9 +1,9 @@
 // The page of /docs in a real browser: it has our name and icon, shows what came, and sends what was typed.
-import { int64Min } from '@gearbox/queue/batch.ts'
+import { int64Min } from '@gearbox/protocol/batch.ts'
 import { chromium, type Browser, type Locator, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from 'vitest'
-import { findProgram } from '../../../test/fixtures/requirements.ts'
-import { until } from '../../../test/fixtures/until.ts'
+import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { startWorker, type Worker } from './fixtures/worker.ts'
 
 let worker: Worker

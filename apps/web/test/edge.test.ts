@@ -1,9 +1,9 @@
 // The HTTP edge over real sockets: who may come in, how much, how slowly, and what those who may not are told.
 import { request } from 'node:http'
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { startAll } from '../../../test/fixtures/gearbox.ts'
-import { temporaryDir } from '../../../test/fixtures/temporary.ts'
-import { until } from '../../../test/fixtures/until.ts'
+import { startAll } from '@gearbox/test-kit/gearbox.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
 import { Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
 

@@ -2,8 +2,8 @@
 // That the lanes answer alike is compared in test/fuzz.
 import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Pipe } from '../../../test/fuzz/pipe.ts'
-import { until } from '../../../test/fixtures/until.ts'
+import { Pipe } from '@gearbox/test-kit/pipe.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
 import { Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
 

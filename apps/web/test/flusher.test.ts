@@ -1,16 +1,16 @@
 // The first gear on a queue that does what queues can do: be slow, fail, lose a reply, lose its memory.
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, onTestFinished, test } from 'vitest'
-import { until } from '../../../test/fixtures/until.ts'
-import { batchBytesMax, int64Max, type Sum } from '../../../packages/queue/src/batch.ts'
-import { producerA, producerB } from '../../../packages/queue/test/batches.ts'
-import { captureLog, type CapturedLog } from '../../../packages/queue/test/captured-log.ts'
-import { Flusher, type FlusherOptions } from '../src/flusher.ts'
-import { packKeys } from '../src/held-keys.ts'
-import type { HeldReply, Outcome } from '../src/held-replies.ts'
-import type { Increment } from '../src/increments.ts'
-import { incrementsOf } from './fixtures/increments.ts'
-import { MemoryQueue } from './memory-queue.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { batchBytesMax, int64Max, type Sum } from '@gearbox/protocol/batch.ts'
+import { producerA, producerB } from '@gearbox/test-kit/batches.ts'
+import { captureLog, type CapturedLog } from '@gearbox/test-kit/captured-log.ts'
+import { Flusher, type FlusherOptions } from '../src/deliver/flusher.ts'
+import { packKeys } from '../src/deliver/reply-keys.ts'
+import type { HeldReply, Outcome } from '../src/deliver/pending-replies.ts'
+import type { Increment } from '../src/accumulate/columns.ts'
+import { incrementsOf } from './fixtures/columns.ts'
+import { MemoryQueue } from '@gearbox/queue/memory.ts'
 
 interface Parsed {
   readonly seq: number

@@ -1,9 +1,9 @@
 // Bodies to increments, or to what is wrong with them.
-import { int64Max, int64Min } from '@gearbox/queue/batch.ts'
+import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { echo, RequestError } from '../src/errors.ts'
-import { parseForm } from '../src/form.ts'
+import { echo, RequestError } from '../src/http/errors.ts'
+import { parseForm } from '../src/increment/form.ts'
 import { acceptedRows, longEcho, refusedRows } from './fixtures/odd-bodies.ts'
 
 /** What lies around a body in a socket's buffer, and would change it if it were read. */

@@ -1,7 +1,7 @@
 // POST /increment over a real socket: what is counted, what is not, and what each reply says.
-import { int64Max, int64Min } from '@gearbox/queue/batch.ts'
+import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { until } from '../../../test/fixtures/until.ts'
+import { until } from '@gearbox/test-kit/until.ts'
 import { acceptedRows, refusedRows, sumsOfRow } from './fixtures/odd-bodies.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
 import { Connection, errorOf, formType, increment, send, startWorker, type Request, type Worker } from './fixtures/worker.ts'

@@ -1,10 +1,10 @@
 // The window of batches that are not known to be stored.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { batchBytesMax, type Batch } from '../../../packages/queue/src/batch.ts'
-import { has, include, none, type Sequences } from '../../../packages/queue/src/sequences.ts'
-import { seed } from '../../../packages/queue/test/seeds.ts'
-import { Window } from '../src/window.ts'
+import { batchBytesMax, type Batch } from '@gearbox/protocol/batch.ts'
+import { has, include, none, type Sequences } from '@gearbox/protocol/sequences.ts'
+import { seed } from '@gearbox/test-kit/seeds.ts'
+import { Window } from '../src/deliver/window.ts'
 
 function batch (seq: number, bytes = 10): Batch {
   return { seq, increments: 1, at: 1000 + seq, element: Buffer.alloc(bytes, String(seq % 10)) }

@@ -1,8 +1,8 @@
 // What a queue promises to the web workers that push batches and to the one consumer that takes them.
-// Redis and the embedded channel both keep these promises; test/queue-conformance.ts holds them to it.
+// Redis and the embedded channel both keep these promises; test/conformance.ts holds them to it.
 import { EventEmitter } from 'node:events'
-import { parseSequences, type Sequences } from './sequences.ts'
-import type { Origin } from './unsent-file.ts'
+import { parseSequences, type Sequences } from '@gearbox/protocol/sequences.ts'
+import type { Origin } from './spool-file.ts'
 
 /** Why an entry of a batch was not applied. `trigger`: the database's owner has a trigger or an index that refuses it. */
 export type RejectReason = 'overflow' | 'unreadable' | 'other body' | 'too late' | 'trigger'

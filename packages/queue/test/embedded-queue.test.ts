@@ -4,13 +4,13 @@ import { chownSync, existsSync, mkdirSync, rmSync, statSync, writeFileSync } fro
 import { connect, createServer } from 'node:net'
 import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { temporaryDir } from '../../../test/fixtures/temporary.ts'
-import { until } from '../../../test/fixtures/until.ts'
-import { EmbeddedConsumerQueue } from '../src/embedded-consumer-queue.ts'
-import { EmbeddedProducerQueue } from '../src/embedded-producer-queue.ts'
-import { frame, uint32 } from '../src/frames.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { EmbeddedConsumerQueue } from '../src/embedded/consumer-queue.ts'
+import { EmbeddedProducerQueue } from '../src/embedded/producer-queue.ts'
+import { frame, uint32 } from '../src/embedded/frames.ts'
 import { QueueUnavailableError } from '../src/queue.ts'
-import { testQueue, type QueueUnderTest } from './queue-conformance.ts'
+import { testQueue, type QueueUnderTest } from './conformance.ts'
 
 async function startConsumer (path: string): Promise<EmbeddedConsumerQueue> {
   const consumer = new EmbeddedConsumerQueue(path)

@@ -4,9 +4,9 @@ import { connect, createServer, Socket } from 'node:net'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { expect, onTestFinished, test } from 'vitest'
-import { temporaryDir } from '../../../test/fixtures/temporary.ts'
-import { packElements, readFrames, uint32, unpackElements, writeFrame } from '../src/frames.ts'
-import { seed } from './seeds.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import { packElements, readFrames, uint32, unpackElements, writeFrame } from '../src/embedded/frames.ts'
+import { seed } from '@gearbox/test-kit/seeds.ts'
 
 interface Frame { readonly type: number, readonly payload: Buffer }
 

@@ -1,8 +1,8 @@
 // What is said of a Redis that can't be used: one line, with what to do, and never what was sent to it.
 import { ReplyError } from 'ioredis'
 import { expect, test } from 'vitest'
-import { explainClose, explainRedisError } from '../src/redis-errors.ts'
-import { scriptCommands, scripts } from '../src/redis-scripts.ts'
+import { explainClose, explainRedisError } from '../src/redis/errors.ts'
+import { scriptCommands, scripts } from '../src/redis/scripts.ts'
 
 /** An error as ioredis makes it of Redis's reply to a command. */
 function replied (message: string, name = 'get', args: readonly unknown[] = ['gearbox:{0}:generation']): Error {

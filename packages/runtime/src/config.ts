@@ -2,10 +2,10 @@
 // everything else gets the finished Config and never looks at process.env.
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { parseApiKey, type ApiKey } from './api-keys.ts'
+import { parseApiKey, type ApiKey } from './access/api-keys.ts'
 import { exitCode, FatalError } from './errors.ts'
-import { parseHost } from './hosts.ts'
-import { parseOrigin } from './origins.ts'
+import { parseHost } from './access/hosts.ts'
+import { parseOrigin } from './access/origins.ts'
 import { parseRedisUrl } from './redis-url.ts'
 
 interface Setting<T> {

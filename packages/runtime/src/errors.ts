@@ -1,6 +1,6 @@
 // How a Gearbox process ends when it can't do its work: one line for the reader, one code for the supervisor.
-import { flushLog, leave } from './log-output.ts'
-import { flushOutput, ignoreClosedOutput } from './output.ts'
+import { flushLog, leave } from './log/log-output.ts'
+import { flushOutput, ignoreClosedOutput } from './log/output.ts'
 
 /** Exit codes, from sysexits.h where it has a fitting one. */
 export const exitCode = {

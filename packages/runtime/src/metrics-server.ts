@@ -1,11 +1,11 @@
 // /metrics on a port that belongs to one process alone, so that each scrape is of the same one: of a consumer or web worker that runs
 // by itself, or of `npm start` with all its processes. What every metrics port must do (keys, hosts, limits) is done here.
 import type { FastifyInstance } from 'fastify'
-import { ApiKeys } from './api-keys.ts'
+import { ApiKeys } from './access/api-keys.ts'
 import type { Config } from './config.ts'
 import { FatalError, reasonOf } from './errors.ts'
-import { Hosts } from './hosts.ts'
-import type { Logger } from './logger.ts'
+import { Hosts } from './access/hosts.ts'
+import type { Logger } from './log/logger.ts'
 import { metricsContentType } from './metrics.ts'
 
 /** Prometheus keeps one connection open; a person who looks opens a few. */

@@ -1,8 +1,8 @@
 // Figures by prom-client. What is counted on the way of an increment is counted in plain fields
 // and read only when somebody asks, so that a scrape pays for it and not a request.
 import promClient from 'prom-client'
-import { logLinesLost } from './log-output.ts'
-import { everyLine, type Logger } from './logger.ts'
+import { logLinesLost } from './log/log-output.ts'
+import { everyLine, type Logger } from './log/logger.ts'
 
 export type { Registry } from 'prom-client'
 

@@ -1,6 +1,6 @@
 // Which key is for what.
 import { describe, expect, test } from 'vitest'
-import { ApiKeys, keyFor, parseApiKey, type Need } from '../src/api-keys.ts'
+import { ApiKeys, keyFor, parseApiKey, type Need } from '../src/access/api-keys.ts'
 
 const keys = (text: string): ApiKeys => new ApiKeys(text.split(',').map(parseApiKey))
 const status = (of: ApiKeys, authorization: string | undefined, need: Need): number => of.refusal(authorization, need)?.statusCode ?? 200

@@ -1,7 +1,7 @@
 // Which Hosts are ours. What a browser could be made to send for a page that somebody else serves must never be among them.
 import { hostname } from 'node:os'
 import { describe, expect, test } from 'vitest'
-import { Hosts, machineNames, parseHost } from '../src/hosts.ts'
+import { Hosts, machineNames, parseHost } from '../src/access/hosts.ts'
 
 const base = { host: '127.0.0.1', hostsAllowed: [], apiKeys: [] }
 const machine = ['web1.corp.example', 'web1']

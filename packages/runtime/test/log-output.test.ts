@@ -4,8 +4,8 @@ import { closeSync, constants, mkdtempSync, openSync, readFileSync, readSync, rm
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { until } from '../../../test/fixtures/until.ts'
-import { LogOutput } from '../src/log-output.ts'
+import { until } from '@gearbox/test-kit/until.ts'
+import { LogOutput } from '../src/log/log-output.ts'
 
 function temporaryPath (name: string): string {
   const dir = mkdtempSync(join(tmpdir(), 'gearbox-log-'))

@@ -2,9 +2,9 @@
 import { request } from 'node:http'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { loadConfig } from '../src/config.ts'
-import { createLogger } from '../src/logger.ts'
+import { createLogger } from '../src/log/logger.ts'
 import { serveMetrics, type MetricsServer } from '../src/metrics-server.ts'
-import { freePort } from '../../../test/fixtures/redis.ts'
+import { freePort } from '@gearbox/test-kit/redis.ts'
 
 let server: MetricsServer
 beforeAll(async () => {

@@ -1,7 +1,7 @@
 // Which pages may count: those of CORS_ORIGINS, in the one form in which browsers send an Origin, and those of the host itself.
 import { describe, expect, test } from 'vitest'
-import { Hosts } from '../src/hosts.ts'
-import { Origins, parseOrigin } from '../src/origins.ts'
+import { Hosts } from '../src/access/hosts.ts'
+import { Origins, parseOrigin } from '../src/access/origins.ts'
 
 function origins (corsOrigins: readonly string[], hostsAllowed: readonly string[] = []): Origins {
   return new Origins(corsOrigins.map(parseOrigin), new Hosts({ host: '127.0.0.1', hostsAllowed, apiKeys: [] }, []))

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { Repeats } from '../src/repeats.ts'
+import { Repeats } from '../src/log/repeats.ts'
 
 test('lines that differ in numbers, ids and quoted text are one kind: a few are logged, the others summed up', () => {
   const repeats = new Repeats()

@@ -1,0 +1,74 @@
+// `npm run backup -- FILE`: a copy of the database as it is at one moment, made while the consumer goes on, and checked.
+import { existsSync, renameSync, rmSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import Database from 'better-sqlite3'
+import { describeConfig, loadConfig } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
+import { readVersion } from '../store/schema.ts'
+
+const usage = `Copies the database into FILE as it is at one moment, and checks the copy. The consumer goes on meanwhile.
+README.md says how to restore one.
+
+usage: npm run backup -- FILE
+
+Reads DATABASE_PATH. Environment:
+`
+
+const busyTimeoutMs = 5000
+
+async function main (): Promise<number> {
+  const { values, positionals } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } }, allowPositionals: true })
+  if (values.help === true) {
+    process.stdout.write(`${usage}${describeConfig()}\n`)
+    return 0
+  }
+  const [file] = positionals
+  if (file === undefined) throw new FatalError('name the copy: npm run backup -- FILE')
+  const { databasePath } = loadConfig(process.env)
+  const target = resolve(file)
+  if (existsSync(target)) throw new FatalError(`${target} exists; a backup never replaces a file`)
+  if (!existsSync(databasePath)) throw new FatalError(`there is no database ${databasePath}; DATABASE_PATH names it`)
+  const partial = `${target}.partial`
+  try {
+    await copy(databasePath, partial)
+    const keys = check(partial)
+    renameSync(partial, target)
+    process.stdout.write(`${target}: ${keys} keys, checked\n`)
+    return 0
+  } catch (error) {
+    rmSync(partial, { force: true })
+    throw error instanceof FatalError ? error : new FatalError(`${databasePath} could not be copied to ${target}: ${reasonOf(error)}`)
+  }
+}
+
+async function copy (databasePath: string, target: string): Promise<void> {
+  rmSync(target, { force: true })
+  const db = openForReading(databasePath, busyTimeoutMs)
+  try {
+    // An open read pins one snapshot. Without it SQLite starts the copy anew whenever the consumer commits, and never ends.
+    db.exec('BEGIN')
+    db.prepare('SELECT count(*) FROM sqlite_schema').get()
+    await db.backup(target)
+  } finally {
+    db.close()
+  }
+}
+
+/** @returns how many keys the copy has @throws FatalError if it is not whole */
+function check (path: string): number {
+  const db = new Database(path)
+  try {
+    // One file is easier to keep than three: the copy leaves WAL mode until it is used.
+    db.pragma('journal_mode = DELETE')
+    const found = db.pragma('integrity_check', { simple: true })
+    if (found !== 'ok') throw new FatalError(`the copy is not whole: ${String(found)}. The database itself may be damaged: check it with sqlite3 and "PRAGMA integrity_check"`)
+    if (readVersion(db) === 0) throw new FatalError('the copy has no tables of Gearbox: was DATABASE_PATH ever started?')
+    return Number(db.prepare('SELECT count(*) FROM numbers').pluck().get())
+  } finally {
+    db.close()
+  }
+}
+
+await runMain(main)

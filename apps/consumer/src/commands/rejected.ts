@@ -1,0 +1,128 @@
+// `npm run rejected`: lists what was promised and could not be applied, tries it again or discards it on request.
+import { existsSync } from 'node:fs'
+import { parseArgs } from 'node:util'
+import { describeConfig, loadConfig } from '@gearbox/runtime/config.ts'
+import { FatalError, runMain } from '@gearbox/runtime/errors.ts'
+import { printLines } from '@gearbox/runtime/log/output.ts'
+import { isBusy, Store, type Rejected } from '../store/store.ts'
+
+const usage = `Lists what was promised (2xx) and could not be applied, one line each: id, reason, keys with their sums,
+when it was accepted, and by which worker. What a client was told was refused is not among it.
+
+usage: npm run rejected                     lists
+       npm run rejected -- --retry ID       tries that one again, and counts it if it now can be
+       npm run rejected -- --retry all      tries all of them again
+       npm run rejected -- --discard ID     strikes that one off: it will never be counted
+       npm run rejected -- --discard all    strikes all of them off
+
+Reads DATABASE_PATH. Environment:
+`
+
+/** Rows that are read at once: one may have a thousand keys. */
+const pageRows = 100
+
+const idMax = 2n ** 63n - 1n
+
+async function main (): Promise<number> {
+  const { values } = parseArgs({
+    options: {
+      help: { type: 'boolean', short: 'h' },
+      retry: { type: 'string', multiple: true },
+      discard: { type: 'string', multiple: true },
+    },
+  })
+  if (values.help === true) {
+    process.stdout.write(`${usage}${describeConfig()}\n`)
+    return 0
+  }
+  if (values.retry !== undefined && values.discard !== undefined) {
+    throw new FatalError('--retry or --discard, not both at once')
+  }
+  const [ids, option] = values.retry === undefined ? [values.discard, '--discard'] : [values.retry, '--retry']
+  const wanted = ids === undefined || ids.includes('all') ? undefined : ids.map((text) => parseId(text, option))
+  const config = loadConfig(process.env)
+  if (!existsSync(config.databasePath)) {
+    throw new FatalError(`there is no database ${config.databasePath}; DATABASE_PATH names it`)
+  }
+  let store: Store | undefined
+  try {
+    const opened = store = new Store({ ...config, path: config.databasePath })
+    let failures = 0
+    const act = values.retry === undefined ? discard : retry
+    const print = function * (): Generator<string> {
+      if (ids === undefined) {
+        yield * list(opened)
+        return
+      }
+      for (const id of wanted ?? allIds(opened)) {
+        const { text, failed } = act(opened, id)
+        if (failed) failures++
+        yield `${id}: ${text}`
+      }
+    }
+    await printLines(print())
+    return failures === 0 ? 0 : 1
+  } catch (error) {
+    throw isBusy(error) ? new FatalError(`${config.databasePath} is locked by somebody else; try again`) : error
+  } finally {
+    store?.close()
+  }
+}
+
+function parseId (text: string, option: string): bigint {
+  const id = /^\d{1,19}$/.test(text) ? BigInt(text) : undefined
+  if (id === undefined || id > idMax) {
+    throw new FatalError(`${option} takes an id from the list, or all, not ${JSON.stringify(text.slice(0, 64))}`)
+  }
+  return id
+}
+
+function * rows (store: Store): Generator<Rejected> {
+  for (let after = 0n; ;) {
+    const page = store.rejected(after, pageRows)
+    if (page.length === 0) return
+    yield * page
+    after = page.at(-1)!.id
+  }
+}
+
+function * allIds (store: Store): Generator<bigint> {
+  for (const { id } of rows(store)) yield id
+}
+
+function * list (store: Store): Generator<string> {
+  let any = false
+  for (const row of rows(store)) {
+    any = true
+    yield describe(row)
+  }
+  if (!any) yield 'nothing was rejected'
+}
+
+interface Done { readonly text: string, readonly failed: boolean }
+
+function retry (store: Store, id: bigint): Done {
+  const why = store.retryRejected(id)
+  return { text: why === undefined ? 'counted' : `not counted, ${why}`, failed: why !== undefined }
+}
+
+function discard (store: Store, id: bigint): Done {
+  const failed = !store.discardRejected(id)
+  return { text: failed ? 'there is no such entry' : 'discarded', failed }
+}
+
+function describe ({ id, producer, seq, reason, at, entries, batchBytes }: Rejected): string {
+  const what = entries === undefined
+    ? batchBytes === null ? 'nothing that can be counted' : `a batch of ${batchBytes} bytes`
+    : entries.map(({ key, value }) => `${JSON.stringify(key)} ${value}`).join(', ')
+  const from = producer === null ? '' : `, worker ${producer}, batch ${seq}`
+  return `${id}: ${reason}: ${what} (${describeTime(at)}${from})`
+}
+
+/** What others wrote into the queue may have a time that is none. */
+function describeTime (at: bigint): string {
+  const date = new Date(Number(at))
+  return Number.isNaN(date.getTime()) ? `at ${at}` : date.toISOString()
+}
+
+await runMain(main)

@@ -1,0 +1,64 @@
+// Key → sum, exact whatever the sums become, for very many keys: numbers in plain memory, and bigints only where a sum is past 2^53.
+import { add, type Sum } from '@gearbox/protocol/batch.ts'
+import { KeyTable, pageBits, pageKeys, type Slice } from './key-table.ts'
+
+/**
+ * Bytes that a key is taken to need beside its text: 8 for its sum, 8 for where it lies, up to 16 for its slots, and as many again for
+ * what its page has room for.
+ */
+export const keyOverheadBytes = 48
+
+/** Beyond so many its memory is given back rather than kept for the next ones. */
+const keptMax = pageKeys
+
+export class Sums {
+  readonly #keys = new KeyTable()
+  /** NaN where the sum is in `#exact`. */
+  readonly #values: Float64Array[] = []
+  readonly #exact = new Map<number, bigint>()
+
+  get size (): number {
+    return this.#keys.size
+  }
+
+  has (bytes: Buffer, start: number, end: number, hash: number): boolean {
+    return this.#keys.find(bytes, start, end, hash) >= 0
+  }
+
+  /** Adds to the sum of the key that [start, end) of `bytes` is. @returns whether the key is new */
+  add (bytes: Buffer, start: number, end: number, hash: number, delta: Sum): boolean {
+    const known = this.#keys.size
+    const index = this.#keys.put(bytes, start, end, hash)
+    const page = this.#values[index >>> pageBits] ??= new Float64Array(pageKeys)
+    const isNew = index === known
+    if (isNew) page[index & (pageKeys - 1)] = 0
+    const sum = typeof delta === 'number' ? page[index & (pageKeys - 1)]! + delta : NaN
+    if (Number.isSafeInteger(sum)) page[index & (pageKeys - 1)] = sum
+    else this.#set(index, add(this.sumAt(index), delta))
+    return isNew
+  }
+
+  /** The sum of the key that came as number `index` from 0. */
+  sumAt (index: number): Sum {
+    const sum = this.#values[index >>> pageBits]![index & (pageKeys - 1)]!
+    return Number.isNaN(sum) ? this.#exact.get(index)! : sum
+  }
+
+  locate (index: number, slice: Slice): void {
+    this.#keys.locate(index, slice)
+  }
+
+  /** Makes it empty for the next use. @returns false if it is too large to be kept for that */
+  clear (): boolean {
+    if (this.size > keptMax) return false
+    this.#keys.clear()
+    this.#exact.clear()
+    return true
+  }
+
+  #set (index: number, sum: Sum): void {
+    this.#values[index >>> pageBits]![index & (pageKeys - 1)] = typeof sum === 'number' ? sum : NaN
+    if (typeof sum === 'number') this.#exact.delete(index)
+    else this.#exact.set(index, sum)
+  }
+}

@@ -1,0 +1,657 @@
+// The first gear: drains the accumulator into batches and pushes them, one push in flight, until the queue has them and
+// the database too. Fed by requests through `accept`; feeds the queue; settles the replies it holds.
+//
+// With an interval of `auto` a flush leaves as soon as the one before is acknowledged: batches are small and fast under
+// light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
+import { setTimeout as delay } from 'node:timers/promises'
+import { encodeBatch, narrow, withoutRefusals, type Batch, type Once } from '@gearbox/protocol/batch.ts'
+import { connecting, QueueUnavailableError, type ProducerQueue, type Rejection, type Stored, type StoreFailure } from '@gearbox/queue/queue.ts'
+import { hasAll, isSubset } from '@gearbox/protocol/sequences.ts'
+import type { Logger } from '@gearbox/runtime/log/logger.ts'
+import { Accumulator, type Drain } from '../accumulate/accumulator.ts'
+import { HeldReplies, type Held, type HeldReply } from './pending-replies.ts'
+import type { Increments } from '../accumulate/columns.ts'
+import { LateReplies } from './late-replies.ts'
+import { costOf, RejectionIndex, type Verdict } from './verdict.ts'
+import { Window } from './window.ts'
+
+/** After a failed push: first pause and longest one. */
+const retryMs = { first: 20, most: 500 }
+
+/** While batches are unstored the queue is asked this often whether they are now, and whether it is still the one they went to. */
+const lookMs = 1000
+
+/** While nothing is unstored it is asked this often which database the queue belongs to, and every time until that is known. */
+const idlePollMs = 10_000
+
+/** A batch leaves the queue before it is reported as stored: at the end this long, and this often, the report is asked for. */
+const lastReport = { withinMs: 1000, pollMs: 50 }
+
+/** Held replies are looked through this often for ones whose time is up. */
+const sweepMs = 50
+
+/** A failure shorter than this is not worth a line. */
+const quietFailureMs = 1000
+
+/** Keys of held replies that are compared with what was rejected in one event-loop iteration: about 5 ms of work. */
+const settledKeysMax = 100_000
+
+export interface FlusherOptions {
+  readonly queue: ProducerQueue
+  /** This process's own random UUID. */
+  readonly producer: string
+  readonly logger: Logger
+  readonly flushIntervalMs: number | 'auto'
+  readonly ackTimeoutMs: number
+  readonly unstoredBytesMax: number
+  /** Called with the seconds that each flush took, from the drain to the last acknowledged push. */
+  readonly observeFlush: (seconds: number) => void
+}
+
+/** One drain on its way, with the replies that wait for it. */
+class Round {
+  readonly queued: HeldReplies
+  readonly stored: HeldReplies
+  /**
+   * Whether a reply of level `stored` was given before that was reached. Then nothing in its batches is refused any more:
+   * what the database can't take was promised to one of their clients, who were told that it is on its way.
+   */
+  late = false
+  /** Whether a batch of it says that it may be refused. */
+  refusable = false
+  /** The first sequence of the last flush before it of which the same is true. */
+  refusableBefore = 0
+  firstSeq = 0
+  /** Not known before its last batch is encoded: until then nothing that is told can settle the round. */
+  lastSeq = Number.POSITIVE_INFINITY
+
+  constructor (held: Held) {
+    this.queued = new HeldReplies(held)
+    this.stored = new HeldReplies(held)
+  }
+}
+
+export class Flusher {
+  readonly #options: FlusherOptions
+  readonly #accumulator = new Accumulator()
+  readonly #window = new Window()
+  /** The drain whose batches are being pushed. */
+  #drain: Drain | undefined
+  /** Replies to what is in the accumulator. */
+  readonly #held: Held = { replies: 0, bytes: 0, answered: { requests: 0, increments: 0 } }
+  #round = new Round(this.#held)
+  /** The round that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
+  #reached: Round | undefined
+  /** Rounds on their way or waiting to be stored, oldest first. */
+  readonly #rounds = new Set<Round>()
+  /** Rounds all of whose batches are stored, some of whose entries were rejected: they are settled a part at a time. */
+  #settling: Array<{ readonly round: Round, readonly verdict: Verdict }> = []
+  readonly #lateReplies = new LateReplies()
+  /** First sequences of the last flush that may be refused, and of the last one of them whose replies were late. */
+  #lastRefusable = 0
+  #lastLate = 0
+  #seq = 0
+  /** What the queue was when the window's batches were pushed to it. */
+  #incarnation: string | undefined
+  #failingSince: number | undefined = performance.now()
+  #failure: string | undefined
+  #flushedAt = -Infinity
+  /** Reasons that were said of the failure under way. */
+  readonly #saidFailures = new Set<string>()
+  #lookFailure = { reason: '', said: false }
+  #trimming = false
+  /** The newest word of what is stored. */
+  #lastHeard: Stored | undefined
+  #wake: (() => void) | undefined
+  #due = false
+  #finishing = false
+  #hurried = false
+  readonly #abandon = new AbortController()
+  #running: Promise<void> | undefined
+  #timers: NodeJS.Timeout[] = []
+  #looking = false
+  /** When progress was polled last. */
+  #askedAt = -Infinity
+  readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0, setAside: 0 }
+
+  constructor (options: FlusherOptions) {
+    this.#options = options
+    options.queue.on('stored', (producer, stored) => { if (producer === options.producer) this.#heard(stored) })
+    options.queue.on('incarnation', () => this.#noticeIncarnation())
+  }
+
+  /** Distinct keys and idempotent requests that are in no batch yet. */
+  get pendingKeys (): number {
+    return this.#accumulator.pendingKeys + (this.#drain?.pendingKeys ?? 0)
+  }
+
+  get pendingBytes (): number {
+    return this.#accumulator.pendingBytes + (this.#drain?.pendingBytes ?? 0)
+  }
+
+  /** Bytes that held replies take, with the keys and requests that they hold. */
+  get heldBytes (): number {
+    return this.#held.bytes
+  }
+
+  /** Counts bytes as held that a lane keeps for replies that are known and can't be written yet; with a minus, as no longer. */
+  holdBytes (bytes: number): void {
+    this.#held.bytes += bytes
+  }
+
+  /** Bytes that would have to be written down if the queue stayed away. */
+  get unsentBytes (): number {
+    return this.pendingBytes + this.#window.bytes
+  }
+
+  get heldReplies (): number {
+    return this.#held.replies
+  }
+
+  /** Requests that were answered with 2xx, and the increments in them. */
+  get answered (): Readonly<Held['answered']> {
+    return this.#held.answered
+  }
+
+  get unstoredBatches (): number {
+    return this.#window.size
+  }
+
+  /** Increments accepted that are in no batch yet, and those in batches that were never known to be in the queue. */
+  get onTheWay (): { readonly pending: number, readonly window: number } {
+    return { pending: this.#accumulator.increments + (this.#drain?.untakenIncrements ?? 0), window: this.#window.unpushedIncrements }
+  }
+
+  /** Age in seconds of the oldest increment that is not known to be stored; 0 if there is none. */
+  get lagSeconds (): number {
+    const oldest = this.#window.oldestAt ?? this.#drain?.oldestAt ?? (this.#accumulator.isEmpty ? undefined : this.#accumulator.oldestAt)
+    return oldest === undefined ? 0 : Math.max(0, Date.now() - oldest) / 1000
+  }
+
+  /** Why the queue takes no batches, or where it keeps none why nothing is stored; undefined while all is well. */
+  get failure (): string | undefined {
+    return this.#options.queue.unreachable ?? this.#failure ?? this.storeFailure?.reason
+  }
+
+  /** Where the queue keeps no batches: that nothing could be stored for ACK_TIMEOUT_MS. */
+  get storeFailure (): StoreFailure | undefined {
+    const failure = this.#options.queue.storeFailure
+    return failure !== undefined && performance.now() - failure.since > this.#options.ackTimeoutMs ? failure : undefined
+  }
+
+  /** For how many ms the queue has taken no batches. */
+  get failingMs (): number {
+    return this.#failingSince === undefined ? 0 : performance.now() - this.#failingSince
+  }
+
+  /** The idempotent request with this id that no batch has yet: a repeat is answered with it, another body is refused. */
+  pendingOnce (id: string): Once | undefined {
+    return this.#accumulator.pendingOnce(id)
+  }
+
+  /** Whether the key of a request's pair `i` is in no batch yet. */
+  isPending (increments: Increments, i: number): boolean {
+    return this.#accumulator.has(increments, i)
+  }
+
+  start (): void {
+    this.#timers = [
+      setInterval(() => this.#sweep(), sweepMs),
+      setInterval(() => { this.#look().catch((error: unknown) => this.#lookFailed(error)) }, lookMs),
+    ]
+    this.#running = this.#run()
+  }
+
+  /**
+   * Takes a request's increments in: from here on they are on their way, whatever happens to the reply.
+   * @param reply settled when `level` is reached, late, or refused; undefined at level `memory`, which is reached now
+   */
+  accept (increments: Increments, once: Once | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
+    // Only the oldest increment's time is kept.
+    const at = once?.at ?? (this.#accumulator.isEmpty ? Date.now() : 0)
+    const pending = once === undefined ? undefined : this.#accumulator.pendingOnce(once.id)
+    if (once === undefined) {
+      this.#accumulator.add(increments, at, level === 'stored')
+    } else if (pending === undefined) {
+      once.storedWithinMs = level === 'stored' ? this.#options.ackTimeoutMs : undefined
+      this.#accumulator.addOnce(once, increments.length, at)
+    } else if (level !== 'stored') {
+      pending.storedWithinMs = undefined
+    }
+    if (pending === undefined) this.counts.increments += increments.length
+    if (reply !== undefined && level !== 'memory') {
+      reply.increments = increments.length
+      this.#round[level].hold(reply)
+    } else {
+      this.#held.answered.requests++
+      this.#held.answered.increments += increments.length
+    }
+    this.#wakeUp()
+  }
+
+  /** From here on no flush waits for its interval: a stop waits for the replies that wait for it. */
+  hurry (): void {
+    this.#hurried = true
+    this.#wake?.()
+  }
+
+  /**
+   * Flushes what is left.
+   * @param deadline aborts the attempt
+   * @returns the batches that are not known to be in the queue or stored, in order, under the identities they keep
+   */
+  async finish (deadline: AbortSignal): Promise<Batch[]> {
+    this.#finishing = true
+    this.#wakeUp()
+    deadline.addEventListener('abort', () => this.#abandon.abort(), { once: true })
+    if (deadline.aborted) this.#abandon.abort()
+    await this.#running
+    for (const timer of this.#timers) clearInterval(timer)
+    this.#settleReached()
+    while (this.#settling.length > 0) this.#settleSlice()
+    for (const round of [...this.#rounds, this.#round]) {
+      round.queued.settleAll(() => 'late')
+      round.stored.settleAll(() => 'late')
+    }
+    const unsent = await this.#unaccounted()
+    for (const drain of [this.#drain, this.#accumulator.isEmpty ? undefined : this.#accumulator.drain()]) {
+      if (drain !== undefined) unsent.push(...this.#encodeAll(drain))
+    }
+    // All replies have been given: nothing of it may be refused.
+    return unsent.map((batch) => ({ ...batch, element: withoutRefusals(batch.element) }))
+  }
+
+  /**
+   * The window's batches that neither wait in the queue nor are stored, as far as that can be found out before the work is abandoned. A queue
+   * that is out of reach or another one may have lost what was pushed to it. What it has after all is skipped as applied before.
+   */
+  async #unaccounted (): Promise<Batch[]> {
+    const { queue, producer } = this.#options
+    const { signal } = this.#abandon
+    const pushed = this.#window.pushedSequences()
+    if (pushed.length === 0) return this.#window.batches(true)
+    try {
+      if (signal.aborted || queue.incarnation === undefined || this.#needsReplay()) return this.#window.batches(false)
+      const missing = await this.#orAbandoned(queue.missing(producer, pushed, signal))
+      const waiting = new Set(pushed.filter((seq) => !missing.has(seq)))
+      const unaccounted = (): Batch[] => this.#window.batches(false).filter(({ seq }) => !waiting.has(seq))
+      const until = performance.now() + lastReport.withinMs
+      while (missing.size > 0 && unaccounted().length > 0) {
+        const { stored } = await this.#orAbandoned(queue.pollProgress(producer))
+        if (stored !== undefined) this.#heard(stored)
+        if (this.#needsReplay()) return this.#window.batches(false)
+        if (performance.now() > until) break
+        await delay(lastReport.pollMs, undefined, { signal })
+      }
+      return unaccounted()
+    } catch (error) {
+      if (error instanceof QueueUnavailableError || signal.aborted) return this.#window.batches(false)
+      throw error
+    }
+  }
+
+  async #run (): Promise<void> {
+    let asked = false
+    while (!this.#abandon.signal.aborted) {
+      if (!this.#due || this.#needsRepair() || this.#options.flushIntervalMs !== 'auto') this.#settleReached()
+      await this.#untilDue()
+      if (this.#needsRepair()) await this.#attempt(async () => { await this.#refill() })
+      if (!this.#accumulator.isEmpty) {
+        await this.#flush()
+      } else if (this.#finishing) {
+        // What was rejected after its reply has to be sent on its way again.
+        if (this.#lateReplies.isEmpty || asked) return
+        asked = true
+        await this.#look().catch(() => {})
+      }
+    }
+  }
+
+  /** Resolves when a flush may leave and there is something to do. */
+  async #untilDue (): Promise<void> {
+    const { flushIntervalMs } = this.#options
+    if (flushIntervalMs !== 'auto' && !this.#hurried && !this.#finishing) {
+      const restMs = Math.max(0, Math.min(flushIntervalMs, this.#flushedAt + flushIntervalMs - performance.now()))
+      if (restMs > 0) await this.#pause(restMs, true)
+    }
+    while (!this.#due && !this.#finishing) await this.#pause(undefined, false)
+    this.#due = false
+    this.#flushedAt = performance.now()
+    // What else arrived in the same turn of the event loop leaves with it. During the push before, all had time to arrive.
+    if (flushIntervalMs === 'auto' && !this.#finishing && this.#reached === undefined) await new Promise((resolve) => setImmediate(resolve))
+  }
+
+  /** Waits for a wake-up or, with `untilFinish`, only for the time or the end. */
+  async #pause (ms: number | undefined, untilFinish: boolean): Promise<void> {
+    await new Promise<void>((resolve) => {
+      const timer = ms === undefined ? undefined : setTimeout(() => done(), ms)
+      const done = (): void => {
+        clearTimeout(timer)
+        this.#wake = undefined
+        resolve()
+      }
+      this.#wake = () => { if (!untilFinish || this.#hurried || this.#finishing) done() }
+    })
+  }
+
+  #wakeUp (): void {
+    this.#due = true
+    this.#wake?.()
+  }
+
+  async #flush (): Promise<void> {
+    const startedAt = performance.now()
+    const round = this.#round
+    const drain = this.#accumulator.drain()
+    this.#round = new Round(this.#held)
+    this.#drain = drain
+    this.#rounds.add(round)
+    round.firstSeq = this.#seq + 1
+    while (drain.pendingKeys > 0) {
+      const batch = this.#encode(drain, round)
+      this.#window.add(batch)
+      const delivered = this.#attempt(async () => { await this.#deliver(batch) })
+      // Writing hundreds of replies takes about as long as the disk takes for the push that has just left.
+      this.#settleReached()
+      if (!await delivered) return
+      this.#trimWindow()
+    }
+    round.lastSeq = this.#seq
+    this.#drain = undefined
+    this.#reached = round
+    // One that was late goes with the next sweep.
+    if (round.stored.size === 0 && !round.late) this.#rounds.delete(round)
+    // The last batch may have been told as stored before its push was known to have worked.
+    else if (this.#lastHeard !== undefined) this.#settleStored(this.#lastHeard)
+    this.#options.observeFlush((performance.now() - startedAt) / 1000)
+  }
+
+  #settleReached (): void {
+    const round = this.#reached
+    this.#reached = undefined
+    round?.queued.settleAll(() => 'reached')
+  }
+
+  #encode (drain: Drain, round: Round): Batch {
+    this.#seq++
+    const { producer, ackTimeoutMs } = this.#options
+    const refusable = drain.refusable && !round.late
+    if (refusable && !round.refusable) {
+      round.refusable = true
+      round.refusableBefore = this.#lastRefusable
+      this.#lastRefusable = round.firstSeq
+    }
+    return encodeBatch({
+      producer, seq: this.#seq, at: drain.oldestAt, ...drain.takeCounts(), ...(refusable ? { storedWithinMs: ackTimeoutMs } : {}),
+    }, drain)
+  }
+
+  /** Encodes what is left at the end: all replies have been given. */
+  #encodeAll (drain: Drain): Batch[] {
+    const batches: Batch[] = []
+    const round = new Round(this.#held)
+    round.late = true
+    while (drain.pendingKeys > 0) batches.push(this.#encode(drain, round))
+    return batches
+  }
+
+  /** Tries until it works. @returns false if abandoned meanwhile */
+  async #attempt (action: () => Promise<void>): Promise<boolean> {
+    let pauseMs = retryMs.first
+    while (!this.#abandon.signal.aborted) {
+      try {
+        await this.#orAbandoned(action())
+        this.#failure = undefined
+        return true
+      } catch (error) {
+        if (!(error instanceof QueueUnavailableError)) throw error
+        if (this.#abandon.signal.aborted) break
+        this.#failure = error.message
+        this.#failingSince ??= performance.now()
+        this.counts.retries++
+        await delay(pauseMs, undefined, { signal: this.#abandon.signal }).catch(() => {})
+        pauseMs = Math.min(pauseMs * 2, retryMs.most)
+      }
+    }
+    return false
+  }
+
+  /** Awaits, but no longer than until the work is abandoned: an embedded push may wait for a full disk. */
+  async #orAbandoned<T> (action: Promise<T>): Promise<T> {
+    const { signal } = this.#abandon
+    let abandoned = (): void => {}
+    try {
+      return await Promise.race([action, new Promise<never>((_resolve, reject) => {
+        abandoned = () => reject(new QueueUnavailableError('abandoned'))
+        signal.addEventListener('abort', abandoned)
+      })])
+    } finally {
+      signal.removeEventListener('abort', abandoned)
+    }
+  }
+
+  /** Pushes a batch of the window, always the same bytes, until the queue has it. @throws QueueUnavailableError */
+  async #deliver (batch: Batch): Promise<void> {
+    while (this.#window.needsPush(batch.seq)) {
+      // Without a turn of the event loop where nothing is to be caught up with: then a push leaves at once.
+      const incarnation = this.#options.queue.incarnation === this.#incarnation ? this.#incarnation ?? await this.#catchUp() : await this.#catchUp()
+      if (!this.#window.needsPush(batch.seq)) return
+      if (await this.#options.queue.push([batch.element], incarnation) === 'pushed') this.#markPushed([batch])
+    }
+  }
+
+  #markPushed (batches: readonly Batch[]): void {
+    this.#window.markPushed(batches)
+    this.counts.pushed += batches.length
+  }
+
+  #needsReplay (): boolean {
+    const { incarnation } = this.#options.queue
+    return incarnation !== undefined && incarnation !== this.#incarnation && this.#window.hasPushed()
+  }
+
+  #needsRepair (): boolean {
+    return this.#needsReplay() || this.#window.lost > 0
+  }
+
+  /**
+   * Pushes what the queue has lost again: all of the window if it is another queue, or else the lost batches.
+   * @throws QueueUnavailableError
+   */
+  async #refill (): Promise<void> {
+    const { queue, logger } = this.#options
+    const incarnation = await this.#catchUp()
+    if (this.#window.lost === 0) return
+    logger.warn(`the queue lost ${this.#window.lost} batches that are not stored yet: re-pushing them`)
+    for (const group of this.#window.groups(true)) {
+      // Another queue than a moment ago gets the whole window, in a moment.
+      if (await queue.push(group.map(({ element }) => element), incarnation) === 'moved') return
+      this.#window.markRefilled(group)
+      this.counts.refilled += group.length
+      this.counts.pushed += group.length
+    }
+  }
+
+  /**
+   * Makes sure that the queue is the one that the window's pushed batches went to; if not, pushes all of the window again, in order.
+   * @returns the queue's incarnation @throws QueueUnavailableError
+   */
+  async #catchUp (): Promise<string> {
+    const { queue, logger, producer } = this.#options
+    for (;;) {
+      const { incarnation } = queue
+      if (incarnation === undefined) throw new QueueUnavailableError(queue.unreachable ?? 'connecting')
+      if (incarnation === this.#incarnation) return incarnation
+      if (!this.#needsReplay()) {
+        this.#incarnation = incarnation
+        return incarnation
+      }
+      this.counts.replays++
+      const stored = await queue.stored(producer)
+      if (stored !== undefined) this.#heard(stored)
+      if (this.#window.size > 0) logger.info(`the queue is a new one or was restarted: ${this.#window.size} batches that are not stored yet are pushed again`)
+      if (await this.#pushWindow(incarnation)) this.#incarnation = incarnation
+    }
+  }
+
+  /** @returns false if the queue changed meanwhile: all has to be pushed again, from the start */
+  async #pushWindow (incarnation: string): Promise<boolean> {
+    for (const group of this.#window.groups()) {
+      if (await this.#options.queue.push(group.map(({ element }) => element), incarnation) === 'moved') return false
+      this.#markPushed(group)
+    }
+    return true
+  }
+
+  #heard (stored: Stored): void {
+    // An answer can come in behind news that are newer.
+    if (this.#lastHeard === undefined || isSubset(this.#lastHeard, stored)) this.#lastHeard = stored
+    const gone = this.#window.dropStored(stored)
+    if (gone > 0) {
+      this.#options.logger.error(`the queue lost ${gone} batches that had left this worker's window (UNSTORED_BYTES_MAX): ` +
+        'they can not be pushed again and are not counted. "npm run verify" shows which')
+    }
+    if (this.#window.lost > 0) this.#wakeUp()
+    this.#settleStored(stored)
+    this.#settleLateReplies(stored)
+  }
+
+  #settleStored (stored: Stored): void {
+    let rejections: RejectionIndex | undefined
+    for (const round of this.#rounds) {
+      const { firstSeq, lastSeq } = round
+      // The rounds behind it have higher sequences, or none yet.
+      if (firstSeq > stored.high) break
+      if (!hasAll(stored, firstSeq, lastSeq)) continue
+      this.#rounds.delete(round)
+      rejections ??= new RejectionIndex(stored)
+      const verdict = rejections.between(firstSeq, lastSeq, round.late)
+      if (verdict === undefined) {
+        round.stored.settleAll(() => 'reached')
+        continue
+      }
+      this.#sendAgain(verdict.kept)
+      this.#noteUnknown(verdict.unknown)
+      if (this.#settling.push({ round, verdict }) === 1) this.#settleSlice()
+    }
+  }
+
+  /** Settles as many replies as an event-loop iteration should; the others follow in the next ones. */
+  #settleSlice (): void {
+    let left = settledKeysMax
+    for (const { round, verdict } of this.#settling) {
+      left -= round.stored.settleSome((reply) => verdict.outcomeOf(reply, (once) => this.#sendOnceAgain(once)), left, costOf)
+      if (round.stored.size > 0) break
+    }
+    this.#settling = this.#settling.filter(({ round }) => round.stored.size > 0)
+    if (this.#settling.length > 0) setImmediate(() => this.#settleSlice())
+  }
+
+  #addLate (round: Round): void {
+    this.#lateReplies.add(round, round.refusableBefore === this.#lastLate)
+    if (round.refusable) this.#lastLate = round.firstSeq
+  }
+
+  /** What was rejected and not filed, though the replies were late: their clients were told that it is on its way. */
+  #settleLateReplies (stored: Stored): void {
+    if (this.#lateReplies.isEmpty) return
+    const { rejections, once, unknown } = this.#lateReplies.settle(stored)
+    this.#sendAgain(rejections)
+    for (const request of once) this.#sendOnceAgain(request)
+    this.#noteUnknown(unknown)
+  }
+
+  #noteUnknown (batches: number): void {
+    if (batches === 0) return
+    this.counts.setAside += batches
+    this.#options.logger.warn(`${batches} batches of requests that were answered with 202 had more entries that could not be applied than are reported`)
+  }
+
+  /** Sends rejected sums on their way again, as what was promised in memory. What comes back then is kept in `rejected`. */
+  #sendAgain (rejections: readonly Rejection[]): void {
+    for (const { key, value } of rejections) {
+      if (key !== undefined && value !== undefined) this.#accumulator.addAgain(key, narrow(BigInt(value)), Date.now())
+    }
+    if (rejections.length > 0) this.#wakeUp()
+  }
+
+  #sendOnceAgain (once: Once): void {
+    this.#accumulator.addOnceAgain(once)
+    this.#wakeUp()
+  }
+
+  #trimWindow (): void {
+    const dropped = this.#window.trim(this.#options.unstoredBytesMax)
+    this.counts.trimmed += dropped
+    if (dropped > 0 && !this.#trimming) this.#options.logger.warn('too much is waiting to be stored (UNSTORED_BYTES_MAX): the oldest batches are now kept by the queue alone. Is the consumer running?')
+    this.#trimming = dropped > 0
+  }
+
+  #noticeIncarnation (): void {
+    if (this.#needsRepair()) this.#wakeUp()
+  }
+
+  /** Asks what is stored: word of it may have been lost, and a queue may lose its memory, or some of it, without closing a connection. */
+  async #look (): Promise<void> {
+    const { origin, incarnation } = this.#options.queue
+    const [askedAt, { lastPushed }] = [performance.now(), this.#window]
+    const idle = this.#window.size === 0 && this.#rounds.size === 0
+    if ((idle && origin.database !== undefined && askedAt - this.#askedAt < idlePollMs) || this.#looking || incarnation === undefined) return
+    this.#looking = true
+    this.#askedAt = askedAt
+    try {
+      const { stored, length } = await this.#options.queue.pollProgress(this.#options.producer)
+      if (stored !== undefined) this.#heard(stored)
+      this.#window.noteLength({ askedAt, answeredAt: performance.now(), length, lastPushed })
+      this.#noticeIncarnation()
+    } finally {
+      this.#looking = false
+    }
+  }
+
+  /** Without looks a worker hears of most that is stored, and of what it misses with the next message. Once is a lost connection, twice a fault. */
+  #lookFailed (error: unknown): void {
+    const reason = error instanceof Error ? error.message : String(error)
+    const repeated = reason === this.#lookFailure.reason && this.failure === undefined
+    if (repeated && !this.#lookFailure.said) this.#options.logger.warn(`what is stored can't be asked for: ${reason}`)
+    this.#lookFailure = { reason, said: repeated }
+  }
+
+  #sweep (): void {
+    const before = performance.now() - this.#options.ackTimeoutMs
+    for (const round of [this.#round, ...this.#rounds]) {
+      round.queued.settleLate(before)
+      round.stored.settleLate(before, ({ once }) => {
+        round.late = true
+        if (once === undefined) return
+        // Until it is encoded it can still become one that is not refused.
+        if (round.firstSeq === 0) once.storedWithinMs = undefined
+        else this.#lateReplies.keepOnce(once, round)
+      })
+      if (round.lastSeq === Number.POSITIVE_INFINITY || round.stored.size > 0) continue
+      // Nobody waits for it any more: a consumer that is away for hours must not make this grow.
+      this.#rounds.delete(round)
+      if (round.late) this.#addLate(round)
+    }
+    this.#lateReplies.forgetOld()
+    this.#watchFailure()
+  }
+
+  #watchFailure (): void {
+    const { failure } = this
+    const { logger } = this.#options
+    if (failure === undefined) {
+      if (this.#saidFailures.size > 0) logger.info('the queue takes batches again')
+      this.#saidFailures.clear()
+      this.#failingSince = undefined
+      return
+    }
+    this.#failingSince ??= this.storeFailure?.since ?? performance.now()
+    // Until the first attempt has ended there is nothing to say.
+    if (failure === connecting || this.#saidFailures.has(failure) || this.failingMs < quietFailureMs) return
+    this.#saidFailures.add(failure)
+    logger.warn(this.storeFailure === undefined
+      ? `the queue takes no batches (${failure}): increments are kept in memory and tried until it does`
+      : `nothing is stored (${failure}): keeping increments in memory and retrying; requests at queued and stored get 503`)
+  }
+}

@@ -1,0 +1,117 @@
+// Flushes of level `stored` that were answered before they were stored (202: it is on its way), and that the consumer
+// may still refuse, as it does not know of that. What it refuses of them has to be sent on its way again, for it was
+// promised. All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent
+// request is kept itself, but not for long: a batch that is older than its replies' time is not refused but filed by
+// the consumer, so this is only for what was stored in time and reported too late.
+import type { Once } from '@gearbox/protocol/batch.ts'
+import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
+import { hasAll, missing } from '@gearbox/protocol/sequences.ts'
+import { onceBytes } from '../accumulate/accumulator.ts'
+
+/** Rejections are reported for so long. */
+const keptMs = 60_000
+
+/** What kept requests take at most, all together: the oldest go first. */
+const keptBytesMax = 8 * 1024 * 1024
+
+/** A flush: its sequences, and whether a batch of it may be refused. */
+export interface LateFlush {
+  readonly refusable: boolean
+  /** 0 until it is being encoded. */
+  readonly firstSeq: number
+  /** Infinite until all of it is encoded. */
+  readonly lastSeq: number
+}
+
+interface Kept {
+  readonly once: Once
+  readonly flush: LateFlush
+  readonly bytes: number
+  /** performance.now ms */
+  readonly since: number
+}
+
+export class LateReplies {
+  /** In order. What lies between two flushes and was not late itself is in no range. */
+  #ranges: Array<[from: number, to: number]> = []
+  /** The last sequence that was added. */
+  #lastSeq = 0
+  #kept: Kept[] = []
+  #keptBytes = 0
+
+  get isEmpty (): boolean {
+    return this.#ranges.length === 0 && this.#kept.length === 0
+  }
+
+  /**
+   * A flush all of whose replies were given, one of them too early.
+   * @param joined whether no other flush that may be refused lies between it and the last one that was added
+   */
+  add ({ refusable, firstSeq, lastSeq }: LateFlush, joined: boolean): void {
+    if (!refusable) return
+    const last = this.#ranges.at(-1)
+    // What was settled meanwhile must not come back into a range: its rejections are reported again and again for a
+    // while.
+    if (last !== undefined && joined && last[1] === this.#lastSeq) last[1] = lastSeq
+    else this.#ranges.push([firstSeq, lastSeq])
+    this.#lastSeq = lastSeq
+  }
+
+  /** An idempotent request whose reply was given too early. */
+  keepOnce (once: Once, flush: LateFlush): void {
+    if (once.storedWithinMs === undefined) return
+    const bytes = onceBytes(once)
+    this.#kept.push({ once, flush, bytes, since: performance.now() })
+    this.#keptBytes += bytes
+  }
+
+  /** Lets go what is too old or too much. */
+  forgetOld (): void {
+    const before = performance.now() - keptMs
+    let first = 0
+    for (; first < this.#kept.length; first++) {
+      const { bytes, since } = this.#kept[first]!
+      if (since > before && this.#keptBytes <= keptBytesMax) break
+      this.#keptBytes -= bytes
+    }
+    if (first > 0) this.#kept.splice(0, first)
+  }
+
+  /**
+   * Takes in what is stored.
+   * @returns what was rejected of it without having been filed: sums, requests, and how many entries that are not
+   * known any more
+   */
+  settle (stored: Stored): { rejections: Rejection[], once: Once[], unknown: number } {
+    const { rejected, untold } = stored
+    const untoldFiled = new Set(stored.untoldFiled)
+    const unfiled = rejected.filter(({ filed }) => filed === false)
+    const isLate = (seq: number): boolean => this.#ranges.some(([from, to]) => seq >= from && seq <= to)
+    const rejections = unfiled.filter(({ seq, key, once }) => key !== undefined && once === undefined && isLate(seq))
+    const unknown = untold.filter((seq) => isLate(seq) && !untoldFiled.has(seq)).length
+    this.#ranges = this.#ranges.flatMap(([from, to]) =>
+      missing(stored, from, to).map(([first, last]): [number, number] => [first, last]))
+
+    const refused = new Map<string, Rejection[]>()
+    for (const rejection of unfiled) {
+      if (rejection.once === undefined) continue
+      const others = refused.get(rejection.once)
+      if (others === undefined) refused.set(rejection.once, [rejection])
+      else others.push(rejection)
+    }
+    const once: Once[] = []
+    const kept: Kept[] = []
+    this.#keptBytes = 0
+    for (const entry of this.#kept) {
+      const { flush: { firstSeq, lastSeq } } = entry
+      if (!hasAll(stored, firstSeq, lastSeq)) {
+        kept.push(entry)
+        this.#keptBytes += entry.bytes
+      } else if (refused.get(entry.once.id)?.some(({ seq }) => seq >= firstSeq && seq <= lastSeq) === true) {
+        once.push(entry.once)
+      }
+    }
+    this.#kept = kept
+    return { rejections, once, unknown }
+  }
+}

@@ -1,0 +1,137 @@
+// Replies that wait for their ack level. They are held in the order of their requests and all for the same time at
+// most.
+import type { Once } from '@gearbox/protocol/batch.ts'
+import type { Rejection } from '@gearbox/queue/queue.ts'
+import { onceBytes } from '../accumulate/accumulator.ts'
+
+/** reached: the level asked for. late: not within the time; it is still on its way. Otherwise what was refused. */
+export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejection[] }
+
+/** A lane's reply. Whoever holds it says since when, and what for. */
+export interface HeldReply {
+  /** performance.now(), ms. */
+  heldAt: number
+  /**
+   * For `stored`: the keys that its rejections would name, packed. Undefined for any other level or an idempotent
+   * request.
+   */
+  keys: Buffer | undefined
+  /** For `stored`: the idempotent request that it answers. */
+  once: Once | undefined
+  /** Bytes that the reply itself takes while it is held. */
+  readonly ownBytes: number
+  /** How many increments its request has. */
+  increments: number
+  /** Called once, with what became of its request. */
+  settle (outcome: Outcome): void
+}
+
+/** What a reply starts as. */
+export const notHeld: Omit<HeldReply, 'ownBytes' | 'settle'> = { heldAt: 0, keys: undefined, once: undefined, increments: 0 }
+
+/** What a worker holds, over all its HeldReplies: how many replies, and how many bytes with all that they hold. */
+export interface Held {
+  replies: number
+  bytes: number
+  /** Requests that were answered with 2xx, and the increments in them. */
+  readonly answered: { requests: number, increments: number }
+}
+
+/** Whether the reply is a 2xx. */
+function isAnswered (outcome: Outcome): boolean {
+  return outcome === 'reached' || outcome === 'late'
+}
+
+/** Bytes that a reply holds until it is settled. */
+function bytesOf ({ ownBytes, keys, once }: HeldReply): number {
+  return ownBytes + (keys === undefined ? 0 : keys.length) + (once === undefined ? 0 : onceBytes(once))
+}
+
+/** Replies that wait for one flush, first come first. */
+export class HeldReplies {
+  readonly #held: Held
+  #replies: HeldReply[] = []
+  #first = 0
+
+  constructor (held: Held) {
+    this.#held = held
+  }
+
+  get size (): number {
+    return this.#replies.length - this.#first
+  }
+
+  hold (reply: HeldReply): void {
+    this.#replies.push(reply)
+    this.#held.replies++
+    this.#held.bytes += bytesOf(reply)
+  }
+
+  /** Settles all of them. */
+  settleAll (outcomeOf: (reply: HeldReply) => Outcome): void {
+    const [replies, first, held] = [this.#replies, this.#first, this.#held]
+    held.replies -= this.size
+    // What is settled may be answered at once; nothing that follows from that may meet it here.
+    this.#replies = []
+    this.#first = 0
+    let [bytes, requests, increments] = [0, 0, 0]
+    for (let i = first; i < replies.length; i++) {
+      const reply = replies[i]!
+      const outcome = outcomeOf(reply)
+      bytes += bytesOf(reply)
+      if (isAnswered(outcome)) {
+        requests++
+        increments += reply.increments
+      }
+      reply.settle(outcome)
+    }
+    held.bytes -= bytes
+    held.answered.requests += requests
+    held.answered.increments += increments
+  }
+
+  /**
+   * Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost
+   */
+  settleSome (outcomeOf: (reply: HeldReply) => Outcome, costMax: number, costOf: (reply: HeldReply) => number): number {
+    let cost = 0
+    while (this.#first < this.#replies.length && cost <= costMax) {
+      const reply = this.#replies[this.#first++]!
+      cost += costOf(reply)
+      this.#settle(reply, outcomeOf(reply))
+    }
+    this.#trim()
+    return cost
+  }
+
+  /**
+   * Settles as late what was held before `before` (performance.now ms). @param onLate called with each of them first
+   */
+  settleLate (before: number, onLate?: (reply: HeldReply) => void): void {
+    for (;;) {
+      const reply = this.#replies[this.#first]
+      if (reply === undefined || reply.heldAt > before) break
+      this.#first++
+      onLate?.(reply)
+      this.#settle(reply, 'late')
+    }
+    this.#trim()
+  }
+
+  #settle (reply: HeldReply, outcome: Outcome): void {
+    this.#held.replies--
+    this.#held.bytes -= bytesOf(reply)
+    if (isAnswered(outcome)) {
+      this.#held.answered.requests++
+      this.#held.answered.increments += reply.increments
+    }
+    reply.settle(outcome)
+  }
+
+  /** What is settled holds its whole request; it must not stay until the flush is stored, which may be hours away. */
+  #trim (): void {
+    if (this.#first * 2 < this.#replies.length) return
+    this.#replies.splice(0, this.#first)
+    this.#first = 0
+  }
+}

@@ -1,0 +1,152 @@
+// What a request to count comes to, whichever lane it came by: parse → limits → accumulate, and the reply it waits for.
+import { createHash } from 'node:crypto'
+import { fits, onceBytesMax, type Once } from '@gearbox/protocol/batch.ts'
+import type { ProducerQueue, Rejection } from '@gearbox/queue/queue.ts'
+import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
+import { echo, echoAll, RequestError } from '../http/errors.ts'
+import type { Flusher } from '../deliver/flusher.ts'
+import { parseForm } from './form.ts'
+import { onceBytes } from '../accumulate/accumulator.ts'
+import { packedBytes, packKeys } from '../deliver/reply-keys.ts'
+import type { HeldReply } from '../deliver/pending-replies.ts'
+import type { Increments } from '../accumulate/columns.ts'
+import { oneOf } from '../http/query.ts'
+
+export interface CountOptions {
+  readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>
+  readonly flusher: Flusher
+  readonly queue: ProducerQueue
+}
+
+/** A request whose head was found in order. */
+export interface CountRequest {
+  /** `?ack=` and `?form=` as sent. */
+  readonly ack: unknown
+  readonly form: unknown
+  /** The Idempotency-Key header. */
+  readonly idempotencyKey: unknown
+  readonly authorization: string | undefined
+  /** The body is [start, end) of these, which are not kept. */
+  readonly bytes: Buffer
+  readonly start: number
+  readonly end: number
+}
+
+/**
+ * Counts a request whole, or not at all.
+ * @param reply settled later, with what became of it; never if it is 'in memory'
+ * @returns whether the reply is held until its ack level is reached, or was only to be in memory and so is due now
+ * @throws RequestError if nothing was counted
+ */
+export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: HeldReply): 'held' | 'in memory' {
+  const level = ackLevel(request.ack, limits.ack)
+  const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
+  const once = readOnce(request, increments, limits.apiKeys.length > 0)
+  if (once !== undefined && !fits(once, request.end - request.start)) {
+    throw new RequestError('GBX_BODY_TOO_LARGE',
+      `a request with an Idempotency-Key travels whole, with at most ${onceBytesMax} bytes of JSON; send several, each with its own key`)
+  }
+  if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
+    throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue takes no batches (${flusher.failure ?? 'it is just coming back'}); try again, or count with ?ack=memory`)
+  }
+  const pending = once === undefined ? undefined : flusher.pendingOnce(once.id)
+  if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
+  // Where the queue has no place of its own, only the database keeps what was pushed.
+  const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
+  checkPending(flusher, increments, once, pending !== undefined, reached, reply, limits)
+  if (level !== 'memory' && flusher.heldReplies >= limits.pendingRequestsMax) {
+    throw new RequestError('GBX_OVERLOADED', 'too many replies wait for their ack level (PENDING_REQUESTS_MAX); try again')
+  }
+  if (reached === 'memory') {
+    flusher.accept(increments, once, reached, undefined)
+    return 'in memory'
+  }
+  reply.heldAt = performance.now()
+  if (reached === 'stored') {
+    if (once === undefined) reply.keys = packKeys(increments)
+    // A repeat waits for the one that came first.
+    else reply.once = pending ?? once
+  }
+  flusher.accept(increments, once, reached, reply)
+  return 'held'
+}
+
+/** What a client is told of what the consumer refused. */
+export function refusal (refused: readonly Rejection[]): RequestError {
+  const reasons = new Set(refused.map(({ reason }) => reason))
+  if (reasons.has('other body')) return new RequestError('GBX_OTHER_BODY', 'this Idempotency-Key came before with another body; nothing of this one was counted')
+  if (reasons.has('too late')) return new RequestError('GBX_TOO_LATE', 'this Idempotency-Key came so late that it may be a repeat; nothing of it was counted')
+  const keys = [...new Set(refused.flatMap(({ key }) => key ?? []))]
+  if (keys.length === 0) return new RequestError('GBX_TOTAL_OVERFLOW', 'a total would leave 64 bits: which ones, "npm run rejected" tells')
+  const { named, more } = echoAll(keys)
+  const rest = more === 0 ? '' : ` and ${more} more`
+  return new RequestError('GBX_TOTAL_OVERFLOW', `the total would leave 64 bits for ${named}${rest}: ${refused.some(({ once }) => once !== undefined) ? 'nothing of this request was counted' : 'these were refused, all other pairs were counted'}`)
+}
+
+function ackLevel (text: unknown, fallback: AckLevel): AckLevel {
+  if (text === undefined) return fallback
+  const level = ackLevels.find((name) => name === text)
+  if (level === undefined) throw new RequestError('GBX_BAD_QUERY', `"ack" ${oneOf(ackLevels)}, not ${echo(String(text))}`)
+  return level
+}
+
+function pairsOnly (text: unknown): boolean {
+  if (text !== undefined && text !== 'pairs') throw new RequestError('GBX_BAD_QUERY', `"form" ${oneOf(['pairs'])}, not ${echo(String(text))}`)
+  return text === 'pairs'
+}
+
+/** @throws RequestError (400) for a header that is no idempotency key */
+function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments, callersKnown: boolean): Once | undefined {
+  if (key === undefined) return undefined
+  if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
+    const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
+    throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY', `the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header${sent}`)
+  }
+  // Where nobody checks who calls, what a header says of that tells nothing: a client, or something on its way, may send it at one attempt only.
+  const caller = callersKnown ? callerOf(authorization) : ''
+  // With its length before each, no caller can make another's id.
+  const id = createHash('sha256').update(`${caller.length}:${caller}${key.length}:${key}`).digest('hex')
+  return { id, at: Date.now(), sums: increments.sums() }
+}
+
+/** The bearer key, however the scheme before it is spelt. */
+function callerOf (authorization = ''): string {
+  return authorization.replace(/^[ \t]*bearer[ \t]+/i, '').trim()
+}
+
+function sameSums (some: Once['sums'], others: Once['sums']): boolean {
+  return some.size === others.size && [...some].every(([key, sum]) => others.get(key) === sum)
+}
+
+/**
+ * @param repeats whether it is a repeat of an idempotent request that waits, and so adds nothing but a reply
+ * @throws RequestError (503) if this request would go over what one worker may hold
+ */
+function checkPending (
+  flusher: Flusher, increments: Increments, once: Once | undefined, repeats: boolean, level: AckLevel, reply: HeldReply,
+  { pendingKeysMax, pendingBytesMax }: CountOptions['limits']
+): void {
+  const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes
+  if (flusher.pendingKeys + increments.length <= pendingKeysMax && increments.length * pairBytesMost + requestBytesMost <= room) return
+  // Near a limit it is worth finding out which keys are new.
+  const added = repeats
+    ? 0
+    : once === undefined ? new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i))).size : once.sums.size
+  if (added > 0 && flusher.pendingKeys + (once === undefined ? added : 1) > pendingKeysMax) {
+    throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
+  }
+  // Where no other reply is held, a limit below what a single one takes must not refuse all of them.
+  const heldBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : reply.ownBytes + (level === 'queued' ? 0 : once === undefined ? packedBytes(increments) : onceBytes(once))
+  if (added * keyBytesEstimate + heldBytes > room && added + heldBytes > 0) {
+    throw new RequestError('GBX_OVERLOADED', 'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
+  }
+}
+
+/** Most that one pending key is counted with: a key of 256 bytes and its entry. */
+const keyBytesEstimate = 512
+
+/** Most that a request takes for each of its pairs: once for the pending key, and once for what its reply holds (two bytes a character, and an entry). */
+const pairBytesMost = 2 * keyBytesEstimate + 128
+
+/** Most that it takes besides: its reply and, if it is idempotent, itself twice. */
+const requestBytesMost = 18 * 1024

@@ -1,0 +1,174 @@
+// `npm start`: everything on this machine. Starts one consumer and then the web workers, and stops them the other way round,
+// so that what a worker flushes last still finds its consumer.
+import { mkdtempSync, rmSync } from 'node:fs'
+import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { checkRedis, shownUrl } from '@gearbox/queue/redis/connection.ts'
+import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
+import { FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
+import { leave } from '@gearbox/runtime/log/log-output.ts'
+import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
+import { logStats, logStop } from '@gearbox/runtime/metrics.ts'
+import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
+import { parseOptions } from '@gearbox/runtime/options.ts'
+import { Parent } from '@gearbox/runtime/process/parent.ts'
+import { onStopSignal, sameRequestMs, stopDeadlineMs } from '@gearbox/runtime/process/shutdown.ts'
+import { requireEmbedded } from '@gearbox/consumer/ownership.ts'
+import { inspectDatabase, isBusy } from '@gearbox/consumer/store/store.ts'
+
+const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
+
+/** Longest path of a Unix socket that all systems take, less its file's name. */
+const socketDirBytesMax = 90
+
+async function main (): Promise<number> {
+  const { values } = parseOptions({ options: { help: { type: 'boolean', short: 'h' } } })
+  if (values.help === true) {
+    process.stdout.write(`Sums key=int increments into SQLite: web workers, a queue and a consumer on this machine.\n\nusage: npm start\n\nEnvironment:\n${describeConfig()}\n`)
+    return 0
+  }
+  const config = loadConfig(process.env)
+  const logger = createLogger('gearbox', config.logLevel)
+  logCrash(logger)
+  const stop = new AbortController()
+  listenForSignals(stop, logger)
+
+  refuseDatabase(config)
+  const lock = new DatabaseLock(config.databasePath)
+  const dir = config.redisUrl === undefined ? makeSocketDir() : undefined
+  try {
+    await lock.waitForLeaving()
+    const port = await findPort(config)
+    if (config.redisUrl !== undefined) await requireRedis(config.redisUrl, config.queueName, logger)
+    const code = await run(config, port, dir, lock, logger, stop)
+    lock.release()
+    return code
+  } finally {
+    if (dir !== undefined) rmSync(dir, { recursive: true, force: true })
+  }
+}
+
+/** Before a lock or anything else is made next to it. @throws FatalError */
+function refuseDatabase ({ databasePath, redisUrl }: Config): void {
+  try {
+    const identity = inspectDatabase(databasePath)
+    if (redisUrl === undefined) requireEmbedded(identity, databasePath)
+  } catch (error) {
+    // The consumer waits for whoever has it locked.
+    if (!isBusy(error)) throw error
+  }
+}
+
+/** Runs the parts until a stop is asked for. @returns the exit code */
+async function run (config: Config, port: number, dir: string | undefined, lock: DatabaseLock, logger: Logger, stop: AbortController): Promise<number> {
+  const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
+  const url = `${address}${config.basePath}`
+  let failed: number | undefined
+  const parent = new Parent({
+    logger,
+    onChange: (pids) => lock.record(address, pids),
+    onRefused: (name, code) => {
+      // With Redis the workers' batches reach whichever consumer has taken over; embedded ones would have nowhere to go.
+      if (config.redisUrl !== undefined && running) {
+        const reason = `${name} exited and will not be restarted`
+        logger.error(`${reason}; web workers keep running (exit code ${code}, its last line says why). Batches wait in Redis; stop and start again`)
+        parent.announce({ type: 'consumerExited', reason })
+        return
+      }
+      failed = code
+      stop.abort()
+    },
+  })
+  let running = false
+  const embedded = dir === undefined ? [] : [`--embedded=${join(dir, 'queue')}`]
+  const env = { ...process.env, PORT: String(port) }
+  const part = async (name: string, module: string, args: readonly string[]): Promise<void> => {
+    if (stop.signal.aborted) return
+    const started = parent.start({ name, module: join(import.meta.dirname, '..', module), args: [...embedded, ...args], env })
+    const code = await Promise.race([started, once(stop.signal, 'abort').then(() => undefined)])
+    // It has said why on stderr.
+    if (code !== undefined && !stop.signal.aborted) {
+      failed = code
+      stop.abort()
+    }
+  }
+
+  const metricsServer = await serveMetrics(config, async () => await parent.scrape(), logger)
+  await part('consumer', 'apps/consumer/src/main.ts', [])
+  await Promise.all(Array.from({ length: config.webWorkers }, async (_, i) => {
+    await part(`web ${i + 1}`, 'apps/web/src/main.ts', [`--part=web ${i + 1}`])
+  }))
+  let endStats = (): void => {}
+  if (!stop.signal.aborted) {
+    running = true
+    endStats = logStats(logger, config.statsIntervalMs, async () => await parent.collect())
+    const queue = config.redisUrl === undefined ? 'the embedded queue' : `Redis at ${shownUrl(config.redisUrl)}`
+    logger.info(`listens on ${url} (${config.webWorkers} web ${config.webWorkers === 1 ? 'worker' : 'workers'}, ${queue})`)
+    logger.info(`stores in ${config.databasePath}`)
+    logger.info(`try: curl -d 'foo=1&bar=-2&foo=3' ${url}/increment`)
+    logger.info(`totals: ${url}/totals, documentation: ${url}/docs`)
+    if (!stop.signal.aborted) await once(stop.signal, 'abort')
+  }
+  endStats()
+  const drainMs = failed === undefined ? config.drainMs : 0
+  const stopped = failed === undefined
+    ? logStop(logger, String(stop.signal.reason), async () => await parent.collect(), { drainMs, running: () => parent.running })
+    : () => {}
+  const codes = [await parent.stop((name) => name !== 'consumer', drainMs), await parent.stop((name) => name === 'consumer')]
+  await metricsServer?.close()
+  stopped()
+  return failed ?? Math.max(...codes)
+}
+
+/** The first signal asks for a graceful stop; one that comes later than its echo ends the process at once, and its parts flush by themselves. */
+function listenForSignals (stop: AbortController, logger: Logger): void {
+  let first: number | undefined
+  onStopSignal((signal) => {
+    first ??= performance.now()
+    stop.abort(signal)
+    if (performance.now() - first <= sameRequestMs) return
+    logger.warn(`ending at once (${signal} again): web workers and consumer finish by themselves, which takes up to ${stopDeadlineMs / 1000} s`)
+    leave(128 + signalNumbers[signal])
+  })
+}
+
+/** A directory for the embedded queue's socket that only this user can enter. */
+function makeSocketDir (): string {
+  return mkdtempSync(join(Buffer.byteLength(tmpdir()) <= socketDirBytesMax ? tmpdir() : '/tmp', 'gearbox-'))
+}
+
+/**
+ * Makes sure that nobody listens where the workers will: they share the port, and with a stranger they would do so in silence.
+ * @returns the port, chosen by the system if PORT is 0 @throws FatalError
+ */
+async function findPort ({ host, port }: Config): Promise<number> {
+  const server = createServer()
+  try {
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen({ host, port, exclusive: true }, resolve)
+    })
+    return (server.address() as AddressInfo).port
+  } catch (error) {
+    const inUse = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE'
+    throw new FatalError(inUse
+      ? `port ${port} on ${host} is in use. Stop what listens there, or set PORT to another one`
+      : `can't listen on ${host}:${port}: ${reasonOf(error)}. Set HOST and PORT to an address of this machine and a free port`)
+  } finally {
+    await new Promise((resolve) => server.close(resolve))
+  }
+}
+
+/** @throws FatalError */
+async function requireRedis (url: string, queueName: string, logger: Logger): Promise<void> {
+  try {
+    await checkRedis(url, queueName, logger)
+  } catch (error) {
+    throw new FatalError(`Redis at ${shownUrl(url)} can't be used: ${reasonOf(error)}. (Without REDIS_URL everything runs with the embedded queue.)`)
+  }
+}
+
+await runMain(main, serviceOutputMs)

@@ -1,0 +1,208 @@
+// The consumer's end of the embedded queue: it owns the socket that the workers of the same `npm start` connect to.
+// What is waiting lives in this process's memory only, and so a push is answered when it is committed and not before.
+import { randomUUID } from 'node:crypto'
+import { rmSync, statSync } from 'node:fs'
+import { createServer, type Server, type Socket } from 'node:net'
+import { dirname } from 'node:path'
+import { frame, readFrames, uint32, unpackElements, writeFrame } from './frames.ts'
+import { runBytesMax, runElementsMax, type ConsumerQueue, type Owner, type Stored, type StoreTrouble } from '../queue.ts'
+import { makeSocketDirectory } from './socket-directory.ts'
+import { Wake } from '../auto-reset-event.ts'
+
+/**
+ * So often the socket's path is looked at. Programs that tidy up the temporary directory remove what looks old there, and the next worker
+ * or consumer to start would find nothing.
+ */
+const pathCheckMs = 500
+
+interface Push {
+  readonly socket: Socket
+  readonly id: number
+  waiting: number
+}
+
+export class EmbeddedConsumerQueue implements ConsumerQueue {
+  readonly name = 'the embedded queue'
+  readonly durable = true
+  readonly keepsBatches = false
+  readonly #path: string
+  readonly #incarnation = randomUUID()
+  #server: Server
+  /** Of the socket's file. */
+  #inode = noInode
+  #listening = false
+  #pathCheck: NodeJS.Timeout | undefined
+  readonly #workers = new Set<Socket>()
+  readonly #wake = new Wake()
+  readonly #stored = new Map<string, string>()
+  #entries: Array<{ readonly element: Buffer, readonly push: Push }> = []
+  #trouble: StoreTrouble | undefined
+  #onLastGone: (() => void) | undefined
+  /** UUID of the database that this consumer stores in. */
+  #database: string | undefined
+
+  /** @param path of the socket, at most 104 bytes: what the shortest systems allow */
+  constructor (path: string) {
+    this.#path = path
+    this.#server = this.#makeServer()
+  }
+
+  /** It is in this process. */
+  readonly unreachable = undefined
+
+  get length (): number {
+    return this.#entries.length
+  }
+
+  /** Listens, and listens again whenever the socket's file is gone. One that a dead consumer left is replaced. @throws Error */
+  async start (): Promise<void> {
+    await this.#listen()
+    this.#pathCheck = setInterval(() => { this.#checkPath().catch(() => {}) }, pathCheckMs)
+    this.#pathCheck.unref()
+  }
+
+  /** Nobody else can own the queue of this process, so there is never another owner to find. */
+  async readOwner (): Promise<{ owner: undefined, stored: ReadonlyMap<string, Stored> }> {
+    return { owner: undefined, stored: new Map() }
+  }
+
+  async bind (_expected: Owner | undefined, { uuid }: Owner): Promise<boolean> {
+    this.#database = uuid
+    for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.database, Buffer.from(uuid))
+    return true
+  }
+
+  async forgetStored (): Promise<void> {
+    this.#stored.clear()
+  }
+
+  async take (): Promise<Buffer[]> {
+    const run: Buffer[] = []
+    let bytes = 0
+    for (const { element } of this.#entries) {
+      bytes += element.length
+      if (run.length === runElementsMax || (run.length > 0 && bytes > runBytesMax)) break
+      run.push(element)
+    }
+    return run
+  }
+
+  async acknowledge (elements: readonly Buffer[]): Promise<void> {
+    let handled = 0
+    while (handled < elements.length && this.#entries[handled]?.element.equals(elements[handled]!) === true) handled++
+    for (const { push } of this.#entries.splice(0, handled)) {
+      push.waiting--
+      if (push.waiting === 0 && push.socket.writable) writeFrame(push.socket, frame.pushed, uint32(push.id))
+    }
+  }
+
+  async tell (stored: ReadonlyMap<string, Stored>): Promise<void> {
+    if (stored.size === 0) return
+    const told = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, JSON.stringify(value)]))
+    for (const [producer, text] of Object.entries(told)) this.#stored.set(producer, text)
+    const payload = Buffer.from(JSON.stringify(told))
+    for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.told, payload)
+  }
+
+  async forget (producers: readonly string[]): Promise<void> {
+    for (const producer of producers) this.#stored.delete(producer)
+  }
+
+  async reportTrouble (trouble: StoreTrouble | undefined): Promise<void> {
+    if (trouble === this.#trouble) return
+    this.#trouble = trouble
+    for (const worker of this.#workers) if (worker.writable) this.#sendTrouble(worker)
+  }
+
+  async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
+    if (this.#entries.length === 0) await this.#wake.wait(ms, signal)
+  }
+
+  /** Resolves when no worker is connected: after the parent's death the consumer stays for its workers' last flush. */
+  async lastWorkerGone (): Promise<void> {
+    if (this.#workers.size > 0) await new Promise<void>((resolve) => { this.#onLastGone = resolve })
+  }
+
+  async close (): Promise<void> {
+    clearInterval(this.#pathCheck)
+    const closed = new Promise((resolve) => this.#server.close(resolve))
+    for (const worker of this.#workers) worker.destroy()
+    await closed
+    rmSync(this.#path, { force: true })
+  }
+
+  #makeServer (): Server {
+    return createServer((socket) => this.#welcome(socket))
+  }
+
+  async #listen (): Promise<void> {
+    this.#inode = noInode
+    this.#listening = true
+    try {
+      await this.#listenAnew()
+    } finally {
+      this.#listening = false
+    }
+  }
+
+  async #listenAnew (): Promise<void> {
+    makeSocketDirectory(dirname(this.#path))
+    rmSync(this.#path, { recursive: true, force: true })
+    await new Promise<void>((resolve, reject) => {
+      this.#server.once('error', reject)
+      this.#server.listen(this.#path, resolve)
+    })
+    this.#inode = statSync(this.#path).ino
+  }
+
+  /** Connected workers do not need the path, and stay connected. */
+  async #checkPath (): Promise<void> {
+    if (this.#listening || inodeOf(this.#path) === this.#inode) return
+    const before = this.#server
+    this.#server = this.#makeServer()
+    // It removes the path that it listened on, so it goes first.
+    before.close()
+    await this.#listen()
+  }
+
+  #welcome (socket: Socket): void {
+    this.#workers.add(socket)
+    socket.on('error', () => {})
+    socket.on('close', () => {
+      this.#workers.delete(socket)
+      if (this.#workers.size === 0) this.#onLastGone?.()
+    })
+    readFrames(socket, (type, payload) => this.#received(socket, type, payload))
+    if (this.#database !== undefined) writeFrame(socket, frame.database, Buffer.from(this.#database))
+    writeFrame(socket, frame.hello, Buffer.from(this.#incarnation))
+    if (this.#trouble !== undefined) this.#sendTrouble(socket)
+  }
+
+  #sendTrouble (socket: Socket): void {
+    writeFrame(socket, frame.trouble, Buffer.from(this.#trouble === undefined ? '' : JSON.stringify(this.#trouble)))
+  }
+
+  #received (socket: Socket, type: number, payload: Buffer): void {
+    const id = payload.readUInt32BE()
+    if (type === frame.push) {
+      const elements = unpackElements(payload.subarray(4))
+      const push: Push = { socket, id, waiting: elements.length }
+      for (const element of elements) this.#entries.push({ element, push })
+      this.#wake.up()
+    } else if (type === frame.ask) {
+      const stored = this.#stored.get(payload.toString('latin1', 4)) ?? ''
+      writeFrame(socket, frame.answer, uint32(id), uint32(this.#entries.length), Buffer.from(stored))
+    }
+  }
+}
+
+/** Of no file. */
+const noInode = -1
+
+function inodeOf (path: string): number | undefined {
+  try {
+    return statSync(path).ino
+  } catch {
+    return undefined
+  }
+}

@@ -1,0 +1,184 @@
+// A web worker's end of the embedded queue: a Unix socket to the consumer of the same `npm start`.
+import { connect, type Socket } from 'node:net'
+import { dirname } from 'node:path'
+import { reasonOf } from '@gearbox/runtime/errors.ts'
+import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
+import { connecting, parseStored, parseTrouble, ProducerQueue, QueueUnavailableError, type Polled, type StoreFailure } from '../queue.ts'
+import { requireOwnDirectory } from './socket-directory.ts'
+import type { Origin } from '../spool-file.ts'
+
+const reconnectMs = 50
+
+/** An answer other than a commit is due at once; a consumer that owes one for this long is as good as gone. */
+const answerTimeoutMs = 2000
+
+export class EmbeddedProducerQueue extends ProducerQueue {
+  /** The channel keeps nothing: a push resolves when the batch is committed. */
+  readonly pushIsStored = true
+  readonly durable = true
+  readonly #path: string
+  readonly #name: string
+  #socket: Socket | undefined
+  #incarnation: string | undefined
+  #database: string | undefined
+  #unreachable: string | undefined = connecting
+  #closed = false
+  #id = 0
+  readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()
+  #storeFailure: StoreFailure | undefined
+  readonly #asked = new Map<number, { resolve: (answer: Polled) => void, reject: (error: Error) => void }>()
+
+  /**
+   * @param path of the consumer's socket
+   * @param name of the queue, for what is written down
+   */
+  constructor (path: string, name = 'the embedded queue') {
+    super()
+    this.#path = path
+    this.#name = name
+  }
+
+  get incarnation (): string | undefined {
+    return this.#incarnation
+  }
+
+  get unreachable (): string | undefined {
+    return this.#unreachable
+  }
+
+  get origin (): Origin {
+    return { queue: this.#name, generation: undefined, database: this.#database }
+  }
+
+  /** A consumer says which database is its own before anything else, or as soon as it has opened that. */
+  async readOrigin (): Promise<Origin> {
+    this.#requireSocket()
+    return this.origin
+  }
+
+  override get storeFailure (): StoreFailure | undefined {
+    return this.#storeFailure
+  }
+
+  async start (): Promise<void> {
+    this.#connect()
+  }
+
+  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
+    const socket = this.#requireSocket()
+    if (this.#incarnation !== incarnation) return 'moved'
+    const id = this.#nextId()
+    // No timeout: a consumer whose disk is full answers when it can, and one that dies closes the socket.
+    await new Promise<void>((resolve, reject) => {
+      this.#pushes.set(id, { resolve, reject })
+      writeFrame(socket, frame.push, uint32(id), ...packElements(elements))
+    })
+    return 'pushed'
+  }
+
+  async pollProgress (producer: string): Promise<Polled> {
+    return await this.#ask(producer)
+  }
+
+  /** None: a push is answered when its batches are committed. */
+  async missing (): Promise<ReadonlySet<number>> {
+    this.#requireSocket()
+    return new Set()
+  }
+
+  async check (): Promise<string | undefined> {
+    await this.#ask('')
+    return this.#storeFailure?.moved === true ? this.#storeFailure.reason : undefined
+  }
+
+  async length (): Promise<number> {
+    return (await this.#ask('')).length
+  }
+
+  async close (): Promise<void> {
+    this.#closed = true
+    this.#socket?.destroy()
+  }
+
+  #connect (): void {
+    try {
+      requireOwnDirectory(dirname(this.#path))
+    } catch (error) {
+      this.#unreachable = reasonOf(error)
+      this.#lost()
+      return
+    }
+    const socket = connect(this.#path)
+    this.#socket = socket
+    readFrames(socket, (type, payload) => this.#received(type, payload))
+    socket.on('error', (error) => { this.#unreachable = error.message })
+    socket.on('close', () => this.#lost())
+  }
+
+  #requireSocket (): Socket {
+    if (this.#socket === undefined || this.#incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not connected')
+    return this.#socket
+  }
+
+  async #ask (producer: string): Promise<Polled> {
+    const socket = this.#requireSocket()
+    const id = this.#nextId()
+    let timer: NodeJS.Timeout | undefined
+    try {
+      return await new Promise<Polled>((resolve, reject) => {
+        this.#asked.set(id, { resolve, reject })
+        timer = setTimeout(() => {
+          this.#unreachable ??= 'the consumer does not answer'
+          reject(new QueueUnavailableError('the consumer does not answer'))
+        }, answerTimeoutMs)
+        writeFrame(socket, frame.ask, uint32(id), Buffer.from(producer))
+      })
+    } finally {
+      clearTimeout(timer)
+      this.#asked.delete(id)
+    }
+  }
+
+  #received (type: number, payload: Buffer): void {
+    if (type === frame.database) {
+      this.#database = payload.toString()
+    } else if (type === frame.hello) {
+      this.#incarnation = payload.toString()
+      this.#unreachable = undefined
+      this.emit('incarnation')
+    } else if (type === frame.pushed) {
+      const id = payload.readUInt32BE()
+      this.#pushes.get(id)?.resolve()
+      this.#pushes.delete(id)
+    } else if (type === frame.told) {
+      const told: Record<string, unknown> = JSON.parse(payload.toString())
+      for (const [producer, text] of Object.entries(told)) {
+        const stored = parseStored(String(text))
+        if (stored !== undefined) this.emit('stored', producer, stored)
+      }
+    } else if (type === frame.trouble) {
+      const trouble = parseTrouble(payload.toString())
+      this.#storeFailure = trouble === undefined ? undefined : { ...trouble, since: this.#storeFailure?.since ?? performance.now() }
+    } else if (type === frame.answer) {
+      this.#unreachable = undefined
+      const stored = payload.length > 8 ? parseStored(payload.toString('utf8', 8)) : undefined
+      this.#asked.get(payload.readUInt32BE())?.resolve({ length: payload.readUInt32BE(4), stored })
+    }
+  }
+
+  #lost (): void {
+    this.#incarnation = undefined
+    this.#storeFailure = undefined
+    this.#unreachable ??= 'the consumer closed the connection'
+    const error = new QueueUnavailableError(this.#unreachable)
+    for (const { reject } of [...this.#pushes.values(), ...this.#asked.values()]) reject(error)
+    this.#pushes.clear()
+    this.#asked.clear()
+    if (!this.#closed) setTimeout(() => { if (!this.#closed) this.#connect() }, reconnectMs)
+  }
+
+  #nextId (): number {
+    this.#id = (this.#id + 1) >>> 0
+    return this.#id
+  }
+}

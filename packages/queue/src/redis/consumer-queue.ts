@@ -1,0 +1,195 @@
+// The consumer's end of the queue in Redis.
+import { createHash } from 'node:crypto'
+import { ReplyError, type Redis } from 'ioredis'
+import type { Logger } from 'pino'
+import { reasonOf } from '@gearbox/runtime/errors.ts'
+import {
+  elementBytesMax, ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError,
+  type ConsumerQueue, type Owner, type Stored, type StoreTrouble,
+} from '../queue.ts'
+import { betterReason } from './errors.ts'
+import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './connection.ts'
+import type { RedisQueueOptions } from './producer-queue.ts'
+import { Wake } from '../auto-reset-event.ts'
+
+/** Fields that one command deletes: each is an argument, and a call takes only so many. */
+const forgetMax = 1000
+
+/**
+ * Looks at a queue without becoming a part of it.
+ * @returns batches that wait, and how many consumers listen; undefined where this user may not ask for that
+ * @throws QueueUnavailableError
+ */
+export async function inspectQueue ({ url, queueName, logger }: RedisQueueOptions): Promise<{ waiting: number, consumers: number | undefined }> {
+  const keys = redisKeys(queueName)
+  let unreachable: string | undefined
+  const redis = createConnection(url, logger, (reason) => { unreachable ??= reason })
+  try {
+    await ask(redis.connect())
+    await readServer(redis)
+    const waiting = await ask(redis.llen(keys.batches))
+    const reply = await redis.pubsub('NUMSUB', keys.wake).catch((error: unknown) => error instanceof ReplyError ? undefined : ask(Promise.reject(error)))
+    return { waiting, consumers: reply === undefined ? undefined : Number(reply[1]) }
+  } catch (error) {
+    throw new QueueUnavailableError(unreachable ?? reasonOf(error))
+  } finally {
+    redis.disconnect()
+  }
+}
+
+/** What was reported is worth nothing once nobody repeats it: that consumer is gone. The longest pause between two tries is 1 s. */
+const troubleMs = 5000
+
+export class RedisConsumerQueue implements ConsumerQueue {
+  readonly name: string
+  readonly keepsBatches = true
+  readonly #keys: RedisKeys
+  readonly #logger: Logger
+  readonly #warnOfSettings: boolean
+  readonly #redis: Redis
+  /** Hears of pushes. Losing it delays a commit by a look's interval. */
+  readonly #subscription: Subscription
+  readonly #wake = new Wake()
+  #owner: Owner | undefined
+  #length = 0
+  #durable = false
+  #unreachable: string | undefined
+  #reported = false
+  #settingsProblem: string | undefined
+
+  constructor ({ url, queueName, logger, warnOfSettings }: RedisQueueOptions) {
+    this.name = `${shownUrl(url)} (${queueName})`
+    this.#keys = redisKeys(queueName)
+    this.#logger = logger
+    this.#warnOfSettings = warnOfSettings
+    this.#redis = createConnection(url, logger, (reason) => {
+      this.#unreachable = betterReason(this.#unreachable, reason)
+    })
+    this.#subscription = new Subscription(url, this.#keys.wake, logger, () => this.#wake.up(), warnOfSettings)
+    this.#redis.on('ready', () => {
+      // As long as it loads its data, INFO is not answered either.
+      this.#readSettings().catch((error: unknown) => {
+        this.#unreachable = betterReason(this.#unreachable, reasonOf(error))
+        this.#redis.disconnect(true)
+      })
+    })
+  }
+
+  get length (): number {
+    return this.#length
+  }
+
+  get unreachable (): string | undefined {
+    return this.#unreachable
+  }
+
+  get durable (): boolean {
+    return this.#durable
+  }
+
+  async start (): Promise<void> {
+    this.#subscription.start()
+    await ask(this.#redis.connect())
+  }
+
+  async readOwner (): Promise<{ owner: Owner | undefined, stored: ReadonlyMap<string, Stored> }> {
+    // A Redis that is not one for us is refused before anything of it is believed.
+    await readServer(this.#redis)
+    const text = await ask(this.#redis.get(this.#keys.owner))
+    const fields = await ask(this.#redis.hgetall(this.#keys.stored))
+    const stored = new Map<string, Stored>()
+    for (const [producer, field] of Object.entries(fields)) {
+      const parsed = parseStored(field)
+      if (parsed !== undefined) stored.set(producer, parsed)
+    }
+    return { owner: text === null ? undefined : parseOwner(text), stored }
+  }
+
+  async bind (expected: Owner | undefined, owner: Owner): Promise<boolean> {
+    const bound = await ask(this.#redis.gearboxBind(this.#keys.owner, expected === undefined ? '' : ownerText(expected), ownerText(owner)))
+    if (bound === 1) this.#owner = owner
+    return bound === 1
+  }
+
+  async forgetStored (): Promise<void> {
+    await ask(this.#redis.del(this.#keys.stored))
+  }
+
+  async take (): Promise<Buffer[]> {
+    const owner = this.#requireOwner()
+    const [found, length, ...elements] = await ask(this.#redis.gearboxTakeBuffer(
+      this.#keys.owner, this.#keys.batches, ownerText(owner), runElementsMax, runBytesMax, elementBytesMax
+    ))
+    this.#length = length
+    if (found.toString() === ownerText(owner)) return elements
+    await this.#stayOwner(found.toString())
+    return []
+  }
+
+  async acknowledge (elements: readonly Buffer[]): Promise<void> {
+    const owner = this.#requireOwner()
+    const hashes = elements.map((element) => createHash('sha1').update(element).digest('hex'))
+    const [found, length] = await ask(this.#redis.gearboxAcknowledge(this.#keys.owner, this.#keys.batches, ownerText(owner), ...hashes))
+    this.#length = length
+    // Nothing was removed if Redis lost the owner; what is taken again then is skipped as applied before.
+    if (found !== ownerText(owner)) await this.#stayOwner(found)
+  }
+
+  async tell (stored: ReadonlyMap<string, Stored>): Promise<void> {
+    if (stored.size === 0) return
+    const fields = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, JSON.stringify(value)]))
+    // Published first: at maxmemory HSET is refused and PUBLISH is not.
+    await askAll(this.#redis.pipeline().publish(this.#keys.told, JSON.stringify(fields)).hset(this.#keys.stored, fields))
+  }
+
+  async forget (producers: readonly string[]): Promise<void> {
+    for (let first = 0; first < producers.length; first += forgetMax) {
+      await ask(this.#redis.hdel(this.#keys.stored, ...producers.slice(first, first + forgetMax)))
+    }
+  }
+
+  /** A full or locked disk is no trouble for producers: batches wait here, and nobody has to do anything. */
+  async reportTrouble (trouble: StoreTrouble | undefined): Promise<void> {
+    const moved = trouble?.moved === true ? trouble.reason : undefined
+    if (moved === undefined && !this.#reported) return
+    try {
+      if (moved === undefined) await this.#redis.del(this.#keys.trouble)
+      else await this.#redis.set(this.#keys.trouble, moved, 'PX', troubleMs)
+      this.#reported = moved !== undefined
+    } catch (error) {
+      this.#logger.debug({ err: error }, 'what keeps the consumer from storing could not be reported')
+    }
+  }
+
+  async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
+    // A take that had to bind anew first found nothing, and no push to a list that is not empty wakes.
+    if (this.#length === 0) await this.#wake.wait(ms, signal)
+  }
+
+  async close (): Promise<void> {
+    this.#redis.disconnect()
+    this.#subscription.close()
+  }
+
+  async #readSettings (): Promise<void> {
+    const { durable, problem } = await readServer(this.#redis)
+    this.#durable = durable
+    this.#unreachable = undefined
+    if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.name, problem, this.#settingsProblem)
+  }
+
+  #requireOwner (): Owner {
+    if (this.#owner === undefined) throw new QueueUnavailableError('the queue is not bound to a database yet')
+    return this.#owner
+  }
+
+  /** Finds itself not to be the owner: leaves to a newer one, and takes the place of an older one or of none at all (Redis lost it). */
+  async #stayOwner (found: string): Promise<void> {
+    const owner = this.#requireOwner()
+    const other = found === '' ? undefined : parseOwner(found)
+    if (other !== undefined && (other.uuid !== owner.uuid || other.epoch > owner.epoch)) {
+      throw new SupersededError(`${this.name} belongs to database ${found} now, not to ${ownerText(owner)}`)
+    }
+    await this.bind(other, owner)
+  }
+}

@@ -1,0 +1,177 @@
+// A web worker's end of the queue in Redis.
+import { randomUUID } from 'node:crypto'
+import type { Redis } from 'ioredis'
+import type { Logger } from 'pino'
+import { connecting, databaseOf, parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from '../queue.ts'
+import {
+  ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
+} from './connection.ts'
+import { betterReason, explainRedisError } from './errors.ts'
+import { redisQueueName, type Origin } from '../spool-file.ts'
+
+export interface RedisQueueOptions {
+  readonly url: string
+  readonly queueName: string
+  readonly logger: Logger
+  /** Whether to warn of settings under which `queued` keeps less than it promises: one process of several does. */
+  readonly warnOfSettings: boolean
+}
+
+export class RedisProducerQueue extends ProducerQueue {
+  readonly pushIsStored = false
+  readonly #keys: RedisKeys
+  readonly #logger: Logger
+  readonly #name: string
+  /** Address and name, for what is written down. */
+  readonly #queue: string
+  readonly #warnOfSettings: boolean
+  readonly #redis: Redis
+  /** Hears what is stored. Losing it delays replies; it cannot lose counts. */
+  readonly #subscription: Subscription
+  #runId: string | undefined
+  #generation: string | undefined
+  #database: string | undefined
+  #unreachable: string | undefined = connecting
+  #durable = false
+  #settingsProblem: string | undefined
+
+  constructor ({ url, queueName, logger, warnOfSettings }: RedisQueueOptions) {
+    super()
+    this.#keys = redisKeys(queueName)
+    this.#logger = logger
+    this.#name = shownUrl(url)
+    this.#queue = redisQueueName(url, this.#name, queueName)
+    this.#warnOfSettings = warnOfSettings
+    this.#redis = createConnection(url, logger, (reason) => this.#lost(reason))
+    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#heard(message), warnOfSettings)
+    this.#redis.on('ready', () => {
+      this.#identify().catch((error: unknown) => {
+        this.#lost(explainRedisError(error))
+        this.#redis.disconnect(true)
+      })
+    })
+  }
+
+  get incarnation (): string | undefined {
+    return this.#runId === undefined || this.#generation === undefined ? undefined : `${this.#runId}/${this.#generation}`
+  }
+
+  get unreachable (): string | undefined {
+    return this.#unreachable
+  }
+
+  get origin (): Origin {
+    return { queue: this.#queue, generation: this.#generation, database: this.#database }
+  }
+
+  async readOrigin (): Promise<Origin> {
+    const [generation, owner] = await askAll(this.#redis.pipeline().get(this.#keys.generation).get(this.#keys.owner))
+    const database = this.#noteOwner(owner)
+    return { queue: this.#queue, generation: typeof generation === 'string' ? generation : undefined, database }
+  }
+
+  get durable (): boolean {
+    return this.#durable
+  }
+
+  async start (): Promise<void> {
+    this.#redis.connect().catch(() => {})
+    this.#subscription.start()
+  }
+
+  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
+    if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
+    if (this.incarnation !== incarnation || this.#generation === undefined) return 'moved'
+    const pushed = await ask(this.#redis.gearboxPush(this.#keys.generation, this.#keys.batches, this.#generation, this.#keys.wake, ...elements))
+    if (pushed === 1) return 'pushed'
+    await this.#adoptGeneration()
+    return 'moved'
+  }
+
+  async pollProgress (producer: string): Promise<Polled> {
+    const [length, text, generation, owner, server, replication] = await askAll(this.#redis.pipeline()
+      .llen(this.#keys.batches).hget(this.#keys.stored, producer).get(this.#keys.generation).get(this.#keys.owner)
+      .info('server').info('replication'))
+    this.#noteOwner(owner)
+    const runId = parseRunId(String(server), String(replication))
+    if (this.#runId !== undefined && (generation !== this.#generation || runId !== this.#runId)) await this.#adoptGeneration(runId)
+    return { stored: typeof text === 'string' ? parseStored(text) : undefined, length: Number(length) }
+  }
+
+  async missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>> {
+    const missing = new Set(sequences)
+    // From the tail: what is pushed meanwhile moves the others away from it, so that one may be read twice but none is skipped.
+    for (let read = 0; missing.size > 0;) {
+      if (signal.aborted) throw new QueueUnavailableError('no time to look through the queue')
+      const [count, ...found] = await ask(this.#redis.gearboxWaiting(this.#keys.batches, producer, read, runElementsMax, runBytesMax))
+      for (const seq of found) missing.delete(Number(seq))
+      if (count === 0) break
+      read += count
+    }
+    return missing
+  }
+
+  async check (): Promise<string | undefined> {
+    if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
+    const [, trouble] = await askAll(this.#redis.pipeline().ping().get(this.#keys.trouble))
+    return typeof trouble === 'string' ? trouble : undefined
+  }
+
+  async length (): Promise<number> {
+    return await ask(this.#redis.llen(this.#keys.batches))
+  }
+
+  async close (): Promise<void> {
+    this.#redis.disconnect()
+    this.#subscription.close()
+  }
+
+  /** What every new connection does before its first push: find out whether this is the Redis that we knew, with all it knew. */
+  async #identify (): Promise<void> {
+    const { runId, durable, problem } = await readServer(this.#redis)
+    this.#durable = durable
+    if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.#name, problem, this.#settingsProblem)
+    this.#noteOwner(await ask(this.#redis.get(this.#keys.owner)))
+    await this.#adoptGeneration(runId)
+    this.#unreachable = undefined
+  }
+
+  /** An owner that is gone was lost by Redis: what was pushed belongs to its database all the same. @returns the database as it says now */
+  #noteOwner (owner: unknown): string | undefined {
+    const database = typeof owner === 'string' ? databaseOf(owner) : undefined
+    this.#database = database ?? this.#database
+    return database
+  }
+
+  /** Takes on the generation that Redis has, or gives it one. An existing one is never overwritten. */
+  async #adoptGeneration (runId = this.#runId): Promise<void> {
+    let generation = await ask(this.#redis.get(this.#keys.generation))
+    if (generation === null) {
+      await ask(this.#redis.set(this.#keys.generation, randomUUID(), 'NX'))
+      generation = await ask(this.#redis.get(this.#keys.generation))
+    }
+    if (generation === null) throw new QueueUnavailableError('the generation is gone again')
+    this.#generation = generation
+    this.#runId = runId
+    this.emit('incarnation')
+  }
+
+  #lost (reason: string): void {
+    this.#unreachable = betterReason(this.#unreachable, reason)
+    this.#runId = undefined
+  }
+
+  #heard (message: string): void {
+    let told: unknown
+    try {
+      told = JSON.parse(message)
+    } catch {
+      return
+    }
+    if (typeof told !== 'object' || told === null) return
+    for (const [producer, value] of Object.entries(told)) {
+      const stored = typeof value === 'string' ? parseStored(value) : undefined
+      if (stored !== undefined) this.emit('stored', producer, stored)
+    }
+  }
+}

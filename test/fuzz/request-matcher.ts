@@ -1,0 +1,173 @@
+// The fast lane's recogniser beside Node's own parser: whatever it takes for a whole request of its shape, Node must read as the same
+// request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts --help` says how to run more.
+import { randomInt } from 'node:crypto'
+import { createServer, type IncomingMessage } from 'node:http'
+import { parseArgs } from 'node:util'
+import { Recogniser, type Recognised } from '@gearbox/web/fast-lane/request-matcher.ts'
+import { Random } from '@gearbox/test-kit/random.ts'
+import { Pipe } from '@gearbox/test-kit/pipe.ts'
+import { drawBytes } from './requests.ts'
+
+export interface RecogniserResult {
+  readonly cases: number
+  readonly seen: Readonly<Record<Recognised, number>>
+  /** Prefixes that were read. */
+  readonly prefixes: number
+  readonly problems: readonly string[]
+}
+
+const bodyBytesMax = 65_536
+
+/** Requests that Node reads between two turns of the event loop. */
+const requestsAtOnce = 500
+
+/** What the recogniser says of a whole request. */
+interface Expected {
+  readonly bytes: Buffer
+  readonly url: string
+  readonly authorization: string | undefined
+  readonly idempotencyKey: string | undefined
+  readonly body: Buffer
+}
+
+/** Behind each request, to see that Node takes neither less nor more for it. */
+const next = 'GET /next HTTP/1.1\r\nHost: x\r\n\r\n'
+
+/** @param seed says all requests */
+export async function compareRecogniser (seed: number, cases: number, problemsMax = 5): Promise<RecogniserResult> {
+  const random = new Random(seed)
+  const recogniser = new Recogniser({ bodyBytesMax })
+  const seen = { whole: 0, partial: 0, other: 0 }
+  const problems: string[] = []
+  let prefixes = 0
+  let wholes: Expected[] = []
+  for (let i = 0; i < cases && problems.length < problemsMax; i++) {
+    const bytes = drawBytes(random)
+    const complain = (what: string): void => { problems.push(`seed ${seed}, case ${i}: ${what}\n    ${JSON.stringify(bytes.toString('latin1'))}`) }
+    // Between other bytes, none of which may matter.
+    const [before, behind] = [random.int(0, 40), random.int(0, 40)]
+    const around = Buffer.concat([Buffer.alloc(before, 'POST /increment HTTP/1.1\r\n'), bytes, Buffer.alloc(behind, '\r\n\r\nContent-Length: 7\r\n')])
+    const recognised = recogniser.read(around, before, before + bytes.length)
+    seen[recognised]++
+    const { bodyStart, bodyEnd } = recogniser
+    if (recognised === 'whole') {
+      wholes.push({
+        bytes: around.subarray(before, bodyEnd),
+        url: `/increment${recogniser.ack === undefined ? '' : `?ack=${recogniser.ack}`}`,
+        authorization: recogniser.authorization,
+        idempotencyKey: recogniser.idempotencyKey,
+        body: around.subarray(bodyStart, bodyEnd),
+      })
+    }
+    // Of a whole request every beginning is partial, and what is of another shape never becomes whole.
+    const length = recognised === 'whole' ? bodyEnd - before : bytes.length
+    let wasOther = false
+    for (const cut of drawCuts(random, length)) {
+      prefixes++
+      const beginning = recogniser.read(around, before, before + cut)
+      if (recognised === 'whole' && (beginning !== 'partial' || (recogniser.bodyEnd !== 0 && recogniser.bodyEnd !== bodyEnd))) complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${recogniser.bodyEnd - before}`)
+      if (recognised === 'partial' && beginning !== 'partial') complain(`partial, but its first ${cut} bytes are ${beginning}`)
+      if (wasOther && beginning !== 'other') complain(`its first ${cut} bytes are ${beginning}, though fewer of them are of another shape`)
+      wasOther = beginning === 'other'
+    }
+    if (wholes.length === requestsAtOnce || i === cases - 1) {
+      problems.push(...await readWithNode(wholes))
+      wholes = []
+    }
+  }
+  return { cases, seen, prefixes, problems }
+}
+
+/** Lengths of beginnings in ascending order: some, or now and then all. */
+function drawCuts (random: Random, length: number): number[] {
+  if (length === 0) return []
+  if (length < 600 && random.chance(0.02)) return Array.from({ length }, (_, i) => i)
+  return Array.from({ length: 8 }, () => random.int(0, length - 1)).sort((one, other) => one - other)
+}
+
+interface ReadByNode {
+  readonly request: IncomingMessage
+  body: string
+}
+
+/** @returns what Node reads otherwise */
+async function readWithNode (wholes: readonly Expected[]): Promise<string[]> {
+  const readOn = new Map<unknown, ReadByNode[]>()
+  const server = createServer({ requireHostHeader: false }, (request, response) => {
+    const read: ReadByNode = { request, body: '' }
+    readOn.get(request.socket)?.push(read)
+    request.setEncoding('latin1').on('data', (text: string) => { read.body += text }).on('end', () => response.end())
+  })
+  const errors = new Map<unknown, Error>()
+  server.on('clientError', (error, socket) => errors.set(socket, error))
+  const pipes = wholes.map(({ bytes }) => {
+    const pipe = new Pipe()
+    readOn.set(pipe, [])
+    server.emit('connection', pipe)
+    pipe.push(bytes)
+    pipe.push(next)
+    return pipe
+  })
+  // Bodies, ends and replies each come a turn later at the most.
+  for (let turns = 0; turns < 4; turns++) await new Promise((resolve) => setImmediate(resolve))
+  return wholes.flatMap((whole, i) => {
+    const pipe = pipes[i]!
+    const wrong = differenceOf(whole, readOn.get(pipe)!, pipe, errors.get(pipe))
+    pipe.destroy()
+    return wrong === undefined ? [] : [`${wrong}\n    ${JSON.stringify(whole.bytes.toString('latin1'))}`]
+  })
+}
+
+/** @returns in what Node reads another request; undefined if in nothing */
+function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, reads: readonly ReadByNode[], pipe: Pipe, error: Error | undefined): string | undefined {
+  if (error !== undefined) return `Node refuses it: ${error.message}`
+  const [first, second, ...more] = reads
+  if (first === undefined || second === undefined || more.length > 0) return `Node reads ${reads.length} requests with the next`
+  if (second.request.method !== 'GET' || second.request.url !== '/next' || second.body !== '') return `the next is ${second.request.method} ${second.request.url} to Node`
+  if (pipe.writableEnded || pipe.destroyed) return 'Node closes the connection'
+  const { request } = first
+  const { headers } = request
+  const facts: ReadonlyArray<readonly [what: string, read: unknown, expected: unknown]> = [
+    ['method', request.method, 'POST'],
+    ['URL', request.url, url],
+    ['version', request.httpVersion, '1.1'],
+    ['body', first.body, body.toString('latin1')],
+    ['length', headers['content-length'], String(body.length)],
+    ['Authorization', headers.authorization, authorization],
+    ['Idempotency-Key', headers['idempotency-key'], idempotencyKey],
+    ['Connection', headers.connection?.toLowerCase() ?? 'keep-alive', 'keep-alive'],
+    ['whether the type is right', /^application\/x-www-form-urlencoded(; ?charset=utf-8)?$/i.test(headers['content-type'] ?? ''), true],
+    ['whether there is a Host', headers.host !== undefined, true],
+    ...['transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'te', 'trailer'].map((name) => [name, headers[name], undefined] as const),
+    ...['host', 'content-length', 'content-type', 'authorization', 'idempotency-key', 'connection'].map((name) => [`several ${name}`, (request.headersDistinct[name] ?? []).length > 1, false] as const),
+  ]
+  const wrong = facts.find(([, read, expected]) => read !== expected)
+  return wrong === undefined ? undefined : `to Node its ${wrong[0]} is ${JSON.stringify(wrong[1])}, not ${JSON.stringify(wrong[2])}`
+}
+
+const usage = `Compares what the fast lane's recogniser takes for a request with what Node's parser reads, over random and mutated requests.
+
+usage: node test/fuzz/request-matcher.ts [--seed N] [--cases M]
+
+  --seed   names the cases (default: a new one, which is printed)
+  --cases  how many (default: 1000000)
+
+Exit code 0: no difference; 1: the output shows each.
+`
+
+async function main (): Promise<number> {
+  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, seed: { type: 'string' }, cases: { type: 'string', default: '1000000' } } })
+  const [seed, cases] = [Number(values.seed ?? randomInt(2 ** 31)), Number(values.cases)]
+  if (values.help === true || !Number.isSafeInteger(seed) || !(cases > 0)) {
+    process.stdout.write(usage)
+    return values.help === true ? 0 : 1
+  }
+  const startedAt = performance.now()
+  process.stdout.write(`seed ${seed}\n`)
+  const { cases: done, seen, prefixes, problems } = await compareRecogniser(seed, cases)
+  for (const problem of problems) process.stdout.write(`${problem}\n`)
+  process.stdout.write(`${done} requests and ${prefixes} beginnings of them in ${Math.round((performance.now() - startedAt) / 1000)} s: ${JSON.stringify(seen)}, problems: ${problems.length}\n`)
+  return problems.length > 0 ? 1 : 0
+}
+
+if (import.meta.main) process.exitCode = await main()
