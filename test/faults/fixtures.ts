@@ -68,7 +68,7 @@ export async function startConsumer (place: Place, path = place.databasePath, mo
 
 /** Runs one of the consumer's commands to its end. */
 export async function runCommand ({ env }: Place, name: 'backup' | 'rebind' | 'rejected', args: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, [`apps/consumer/src/${name === 'main' ? '' : 'commands/'}${name}.ts`, ...args], env))
+  const program = endWithTest(new Program(process.execPath, [`apps/consumer/src/commands/${name}.ts`, ...args], env))
   return { code: await program.exited, output: program.output }
 }
 

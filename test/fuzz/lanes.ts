@@ -89,7 +89,7 @@ class Lane {
     queue.onPush = () => {
       const header = readHeader(queue.elements.at(-1)!)
       if (typeof header === 'string') throw new Error(header)
-      queue.emit('stored', producer, { high: header.seq, gaps: [], rejected: [], untold: [] })
+      queue.emit('progress', producer, { high: header.seq, gaps: [], rejected: [], omittedRejections: [] })
     }
     const server = await buildServer({ config, logger, flusher, queue, totals, metrics: async () => '', requests: new Map() })
     flusher.start()

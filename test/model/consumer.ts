@@ -13,13 +13,13 @@ function withConsumer (state: State, index: number, change: Partial<Consumer>): 
 
 /** Dead, refused or superseded: it knows nothing, and its open transaction is rolled back. */
 function leave (state: State, index: number): State {
-  return { ...state, consumers: set(state.consumers, index, { ...idle, toTell: state.workers.map(() => undefined) }) }
+  return { ...state, consumers: set(state.consumers, index, { ...idle, unreported: state.workers.map(() => undefined) }) }
 }
 
 export function consumerSteps (state: State, rules: Rules, index: number, add: Add, addFault: Add): void {
   const consumer = at(state.consumers, index)
   const who = `consumer ${index}`
-  const nothingToTell = consumer.toTell.every((stored) => stored === undefined)
+  const nothingToTell = consumer.unreported.every((stored) => stored === undefined)
 
   switch (consumer.phase) {
     case 'down': {
@@ -119,8 +119,8 @@ function takeOver (state: State, rules: Rules, index: number): State {
   const { state: after, bound } = queue.bind(state, found, epoch)
   // One with a lower epoch can't write any more: if this one left too, nobody would consume.
   if (!bound) return after.redis.data.owner > epoch ? leave(after, index) : withConsumer(after, index, { found: after.redis.data.owner })
-  const toTell = after.database.producers.map((stored) => rules.start === 'tells' && stored.high > 0 ? stored : undefined)
-  return withConsumer(after, index, { phase: 'running', found: 0, toTell })
+  const unreported = after.database.producers.map((stored) => rules.start === 'tells' && stored.high > 0 ? stored : undefined)
+  return withConsumer(after, index, { phase: 'running', found: 0, unreported })
 }
 
 /** RedisConsumerQueue.#stayOwner: leaves to a newer one, takes the place of an older one or of none at all. */
@@ -152,11 +152,11 @@ function apply (state: State, rules: Rules, index: number): State {
 }
 
 function commit (state: State, index: number): State {
-  const { transaction, taken, toTell } = at(state.consumers, index)
+  const { transaction, taken, unreported } = at(state.consumers, index)
   const database = transaction ?? state.database
   const producers = taken.map(({ producer }) => producer)
-  const told = toTell.map((before, producer) => producers.includes(producer) ? at(database.producers, producer) : before)
-  return { ...withConsumer(state, index, { phase: 'committed', transaction: undefined, toTell: told }), database }
+  const told = unreported.map((before, producer) => producers.includes(producer) ? at(database.producers, producer) : before)
+  return { ...withConsumer(state, index, { phase: 'committed', transaction: undefined, unreported: told }), database }
 }
 
 function acknowledge (state: State, rules: Rules, index: number): State {
@@ -168,14 +168,14 @@ function acknowledge (state: State, rules: Rules, index: number): State {
   return withConsumer(stayed, index, { phase: 'acknowledged', taken: [] })
 }
 
-/** Consumer.#tell: what could not be told stays, for the next round. */
+/** Consumer.#reportProgress: what could not be told stays, for the next round. */
 function addTell (state: State, index: number, add: Add, addFault: Add): void {
-  const { toTell } = at(state.consumers, index)
+  const { unreported } = at(state.consumers, index)
   const who = `consumer ${index}`
-  const told = (from: State): State => withConsumer(from, index, { phase: 'running', toTell: toTell.map(() => undefined) })
-  const untold = (from: State): State => withConsumer(from, index, { phase: 'running' })
-  add(() => `${who}: tells ${toTell.flatMap((stored, producer) => stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')}`, () => told(queue.tell(state, toTell, true)))
+  const told = (from: State): State => withConsumer(from, index, { phase: 'running', unreported: unreported.map(() => undefined) })
+  const omittedRejections = (from: State): State => withConsumer(from, index, { phase: 'running' })
+  add(() => `${who}: tells ${unreported.flatMap((stored, producer) => stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')}`, () => told(queue.reportProgress(state, unreported, true)))
   const unheard = spend(state, 'timeouts')
-  if (unheard !== undefined) addFault(() => `${who}: tells, and the message is LOST`, () => told(queue.tell(unheard, toTell, false)))
-  addTimeouts(state, index, { name: 'tell', stored: toTell }, (from) => queue.tell(from, toTell, true), untold, addFault)
+  if (unheard !== undefined) addFault(() => `${who}: tells, and the message is LOST`, () => told(queue.reportProgress(unheard, unreported, false)))
+  addTimeouts(state, index, { name: 'report progress', stored: unreported }, (from) => queue.reportProgress(from, unreported, true), omittedRejections, addFault)
 }

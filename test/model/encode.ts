@@ -35,7 +35,7 @@ function ofWorker (worker: Worker): string {
 
 function ofConsumer (consumer: Consumer): string {
   if (consumer.phase === 'down') return 'down'
-  return [consumer.phase, consumer.epoch, consumer.found, ofDatabase(consumer.read), ofElements(consumer.taken), ofDatabase(consumer.transaction), consumer.toTell.map(ofSequences).join('.')].join(',')
+  return [consumer.phase, consumer.epoch, consumer.found, ofDatabase(consumer.read), ofElements(consumer.taken), ofDatabase(consumer.transaction), consumer.unreported.map(ofSequences).join('.')].join(',')
 }
 
 function ofLate (late: Late): string {
@@ -43,7 +43,7 @@ function ofLate (late: Late): string {
     case 'push': return `push${ofElements(late.elements)}@${late.generation}`
     case 'acknowledge': return `ack${ofElements(late.elements)}@${late.owner}`
     case 'bind': return `bind${late.expected}>${late.owner}`
-    case 'tell': return `tell${late.stored.map(ofSequences).join('.')}`
+    case 'report progress': return `tell${late.stored.map(ofSequences).join('.')}`
   }
 }
 

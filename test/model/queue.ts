@@ -50,7 +50,7 @@ export function bind (state: State, expected: number, owner: number): { state: S
 }
 
 /** HSET, and PUBLISH where somebody hears it. */
-export function tell (state: State, stored: ReadonlyArray<Sequences | undefined>, heard: boolean): State {
+export function reportProgress (state: State, stored: ReadonlyArray<Sequences | undefined>, heard: boolean): State {
   const told = withData(state, { stored: state.redis.data.stored.map((before, producer) => stored[producer] ?? before) })
   if (!heard) return told
   return {
@@ -78,6 +78,6 @@ export function carryOut (state: State, rules: Rules, late: Late): State {
     case 'push': return push(state, rules, late.elements, late.generation).state
     case 'acknowledge': return acknowledge(state, rules, late.elements, late.owner)
     case 'bind': return bind(state, late.expected, late.owner).state
-    case 'tell': return tell(state, late.stored, true)
+    case 'report progress': return reportProgress(state, late.stored, true)
   }
 }

@@ -103,7 +103,7 @@ export interface Consumer {
   /** The open transaction's outcome. */
   readonly transaction: Database | undefined
   /** By producer. */
-  readonly toTell: ReadonlyArray<Sequences | undefined>
+  readonly unreported: ReadonlyArray<Sequences | undefined>
 }
 
 /** A command of a dead connection that Redis may still carry out. */
@@ -111,7 +111,7 @@ export type Late =
   | { readonly name: 'push', readonly elements: readonly Element[], readonly generation: number }
   | { readonly name: 'acknowledge', readonly elements: readonly Element[], readonly owner: number }
   | { readonly name: 'bind', readonly expected: number, readonly owner: number }
-  | { readonly name: 'tell', readonly stored: ReadonlyArray<Sequences | undefined> }
+  | { readonly name: 'report progress', readonly stored: ReadonlyArray<Sequences | undefined> }
 
 /** How many faults of each kind may still happen. */
 export interface Faults {
@@ -165,7 +165,7 @@ export interface Size {
   readonly faults: Partial<Faults>
 }
 
-export const idle: Consumer = { phase: 'down', epoch: 0, found: 0, read: undefined, taken: [], transaction: undefined, toTell: [] }
+export const idle: Consumer = { phase: 'down', epoch: 0, found: 0, read: undefined, taken: [], transaction: undefined, unreported: [] }
 
 export const lostWorker: Worker = {
   alive: false,
@@ -195,7 +195,7 @@ export function initialState ({ increments, consumers, faults }: Size): State {
   return {
     workers,
     redis: { runId: 1, replicationId: 1, data, saved: data, generations: 0 },
-    consumers: Array.from({ length: consumers }, () => ({ ...idle, toTell: workers.map(() => undefined) })),
+    consumers: Array.from({ length: consumers }, () => ({ ...idle, unreported: workers.map(() => undefined) })),
     database: { epoch: 0, counts: each.map(() => 0), producers },
     late: [],
     faults: { ...noFaults, ...faults },

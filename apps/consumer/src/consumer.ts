@@ -3,7 +3,10 @@
 // store skips what it has applied before.
 import { setTimeout as delay } from 'node:timers/promises'
 import { readHeader } from '@gearbox/protocol/batch.ts'
-import { QueueUnavailableError, SupersededError, type ConsumerQueue, type Rejection, type RejectReason, type Stored, type StoreTrouble } from '@gearbox/queue/queue.ts'
+import { SupersededError } from '@gearbox/protocol/owner.ts'
+import type { Rejection, RejectReason, Progress } from '@gearbox/protocol/progress.ts'
+import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
+import { QueueUnavailableError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
 import type { Sequences } from '@gearbox/protocol/sequences.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
@@ -24,10 +27,10 @@ const pruneIntervalMs = 10_000
 const rejectionsLoggedMax = 10
 
 /** A command of a dead connection can put older word in the place of newer: while idle, it is told again this often. */
-const tellAgainMs = 5000
+const reportAgainMs = 5000
 
 /** What is stored of a producer that was not heard of for this long is no longer told. */
-const producerToldMs = 7 * 24 * 3_600_000
+const producerReportedMs = 7 * 24 * 3_600_000
 
 type Trouble = 'the queue is out of reach' | 'nothing can be stored' | "the database's file is not in its place"
 
@@ -49,20 +52,20 @@ export class Consumer {
   /** Before this (performance.now ms) the queue was seen to be empty, or all of it was taken. */
   #emptiedAt = -Infinity
   /** What could not be told yet. */
-  #toTell = new Map<string, Sequences>()
+  #unreported = new Map<string, Sequences>()
   /** When the oldest increment that was taken and is not stored was accepted, Unix ms; between two runs, that of the run before's end. */
   #oldestInHand: number | undefined
   #trouble: Trouble | undefined
   readonly #saidReasons = new Set<string>()
   /** Why progress can't be reported, as far as it was said. */
-  #tellFailure: string | undefined
+  #reportFailure: string | undefined
   #storeTrouble: StoreTrouble | undefined
   #committedAt = -Infinity
   #prunedAt = performance.now()
   /** Whether the database may have reports that nobody waits for any more. */
   #hasReported = true
   #forgotAt = -Infinity
-  #toldAgainAt = performance.now()
+  #reportedAgainAt = performance.now()
   readonly counts = { applied: 0, duplicates: 0, gaps: 0, rejected: new Map<string, number>(), setAside: 0, dropped: 0 }
 
   constructor (options: ConsumerOptions) {
@@ -92,7 +95,7 @@ export class Consumer {
           if (!stop.aborted) await this.#keepInterval(stop)
         } else {
           this.#oldestInHand = undefined
-          await this.#tell()
+          await this.#reportProgress()
           await this.#housekeep()
           if (stop.aborted) return
           await queue.waitForPush(lookMs, stop)
@@ -142,17 +145,17 @@ export class Consumer {
     this.#oldestInHand = undefined
     observeCommit((this.#committedAt - startedAt) / 1000)
     this.#count(applied)
-    for (const [producer, sequences] of applied.stored) this.#toTell.set(producer, sequences)
+    for (const [producer, sequences] of applied.stored) this.#unreported.set(producer, sequences)
     await queue.acknowledge(elements)
     // What still waits came after this run's last batch. Without it a consumer that is far behind would show no lag between two runs.
     if (queue.length > 0) this.#oldestInHand = acceptedAt.at(-1)
-    await this.#tell()
+    await this.#reportProgress()
   }
 
   /** A consumer before this one may have died between its commit and telling of it. */
   #tellFromBefore (): void {
     const { store } = this.#options
-    this.#toTell = store.producersSeenSince(Date.now() - producerToldMs)
+    this.#unreported = store.producersSeenSince(Date.now() - producerReportedMs)
     // Only where a reply may still wait is it worth reading what was rejected.
     for (const producer of store.producersSeenSince(Date.now() - reportedMs).keys()) {
       for (const report of store.reportsTo(producer)) this.#report(producer, report)
@@ -207,43 +210,43 @@ export class Consumer {
   }
 
   /** Tells all that is left to tell. If that fails it stays, for the next round: at maxmemory Redis keeps no word of it until this consumer made room. */
-  async #tell (): Promise<void> {
-    if (this.#toTell.size === 0) return
+  async #reportProgress (): Promise<void> {
+    if (this.#unreported.size === 0) return
     const now = performance.now()
     for (const [producer, reports] of this.#reports) {
       reports.expire(now)
       if (reports.isEmpty) this.#reports.delete(producer)
     }
     try {
-      await this.#options.queue.tell(new Map(Array.from(this.#toTell, ([producer, sequences]) => [producer, this.#storedOf(producer, sequences)])))
-      this.#toTell = new Map()
-      this.#tellFailure = undefined
+      await this.#options.queue.reportProgress(new Map(Array.from(this.#unreported, ([producer, sequences]) => [producer, this.#storedOf(producer, sequences)])))
+      this.#unreported = new Map()
+      this.#reportFailure = undefined
     } catch (error) {
       if (!(error instanceof QueueUnavailableError)) throw error
       const reason = this.#options.queue.unreachable ?? error.message
-      if (reason !== this.#tellFailure) this.#options.logger.warn(`workers can't be told what is stored: ${reason}. It is tried again with each commit`)
-      this.#tellFailure = reason
+      if (reason !== this.#reportFailure) this.#options.logger.warn(`workers can't be told what is stored: ${reason}. It is tried again with each commit`)
+      this.#reportFailure = reason
     }
   }
 
-  #storedOf (producer: string, { high, gaps }: Sequences): Stored {
-    return { high, gaps, ...this.#reports.get(producer)?.stored ?? { rejected: [], untold: [] } }
+  #storedOf (producer: string, { high, gaps }: Sequences): Progress {
+    return { high, gaps, ...this.#reports.get(producer)?.stored ?? { rejected: [], omittedRejections: [] } }
   }
 
   async #housekeep (): Promise<void> {
     const { store, queue } = this.#options
     const now = performance.now()
-    if (now - this.#toldAgainAt > tellAgainMs) {
+    if (now - this.#reportedAgainAt > reportAgainMs) {
       // Added to what could not be told yet, not in its place.
-      for (const [producer, sequences] of store.producersSeenSince(Date.now() - reportedMs)) this.#toTell.set(producer, sequences)
-      this.#toldAgainAt = now
+      for (const [producer, sequences] of store.producersSeenSince(Date.now() - reportedMs)) this.#unreported.set(producer, sequences)
+      this.#reportedAgainAt = now
     }
     if ((store.onceRows > 0 || this.#hasReported) && now - this.#prunedAt > pruneIntervalMs && !store.prune()) {
       this.#prunedAt = now
       this.#hasReported = this.#reports.size > 0
     }
-    if (now - this.#forgotAt > producerToldMs / 24) {
-      await queue.forget(store.producersUnseenSince(Date.now() - producerToldMs))
+    if (now - this.#forgotAt > producerReportedMs / 24) {
+      await queue.forget(store.producersUnseenSince(Date.now() - producerReportedMs))
       this.#forgotAt = now
     }
   }

@@ -1,6 +1,7 @@
 // One database, one queue, one consumer. Before it writes anything a consumer makes sure that this database and this
 // queue belong together, then takes the place of any older consumer of the same database.
-import { ownerText, type ConsumerQueue, type Owner } from '@gearbox/queue/queue.ts'
+import { ownerText, type Owner } from '@gearbox/protocol/owner.ts'
+import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { isSubset, none } from '@gearbox/protocol/sequences.ts'
 import { exitCode, FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { DatabaseMovedError } from './store/database-file.ts'

@@ -1,6 +1,6 @@
 // Of one producer, the rejections that are in every report of its progress: a report has to be complete in itself, as
 // any of them may be lost.
-import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
+import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { omittedOf, reportedMax, reportedMs, type Report } from './store/reports.ts'
 
 interface Current {
@@ -46,17 +46,17 @@ export class CurrentReports {
   }
 
   /** As it is reported. */
-  get stored (): Pick<Stored, 'rejected' | 'untold' | 'untoldFiled'> {
+  get stored (): Pick<Progress, 'rejected' | 'omittedRejections' | 'omittedFiled'> {
     const rejected: Rejection[] = []
-    const untold: number[] = []
-    const untoldFiled: number[] = []
+    const omittedRejections: number[] = []
+    const omittedFiled: number[] = []
     for (const { report: { seq, rejections, omitted } } of this.#reports.values()) {
       for (const rejection of rejections) rejected.push(rejection)
       if (omitted === undefined) continue
-      untold.push(seq)
-      if (omitted === 'filed') untoldFiled.push(seq)
+      omittedRejections.push(seq)
+      if (omitted === 'filed') omittedFiled.push(seq)
     }
-    return { rejected, untold, ...(untoldFiled.length === 0 ? {} : { untoldFiled }) }
+    return { rejected, omittedRejections, ...(omittedFiled.length === 0 ? {} : { omittedFiled }) }
   }
 
   #delete (seq: number): void {

@@ -9,7 +9,8 @@ import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { int64Max } from '@gearbox/protocol/batch.ts'
-import { ownerText, SupersededError, type Owner, type Stored } from '@gearbox/queue/queue.ts'
+import { ownerText, SupersededError, type Owner } from '@gearbox/protocol/owner.ts'
+import type { Progress } from '@gearbox/protocol/progress.ts'
 import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded/consumer-queue.ts'
 import { redisKeys } from '@gearbox/queue/redis/connection.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
@@ -56,7 +57,7 @@ function filesBeside (path: string): string[] | undefined {
   return existsSync(dirname(path)) ? readdirSync(dirname(path)).filter((name) => !/-(wal|shm)$/.test(name)) : undefined
 }
 
-const told = (high: number): Stored => ({ high, gaps: [], rejected: [], untold: [] })
+const told = (high: number): Progress => ({ high, gaps: [], rejected: [], omittedRejections: [] })
 
 async function expectRefused (queueName: string, path: string, why: RegExp): Promise<void> {
   const before = await ownerIn(queueName)
@@ -119,7 +120,7 @@ test('a copy from before the last batches is refused by what was told as stored'
   const again = openStore({ path }).store
   again.apply([element({ seq: 2, sums: { a: 1 } })])
   again.close()
-  await queue.tell(new Map([[producerA, told(2)]]))
+  await queue.reportProgress(new Map([[producerA, told(2)]]))
   expect(await checkBinding(queue, path)).toBeDefined()
   await expectRefused(queueName, `${path}.copy`, /does not have/)
 })
@@ -127,7 +128,7 @@ test('a copy from before the last batches is refused by what was told as stored'
 test('a new database is refused by an unbound queue that tells of stored increments', async () => {
   const queueName = randomUUID()
   const queue = await startQueue(queueName)
-  await queue.tell(new Map([[producerA, told(1)]]))
+  await queue.reportProgress(new Map([[producerA, told(1)]]))
   await expectRefused(queueName, freshPath(), /does not have/)
 })
 

@@ -8,7 +8,9 @@ import { until } from '@gearbox/test-kit/until.ts'
 import { int64Max } from '@gearbox/protocol/batch.ts'
 import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded/consumer-queue.ts'
 import { EmbeddedProducerQueue } from '@gearbox/queue/embedded/producer-queue.ts'
-import { QueueUnavailableError, SupersededError, type Stored } from '@gearbox/queue/queue.ts'
+import { SupersededError } from '@gearbox/protocol/owner.ts'
+import type { Progress } from '@gearbox/protocol/progress.ts'
+import { QueueUnavailableError } from '@gearbox/queue/queue.ts'
 import { element, producerA, type Content } from '@gearbox/test-kit/batches.ts'
 import { captureLog, type CapturedLog } from '@gearbox/test-kit/captured-log.ts'
 import { Consumer } from '../src/consumer.ts'
@@ -38,8 +40,8 @@ class FailingStore extends Store {
 
 /** A queue that fails now and then. */
 class FailingQueue extends EmbeddedConsumerQueue {
-  failures: { [method in 'take' | 'acknowledge' | 'tell' | 'forget']?: number } = {}
-  readonly told: Array<ReadonlyMap<string, Stored>> = []
+  failures: { [method in 'take' | 'acknowledge' | 'reportProgress' | 'forget']?: number } = {}
+  readonly told: Array<ReadonlyMap<string, Progress>> = []
   supersedes = false
 
   override async take (): Promise<Buffer[]> {
@@ -53,10 +55,10 @@ class FailingQueue extends EmbeddedConsumerQueue {
     await super.acknowledge(elements)
   }
 
-  override async tell (stored: ReadonlyMap<string, Stored>): Promise<void> {
-    this.#fail('tell')
+  override async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
+    this.#fail('reportProgress')
     this.told.push(stored)
-    await super.tell(stored)
+    await super.reportProgress(stored)
   }
 
   override async forget (producers: readonly string[]): Promise<void> {
@@ -197,11 +199,11 @@ test('a lost acknowledgement makes a duplicate that is skipped and acknowledged'
 
 test('what could not be told is told again without another batch, with the rejections in it', async () => {
   const { queue, push, start } = await setUp()
-  queue.failures.tell = 3
+  queue.failures.reportProgress = 3
   const { stop } = start()
   await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
   await until('the word', () => queue.told.length > 0)
-  expect(queue.told[0]?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], untold: [] })
+  expect(queue.told[0]?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] })
   await stop()
 })
 
@@ -228,23 +230,23 @@ test('of very many rejections the newest thousand are told, and of the rest whic
   const stored = queue.told.at(-1)?.get(producerA)
   expect(stored?.rejected).toHaveLength(1000)
   expect(stored?.rejected.filter(({ seq }) => seq === 3)).toHaveLength(700)
-  expect(stored?.untold).toEqual([2])
+  expect(stored?.omittedRejections).toEqual([2])
   await stop()
 })
 
 test('what a consumer committed and never told is told by the next one, with the rejections in it', async () => {
   const { queue, store, log, push, start } = await setUp()
-  queue.failures.tell = Number.POSITIVE_INFINITY
+  queue.failures.reportProgress = Number.POSITIVE_INFINITY
   const { stop } = start()
   await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
   await stop()
   expect(queue.told).toEqual([])
-  queue.failures.tell = 0
+  queue.failures.reportProgress = 0
   const end = new AbortController()
   const next = new Consumer({ queue, store, logger: log.logger, commitIntervalMs: 0, observeCommit: () => {} })
   end.abort()
   await next.run(end.signal, new AbortController().signal)
-  expect(queue.told.at(-1)?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], untold: [] })
+  expect(queue.told.at(-1)?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] })
 })
 
 test('a batch that comes again is told with its rejections again', async () => {

@@ -229,8 +229,8 @@ test('a batch that finds the queue moved goes behind the window', async () => {
 test('exactly what is stored leaves the window: a gap is pushed again', async () => {
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c', 'd', 'e']) await post(key, 'queued')
-  queue.tell(producerA, { high: 4, gaps: [[2, 3]] })
-  queue.tell(producerB, { high: 5 })
+  queue.reportProgress(producerA, { high: 4, gaps: [[2, 3]] })
+  queue.reportProgress(producerB, { high: 5 })
   expect(flusher.unstoredBatches).toBe(3)
   queue.forget()
   await until('the rest', () => queue.list.length === 3)
@@ -241,10 +241,10 @@ test('a reported gap is pushed again at once, those batches only and once', asyn
   const { queue, flusher, log, post } = setUp()
   for (const key of ['a', 'b', 'c', 'd', 'e']) await post(key, 'queued')
   queue.list = []
-  queue.tell(producerA, { high: 4, gaps: [[2, 3]] })
+  queue.reportProgress(producerA, { high: 4, gaps: [[2, 3]] })
   await until('the gap', () => queue.list.length === 2)
   expect(sequences(queue.list)).toEqual([2, 3])
-  queue.tell(producerA, { high: 4, gaps: [[2, 3]] })
+  queue.reportProgress(producerA, { high: 4, gaps: [[2, 3]] })
   await post('f', 'queued')
   expect(sequences(queue.list)).toEqual([2, 3, 6])
   expect(flusher.counts).toMatchObject({ replays: 0, refilled: 2 })
@@ -256,7 +256,7 @@ test('a gap is pushed again until the queue has it', async () => {
   for (const key of ['a', 'b', 'c']) await post(key, 'queued')
   queue.list = []
   queue.misfortunes('fail', 'fail after', 'fail')
-  queue.tell(producerA, { high: 3, gaps: [[1, 2]] })
+  queue.reportProgress(producerA, { high: 3, gaps: [[1, 2]] })
   await until('the gap', () => queue.misfortunesLeft === 0 && queue.list.length === 4)
   expect(sequences(queue.list)).toEqual([1, 2, 1, 2])
 })
@@ -265,7 +265,7 @@ test('a gap in a queue that has moved comes with the whole window', async () => 
   const { queue, post } = setUp()
   for (const key of ['a', 'b', 'c', 'd']) await post(key, 'queued')
   queue.misfortunes('move')
-  queue.tell(producerA, { high: 3, gaps: [[2, 2]] })
+  queue.reportProgress(producerA, { high: 3, gaps: [[2, 2]] })
   await until('the window', () => queue.list.length === 2)
   expect(sequences(queue.list)).toEqual([2, 4])
 })
@@ -273,7 +273,7 @@ test('a gap in a queue that has moved comes with the whole window', async () => 
 test('a tail that vanished is pushed again by an idle worker, once', async () => {
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c']) await post(key, 'queued')
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   queue.list = []
   await until('the tail', () => queue.list.length === 2)
   expect(sequences(queue.list)).toEqual([2, 3])
@@ -288,18 +288,18 @@ test('a tail that vanished is pushed again by an idle worker, once', async () =>
 test('what was lost and has left the window can not be pushed again, and that is said with its number', async () => {
   const { queue, log, post } = setUp({ unstoredBytesMax: 1000 })
   for (let i = 0; i < 20; i++) await post('a', 'queued')
-  queue.tell(producerA, { high: 10, gaps: [[2, 4]] })
-  queue.tell(producerA, { high: 11, gaps: [[2, 4]] })
+  queue.reportProgress(producerA, { high: 10, gaps: [[2, 4]] })
+  queue.reportProgress(producerA, { high: 11, gaps: [[2, 4]] })
   expect(log.messages(50)).toEqual([expect.stringMatching(/lost 3 batches.*npm run verify/)])
 })
 
 test('an idle worker notices what is stored, and a queue that forgot, although no word reaches it', async () => {
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c']) await post(key, 'queued')
-  queue.tell(producerA, { high: 2 }, { heard: false })
+  queue.reportProgress(producerA, { high: 2 }, { heard: false })
   await until('a look', () => flusher.unstoredBatches === 1)
   expect(flusher.lagSeconds).toBeGreaterThan(0)
-  queue.tell(producerA, { high: 3 }, { heard: false })
+  queue.reportProgress(producerA, { high: 3 }, { heard: false })
   await until('a look', () => flusher.unstoredBatches === 0)
   expect(flusher.lagSeconds).toBe(0)
 })
@@ -326,10 +326,10 @@ test('queued is reached when the queue has the batch, stored when the database h
   await until('both', () => Object.keys(sumUp(queue.list)).length === 2)
   expect(stored).toBe(false)
   expect(flusher.heldReplies).toBe(1)
-  queue.tell(producerA, { high: 7, gaps: [[1, 6]] })
+  queue.reportProgress(producerA, { high: 7, gaps: [[1, 6]] })
   await turn()
   expect(stored).toBe(false)
-  queue.tell(producerA, { high: 7, gaps: [[3, 6]] })
+  queue.reportProgress(producerA, { high: 7, gaps: [[3, 6]] })
   expect(await reply).toBe('reached')
   expect(flusher.heldReplies).toBe(0)
 })
@@ -339,7 +339,7 @@ test('word of a commit that comes before the push is known to have worked is not
   queue.hold()
   const reply = post('a', 'stored')
   await until('the push', () => queue.attempts.length === 1)
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   queue.release()
   expect(await reply).toBe('reached')
 })
@@ -353,7 +353,7 @@ test('a refused entry is named to the requests summed in it and to no others', a
   queue.release()
   await until('both', () => queue.list.length === 2)
   const rejection = { seq: 2, key: 'full', reason: 'overflow', filed: false, value: '2' } as const
-  queue.tell(producerA, { high: 2, rejected: [rejection] })
+  queue.reportProgress(producerA, { high: 2, rejected: [rejection] })
   expect(await first).toBe('reached')
   expect(await Promise.all(replies)).toEqual([{ refused: [rejection] }, 'reached', { refused: [rejection] }])
 })
@@ -362,7 +362,7 @@ test('a batch whose rejections are too many to tell refuses all of its requests 
   const { queue, post } = setUp()
   const reply = post('a', 'stored')
   await until('the batch', () => queue.list.length === 1)
-  queue.tell(producerA, { high: 1, untold: [1] })
+  queue.reportProgress(producerA, { high: 1, omittedRejections: [1] })
   expect(await reply).toEqual({ refused: [] })
 })
 
@@ -404,7 +404,7 @@ test('a sum that travels in parts may not be refused: one of them may count', as
   queue.release()
   await until('all of it', () => queue.list.length === 3)
   expect(queue.list.map(mayBeRefused)).toEqual([true, false, false])
-  queue.tell(producerA, { high: 3 })
+  queue.reportProgress(producerA, { high: 3 })
   expect(await first).toBe('reached')
 })
 
@@ -430,7 +430,7 @@ test('what was filed is refused to nobody', async () => {
   const replies = [post('full', 'stored'), post('b', 'stored'), post('other', 'stored')]
   queue.release()
   await until('the batch', () => queue.list.length === 1)
-  queue.tell(producerA, { high: 1, rejected: [{ seq: 1, key: 'full', reason: 'overflow' }, refusal(1, 'other', '1')] })
+  queue.reportProgress(producerA, { high: 1, rejected: [{ seq: 1, key: 'full', reason: 'overflow' }, refusal(1, 'other', '1')] })
   expect(await Promise.all(replies)).toEqual(['late', 'reached', 'late'])
   await until('what was not filed to be sent again', () => queue.list.length === 2)
   expect(parse(queue.list[1]!)).toMatchObject({ sums: { other: 1 }, requests: 0, increments: 0 })
@@ -443,10 +443,10 @@ test('what is refused after a 202 is sent on its way again, once, however often 
   expect(await post('full', 'stored', 6)).toBe('late')
   expect(await post('a', 'queued')).toBe('reached')
   const rejected = [refusal(1, 'full', '5'), refusal(2, 'full', '6'), refusal(2, 'huge', '-9223372036854775808')]
-  for (let times = 1; times <= 3; times++) queue.tell(producerA, { high: 3, rejected })
+  for (let times = 1; times <= 3; times++) queue.reportProgress(producerA, { high: 3, rejected })
   await until('it to be sent again', () => queue.list.length === 4)
   expect(queue.list[3]!.toString()).toMatch(/"requests":0,"increments":0,"sums":\{"full":11,"huge":-9223372036854775808\},"once":\[\]\}$/)
-  queue.tell(producerA, { high: 4, rejected })
+  queue.reportProgress(producerA, { high: 4, rejected })
   expect(await post('b', 'queued')).toBe('reached')
   expect(queue.list).toHaveLength(5)
   expect(flusher.counts.increments).toBe(4)
@@ -465,7 +465,7 @@ test('of a flush one of whose replies was late, nobody is refused what is sent a
   queue.release()
   await first
   expect(await late).toBe('late')
-  queue.tell(producerA, { high: 2, rejected: [refusal(2, 'full', '12')] })
+  queue.reportProgress(producerA, { high: 2, rejected: [refusal(2, 'full', '12')] })
   expect(await inTime).toBe('late')
   await until('it to be sent again', () => queue.list.length === 3)
   expect(sumUp(queue.list.slice(2))).toEqual({ full: 12 })
@@ -478,11 +478,11 @@ test('between late flushes, one that was settled in time is not sent again', asy
   const second = post('full', 'stored', 2)
   await until('the second', () => queue.list.length === 2)
   const rejected = [refusal(1, 'full', '1'), refusal(2, 'full', '2'), refusal(3, 'full', '4')]
-  queue.tell(producerA, { high: 2, gaps: [[1, 1]], rejected: rejected.slice(1, 2) })
+  queue.reportProgress(producerA, { high: 2, gaps: [[1, 1]], rejected: rejected.slice(1, 2) })
   expect(await second).toEqual({ refused: [rejected[1]] })
   expect(await first).toBe('late')
   expect(await post('full', 'stored', 4)).toBe('late')
-  queue.tell(producerA, { high: 3, rejected })
+  queue.reportProgress(producerA, { high: 3, rejected })
   const again = await until('what was late to be sent again', () => queue.list.map(parse).find(({ seq }) => seq === 4))
   expect(again).toMatchObject({ requests: 0, sums: { full: 5 } })
 })
@@ -495,7 +495,7 @@ test('an idempotent request that is refused after a 202 is sent on its way again
   })
   expect(outcome).toBe('late')
   const rejected = [{ seq: 1, once: 'x', reason: 'other body', filed: false } as const]
-  for (let times = 1; times <= 3; times++) queue.tell(producerA, { high: 1, rejected })
+  for (let times = 1; times <= 3; times++) queue.reportProgress(producerA, { high: 1, rejected })
   await until('it to be sent again', () => queue.list.length === 2)
   expect(parse(queue.list[1]!)).toMatchObject({ requests: 0, increments: 0, once: [{ id: 'x', at: once.at, sums: { a: 1 } }] })
   expect(queue.list[1]!.toString()).not.toContain('"ack"')
@@ -505,14 +505,14 @@ test('a batch whose rejections are too many to be listed, and were filed, refuse
   const { queue, post } = setUp()
   const reply = post('a', 'stored')
   await until('the batch', () => queue.list.length === 1)
-  queue.tell(producerA, { high: 1, untold: [1], untoldFiled: [1] })
+  queue.reportProgress(producerA, { high: 1, omittedRejections: [1], omittedFiled: [1] })
   expect(await reply).toBe('late')
 })
 
 test('what could not be named and was answered with 202 is counted and said', async () => {
   const { queue, flusher, log, post } = setUp({ ackTimeoutMs: 100 })
   expect(await post('a', 'stored')).toBe('late')
-  queue.tell(producerA, { high: 1, untold: [1] })
+  queue.reportProgress(producerA, { high: 1, omittedRejections: [1] })
   expect(flusher.counts.setAside).toBe(1)
   expect(log.messages(40)).toContainEqual(expect.stringContaining('202'))
 })
@@ -520,7 +520,7 @@ test('what could not be named and was answered with 202 is counted and said', as
 test('at the end, what is written down may not be refused, and what was refused after a 202 still leaves', async () => {
   const { queue, flusher, post } = setUp({ ackTimeoutMs: 100 })
   expect(await post('full', 'stored', 5)).toBe('late')
-  queue.tell(producerA, { high: 1, rejected: [refusal(1, 'full', '5')] }, { heard: false })
+  queue.reportProgress(producerA, { high: 1, rejected: [refusal(1, 'full', '5')] }, { heard: false })
   expect(await flusher.finish(AbortSignal.timeout(20_000))).toEqual([])
   expect(sumUp(queue.list.slice(1))).toEqual({ full: 5 })
 
@@ -564,7 +564,7 @@ test('settling thousands of replies with thousands of keys, a part of them refus
   let last = performance.now()
   const watch = setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now() }, 1)
   const startedAt = performance.now()
-  queue.tell(producerA, { high: 2, rejected })
+  queue.reportProgress(producerA, { high: 2, rejected })
   await until('all replies', () => outcomes.get('500 refused') === requests)
   clearInterval(watch)
   // Every key of every reply compared with every rejection took a minute. The machine may be busy with other things.
@@ -603,7 +603,7 @@ test('a refused idempotent request is named by its id', async () => {
   await until('the batch', () => queue.list.length === 1)
   expect(parse(queue.list[0]!)).toMatchObject({ requests: 2, increments: 2, sums: {}, once: [{ id: 'x', sums: { a: 1 } }, { id: 'y', sums: { a: 1 } }] })
   const rejection = { seq: 1, once: 'x', reason: 'other body', filed: false } as const
-  queue.tell(producerA, { high: 1, rejected: [rejection] })
+  queue.reportProgress(producerA, { high: 1, rejected: [rejection] })
   expect(outcomes).toEqual({ x: { refused: [rejection] }, y: 'reached' })
 })
 
@@ -674,7 +674,7 @@ test.each(['out of reach', 'a new one'])('with a queue that is %s at the end, wh
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c']) await post(key, 'queued')
   const before = queue.list
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   if (state === 'out of reach') {
     queue.disconnect()
   } else {
@@ -688,10 +688,10 @@ test.each(['out of reach', 'a new one'])('with a queue that is %s at the end, wh
 test('what the queue has is not returned at the end, what it lost meanwhile is', async () => {
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c', 'd', 'e']) await post(key, 'queued')
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   queue.list = queue.list.filter((_, i) => i === 2)
   // It is reported only after it has left the queue.
-  setTimeout(() => queue.tell(producerA, { high: 4, gaps: [[2, 3]] }, { heard: false }), 200)
+  setTimeout(() => queue.reportProgress(producerA, { high: 4, gaps: [[2, 3]] }, { heard: false }), 200)
   const unsent = await flusher.finish(AbortSignal.timeout(20_000))
   expect(unsent.map(({ seq }) => seq)).toEqual([2, 5])
 })
@@ -746,12 +746,12 @@ test('a sum beyond 64 bits travels in as many batches as it needs, and its store
   let settled = false
   outcome.then(() => { settled = true }, () => {})
   await until('the first push', () => queue.attempts.length === 1)
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   queue.release()
   await until('both', () => queue.list.length === 2)
   expect(queue.list.map((element) => /"sums":(\{[^}]*\})/.exec(element.toString())?.[1])).toEqual(['{"a":9223372036854775807,"b":1}', '{"a":9223372036854775807}'])
   await turn()
   expect(settled).toBe(false)
-  queue.tell(producerA, { high: 2 })
+  queue.reportProgress(producerA, { high: 2 })
   expect(await outcome).toBe('reached')
 })

@@ -251,7 +251,7 @@ describe('the ack level', () => {
     const told = await startWorker({ ACK_TIMEOUT_MS: '1000' }, queue)
     onTestFinished(told.end)
     queue.onPush = () => {
-      for (const high of [queue.elements.length, queue.elements.length - 1]) queue.emit('stored', told.producer, { high, gaps: [], rejected: [], untold: [] })
+      for (const high of [queue.elements.length, queue.elements.length - 1]) queue.emit('progress', told.producer, { high, gaps: [], rejected: [], omittedRejections: [] })
     }
     for (let i = 0; i < 3; i++) expect((await increment(told, 'a=1', '?ack=stored')).status).toBe(204)
   })

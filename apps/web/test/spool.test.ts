@@ -70,15 +70,15 @@ test('what was left is pushed with the same bytes, and its file goes only once a
   const { done } = start(dir, queue)
   await until('the push', () => queue.list.length === 3)
   expect(Buffer.concat(queue.list).equals(Buffer.concat(left))).toBe(true)
-  queue.tell(producerA, { high: 5, gaps: [[4, 4]] })
-  const [asked, ask] = [{ times: 0 }, queue.stored.bind(queue)]
-  queue.stored = async (producer) => {
+  queue.reportProgress(producerA, { high: 5, gaps: [[4, 4]] })
+  const [asked, ask] = [{ times: 0 }, queue.progress.bind(queue)]
+  queue.progress = async (producer) => {
     asked.times++
     return await ask(producer)
   }
   await until('two more looks', () => asked.times >= 2)
   expect(existsSync(path)).toBe(true)
-  queue.tell(producerA, { high: 5 })
+  queue.reportProgress(producerA, { high: 5 })
   await done
   expect(existsSync(path)).toBe(false)
   expect(queue.list).toHaveLength(3)
@@ -92,7 +92,7 @@ test('it is pushed again when the queue forgets it, without what is stored', asy
   await until('the push', () => queue.list.length === 3)
   queue.forget()
   await until('the next push', () => queue.list.length === 3)
-  queue.tell(producerA, { high: 3 })
+  queue.reportProgress(producerA, { high: 3 })
   await done
   expect(existsSync(path)).toBe(false)
 })
@@ -106,7 +106,7 @@ test('a queue that fails, moves, or can not be reached is tried until it works',
   const { done } = start(dir, queue)
   queue.connect()
   await until('the push', () => queue.misfortunesLeft === 0 && queue.list.length > 0)
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   await done
   expect(existsSync(path)).toBe(false)
 })
@@ -116,8 +116,8 @@ test('several files of several workers are pushed one after the other', async ()
   await writeUnsent(dir, producerA, origin, batches(producerA, 1))
   await writeUnsent(dir, producerB, origin, batches(producerB, 7))
   const queue = new MemoryQueue()
-  queue.tell(producerA, { high: 1 })
-  queue.tell(producerB, { high: 7 })
+  queue.reportProgress(producerA, { high: 1 })
+  queue.reportProgress(producerB, { high: 7 })
   await start(dir, queue).done
   expect(readdirSync(dir)).toEqual([])
 })
@@ -129,7 +129,7 @@ test('a bad line is named, its file is kept, and the others are pushed', async (
   writeFileSync(bad, content)
   await writeUnsent(dir, producerB, origin, batches(producerB, 1))
   const queue = new MemoryQueue()
-  queue.tell(producerB, { high: 1 })
+  queue.reportProgress(producerB, { high: 1 })
   const { log, done } = start(dir, queue)
   await done
   expect(log.messages(50)).toEqual([expect.stringContaining('line 2')])
@@ -149,7 +149,7 @@ test.each<[name: string, left: Origin, here: Partial<{ database: string | undefi
   const content = readFileSync(strange)
   await writeUnsent(dir, producerB, { ...origin, ...here }, batches(producerB, 1))
   const queue = Object.assign(new MemoryQueue(), here)
-  queue.tell(producerB, { high: 1 })
+  queue.reportProgress(producerB, { high: 1 })
   const { log, done } = start(dir, queue)
   await done
   expect(readFileSync(strange).equals(content)).toBe(true)
@@ -160,7 +160,7 @@ test.each<[name: string, left: Origin, here: Partial<{ database: string | undefi
 
   // Who does as it says has it counted.
   writeFileSync(strange, `${line}\n${content.toString().split('\n').slice(1).join('\n')}`)
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   await start(dir, queue).done
   expect(readdirSync(dir)).toEqual([])
 })
@@ -173,7 +173,7 @@ test.each<[name: string, left: Origin]>([
   const dir = temporaryDir()
   await writeUnsent(dir, producerA, left, batches(producerA, 1))
   const queue = new MemoryQueue()
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   await start(dir, queue).done
   expect(queue.list).toHaveLength(1)
   expect(readdirSync(dir)).toEqual([])
@@ -185,13 +185,13 @@ test('a file waits while the queue has no database, and those behind it do not',
   await writeUnsent(dir, producerB, { ...origin, database: undefined }, batches(producerB, 1))
   const queue = new MemoryQueue()
   queue.database = undefined
-  queue.tell(producerB, { high: 1 })
+  queue.reportProgress(producerB, { high: 1 })
   const { done, log } = start(dir, queue)
   await until('the other to be stored', () => readdirSync(dir).length === 1)
   expect(queue.list.map(readHeader)).toMatchObject([{ producer: producerB }])
   expect(log.messages(40)).toEqual([expect.stringContaining('waits until this queue has one')])
   queue.database = 'of the tests'
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   await done
   expect(readdirSync(dir)).toEqual([])
 })
@@ -200,10 +200,10 @@ test('a file that does not say where it belongs is pushed only where its worker 
   const dir = temporaryDir()
   for (const producer of [producerA, producerB]) writeFileSync(join(dir, `${producer}.jsonl`), `${batches(producer, 2)[0]!.toString()}\n`)
   const queue = new MemoryQueue()
-  queue.tell(producerB, { high: 1 })
+  queue.reportProgress(producerB, { high: 1 })
   const { log } = start(dir, queue)
   await until('the push', () => queue.list.length > 0)
-  queue.tell(producerB, { high: 2 })
+  queue.reportProgress(producerB, { high: 2 })
   await until('its end', () => readdirSync(dir).every((name) => name.startsWith(producerA)))
   expect(queue.list.map(readHeader)).toMatchObject([{ producer: producerB }])
   expect(log.messages(40)).toEqual([expect.stringMatching(/put \{.*\} before its first line/)])
@@ -225,7 +225,7 @@ test('what is not a regular file holds up nothing: neither the files behind it n
   writeFileSync(newer, '{"unsent":2}\n')
   await writeUnsent(dir, producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   const { log, done } = start(dir, queue)
   await done
   expect(readdirSync(dir).map((name) => join(dir, name)).sort()).toEqual(odd)
@@ -247,9 +247,9 @@ test('a file that another worker is pushing is left to it, and taken over when i
   expect(other.list).toEqual([])
   first.stop()
   await first.done
-  queue.tell(producerA, { high: 1 })
+  queue.reportProgress(producerA, { high: 1 })
   await until('the other to push it', () => other.list.length === 1)
-  other.tell(producerA, { high: 1 })
+  other.reportProgress(producerA, { high: 1 })
   await second.done
   expect(existsSync(path)).toBe(false)
   expect(readdirSync(dir)).toEqual([])

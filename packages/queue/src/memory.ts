@@ -1,7 +1,8 @@
 // A queue in this process's memory that a test can slow down, fail, move, and make forget.
 import { readHeader } from '@gearbox/protocol/batch.ts'
 import type { Origin } from './spool-file.ts'
-import { ProducerQueue, QueueUnavailableError, type Polled, type Stored } from './queue.ts'
+import type { Progress } from '@gearbox/protocol/progress.ts'
+import { ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
 
 /** What becomes of the next push: it fails before or after the elements were appended, or finds the queue moved. */
 type Misfortune = 'fail' | 'fail after' | 'move'
@@ -17,7 +18,7 @@ export class MemoryQueue extends ProducerQueue {
   list: Buffer[] = []
   /** Every push that was tried, with its time (performance.now). */
   readonly attempts: Array<{ readonly elements: readonly Buffer[], readonly incarnation: string, readonly at: number }> = []
-  readonly #stored = new Map<string, Stored>()
+  readonly #stored = new Map<string, Progress>()
   readonly #misfortunes: Misfortune[] = []
   #generation = 1
   #connected = true
@@ -126,9 +127,9 @@ export class MemoryQueue extends ProducerQueue {
   }
 
   /** Word of what is stored. @param heard whether the event reaches anybody */
-  tell (producer: string, stored: Partial<Stored> & { high: number }, { heard = true } = {}): void {
-    const whole = { gaps: [], rejected: [], untold: [], ...stored }
+  reportProgress (producer: string, stored: Partial<Progress> & { high: number }, { heard = true } = {}): void {
+    const whole = { gaps: [], rejected: [], omittedRejections: [], ...stored }
     this.#stored.set(producer, whole)
-    if (heard) this.emit('stored', producer, whole)
+    if (heard) this.emit('progress', producer, whole)
   }
 }

@@ -3,7 +3,8 @@ import { once } from 'node:events'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { until } from '@gearbox/test-kit/until.ts'
-import { QueueUnavailableError, type ConsumerQueue, type ProducerQueue, type Stored } from '../src/queue.ts'
+import type { Progress } from '@gearbox/protocol/progress.ts'
+import { QueueUnavailableError, type ConsumerQueue, type ProducerQueue } from '../src/queue.ts'
 import { producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
 
@@ -169,34 +170,34 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       const queue = await prepare()
       const { consumer } = queue
       const producer = await connected(queue)
-      const heard: Array<[string, Stored]> = []
-      producer.on('stored', (...told) => heard.push(told))
-      const first: Stored = { high: 7, gaps: [[2, 3]], rejected: [], untold: [] }
-      const second: Stored = {
+      const heard: Array<[string, Progress]> = []
+      producer.on('progress', (...message) => heard.push(message))
+      const first: Progress = { high: 7, gaps: [[2, 3]], rejected: [], omittedRejections: [] }
+      const second: Progress = {
         high: 9,
         gaps: [],
         rejected: [{ seq: 8, key: 'ключ "\\ \u2028', reason: 'overflow' }, { seq: 9, once: 'f00', reason: 'other body' }, { seq: 9, reason: 'unreadable' }],
-        untold: [5],
+        omittedRejections: [5],
       }
-      expect(await producer.stored(producerA)).toBeUndefined()
+      expect(await producer.progress(producerA)).toBeUndefined()
       // Told until it is heard: a producer may still be on its way to listening.
       await until('the first word', async () => {
-        await consumer.tell(new Map([[producerA, first]]))
+        await consumer.reportProgress(new Map([[producerA, first]]))
         return heard.length > 0
       })
       expect(heard[0]).toEqual([producerA, first])
-      expect(await producer.stored(producerA)).toEqual(first)
+      expect(await producer.progress(producerA)).toEqual(first)
       heard.length = 0
-      await consumer.tell(new Map([[producerA, second], [producerB, first]]))
+      await consumer.reportProgress(new Map([[producerA, second], [producerB, first]]))
       await until('both words', () => heard.some(([, stored]) => stored.high === 9) && heard.some(([producer]) => producer === producerB))
-      expect(await producer.stored(producerA)).toEqual(second)
-      expect(await producer.stored(producerB)).toEqual(first)
-      await consumer.tell(new Map())
+      expect(await producer.progress(producerA)).toEqual(second)
+      expect(await producer.progress(producerB)).toEqual(first)
+      await consumer.reportProgress(new Map())
       await consumer.forget([])
       await consumer.forget([producerA])
-      expect(await producer.stored(producerA)).toBeUndefined()
-      await consumer.forgetStored()
-      expect(await producer.stored(producerB)).toBeUndefined()
+      expect(await producer.progress(producerA)).toBeUndefined()
+      await consumer.forgetProgress()
+      expect(await producer.progress(producerB)).toBeUndefined()
     })
 
     test('a push ends the wait for one', async () => {
@@ -238,7 +239,7 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       expect(producer.incarnation).toBeUndefined()
       await expect(producer.push(buffers('a'), 'any')).rejects.toThrow(QueueUnavailableError)
       await expect(producer.check()).rejects.toThrow(QueueUnavailableError)
-      await expect(producer.stored(producerA)).rejects.toThrow(QueueUnavailableError)
+      await expect(producer.progress(producerA)).rejects.toThrow(QueueUnavailableError)
       await expect(producer.length()).rejects.toThrow(QueueUnavailableError)
       const identified = once(producer, 'incarnation')
       await producer.start()
@@ -256,7 +257,7 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       await until('word that it is out of reach', () => producer.unreachable !== undefined && producer.incarnation === undefined)
       await expect(producer.push(buffers('lost'), before ?? '')).rejects.toThrow(QueueUnavailableError)
       await expect(producer.check()).rejects.toThrow(QueueUnavailableError)
-      await expect(producer.stored(producerA)).rejects.toThrow(QueueUnavailableError)
+      await expect(producer.progress(producerA)).rejects.toThrow(QueueUnavailableError)
       const consumer = await queue.comeBack()
       await until('a new incarnation', () => producer.incarnation !== undefined && producer.incarnation !== before)
       expect(await producer.push(buffers('old'), before ?? '')).toBe('moved')
@@ -280,7 +281,7 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       const before = producer.incarnation ?? ''
       await producer.close()
       await expect(producer.push(buffers('a'), before)).rejects.toThrow(QueueUnavailableError)
-      await expect(producer.stored(producerA)).rejects.toThrow(QueueUnavailableError)
+      await expect(producer.progress(producerA)).rejects.toThrow(QueueUnavailableError)
       await expect(producer.check()).rejects.toThrow(QueueUnavailableError)
       await until('the end of the connection', () => producer.incarnation === undefined)
       expect(await queue.consumer.take()).toEqual([])

@@ -8,7 +8,8 @@ import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { Store } from '@gearbox/consumer/store/store.ts'
-import { ownerText, QueueUnavailableError, SupersededError, type Owner } from '../src/queue.ts'
+import { ownerText, SupersededError, type Owner } from '@gearbox/protocol/owner.ts'
+import { QueueUnavailableError } from '../src/queue.ts'
 import { redisKeys } from '../src/redis/connection.ts'
 import { RedisConsumerQueue } from '../src/redis/consumer-queue.ts'
 import { RedisProducerQueue } from '../src/redis/producer-queue.ts'
@@ -133,7 +134,7 @@ test('a generation is adopted and never overwritten, however many find none', as
   const generation = await redis.get(redisKeys(queueName).generation)
   expect(new Set(producers.map(({ incarnation }) => incarnation)).size).toBe(1)
   await redis.del(redisKeys(queueName).generation)
-  await Promise.all(producers.map(async (producer) => await producer.stored(producerA)))
+  await Promise.all(producers.map(async (producer) => await producer.progress(producerA)))
   expect(new Set(producers.map(({ incarnation }) => incarnation)).size).toBe(1)
   expect(await redis.get(redisKeys(queueName).generation)).not.toBe(generation)
 })
@@ -144,7 +145,7 @@ test('a FLUSHALL is noticed by asking what is stored, without a push', async () 
   const before = producer.incarnation
   await client(redis).flushall()
   const changed = once(producer, 'incarnation')
-  await producer.stored(producerA)
+  await producer.progress(producerA)
   await changed
   expect(producer.incarnation).not.toBe(before)
   expect(producer.incarnation).toBeDefined()
@@ -219,7 +220,7 @@ test('a consumer whose owner Redis lost does not sleep before what is there', as
   const other = client(redis)
   await until('the consumer to listen', async () => (await other.pubsub('NUMSUB', redisKeys('gearbox').wake)).at(1) === 1)
   await other.flushall()
-  await producer.stored(producerA)
+  await producer.progress(producerA)
   expect(await push(producer, 'a')).toBe('pushed')
   // Without an end: only a push, or something that is there, can end it.
   const wait = async (): Promise<void> => { await consumer.waitForPush(2 ** 31 - 1, new AbortController().signal) }
@@ -318,8 +319,8 @@ test('at maxmemory pushes fail, but the consumer can bind, take and acknowledge,
   // What buffers took a moment ago may be free by now: with less memory it is full for sure.
   await client(redis).config('SET', 'maxmemory', '4mb')
   // Telling keeps it in a hash, which takes memory; the word itself goes out.
-  const heard = once(producer, 'stored')
-  await expect(consumer.tell(new Map([[producerA, { high: 1, gaps: [], rejected: [], untold: [] }]]))).rejects.toThrow(QueueUnavailableError)
+  const heard = once(producer, 'progress')
+  await expect(consumer.reportProgress(new Map([[producerA, { high: 1, gaps: [], rejected: [], omittedRejections: [] }]]))).rejects.toThrow(QueueUnavailableError)
   await heard
   for (let run = await consumer.take(); run.length > 0; run = await consumer.take()) {
     await consumer.acknowledge(run)
@@ -334,11 +335,11 @@ test('at maxmemory pushes fail, but the consumer can bind, take and acknowledge,
 /** Everything that can be asked of a queue settles in time, whether it works or not. */
 async function expectAllSettled (producer: RedisProducerQueue, consumer: RedisConsumerQueue, incarnation: string): Promise<number> {
   const startedAt = performance.now()
-  const stored = { high: 1, gaps: [], rejected: [], untold: [] }
+  const stored = { high: 1, gaps: [], rejected: [], omittedRejections: [] }
   const results = await Promise.allSettled([
-    producer.push(buffers('a'), incarnation), producer.stored(producerA), producer.check(), producer.length(),
-    consumer.take(), consumer.acknowledge(buffers('a')), consumer.tell(new Map([[producerA, stored]])), consumer.forget([producerA]),
-    consumer.readOwner(), consumer.bind(ours, ours), consumer.forgetStored(),
+    producer.push(buffers('a'), incarnation), producer.progress(producerA), producer.check(), producer.length(),
+    consumer.take(), consumer.acknowledge(buffers('a')), consumer.reportProgress(new Map([[producerA, stored]])), consumer.forget([producerA]),
+    consumer.readOwner(), consumer.bind(ours, ours), consumer.forgetProgress(),
   ])
   expect(performance.now() - startedAt).toBeLessThan(3500)
   const reasons = results.flatMap((result): unknown[] => result.status === 'rejected' ? [result.reason] : [])

@@ -1,7 +1,8 @@
 // `npm run rebind`: binds a queue to a database that it was not consumed into, on purpose. A new database is created; another one gets
 // a new identity, so that it is never taken for what it was. The queue forgets what it told as stored.
 import { parseArgs } from 'node:util'
-import { ownerText, type ConsumerQueue, type Owner } from '@gearbox/queue/queue.ts'
+import { ownerText, type Owner } from '@gearbox/protocol/owner.ts'
+import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { inspectQueue, RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
 import { shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { isSubset } from '@gearbox/protocol/sequences.ts'
@@ -100,7 +101,7 @@ async function bindTo (queue: ConsumerQueue, owner: Owner | undefined, config: C
     // A new one has an identity that nobody has seen.
     const renewed = isNew ? store.owner : store.renew()
     if (!await queue.bind(owner, renewed)) throw new FatalError(`${queue.name} was bound by somebody else meanwhile; run this again`)
-    await queue.forgetStored()
+    await queue.forgetProgress()
     store.recordQueue(recordedQueue(queue))
     return renewed
   } finally {

@@ -35,7 +35,7 @@ const busyTimeoutMs = 5000
 /** Elements of the queue that are read at once. */
 const pageElements = 100
 
-interface Stored {
+interface Progress {
   readonly sequences: Sequences
   readonly increments: number
 }
@@ -227,7 +227,7 @@ async function readUnsent ({ unsentDir }: Config): Promise<Map<string, Unsent>> 
 }
 
 /** The batches in files that belong here, by worker. A file that does not say where it belongs does if the database knows its workers. */
-function countUnsent (files: ReadonlyMap<string, Unsent>, here: Origin, stored: ReadonlyMap<string, Stored>): { unsent: Map<string, Header[]>, findings: Finding[] } {
+function countUnsent (files: ReadonlyMap<string, Unsent>, here: Origin, stored: ReadonlyMap<string, Progress>): { unsent: Map<string, Header[]>, findings: Finding[] } {
   const unsent = new Map<string, Header[]>()
   const findings: Finding[] = []
   for (const [path, { origin, headers, problem }] of files) {
@@ -277,12 +277,12 @@ async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<{ 
   }
 }
 
-function readDatabase (path: string): { stored: Map<string, Stored>, rejected: number, uuid: string } {
+function readDatabase (path: string): { stored: Map<string, Progress>, rejected: number, uuid: string } {
   try {
     const db = openForReading(path, busyTimeoutMs)
     try {
       const rows = db.prepare<[], { producer: string, high: number, gaps: string, increments: number }>('SELECT producer, high, gaps, increments FROM producers').all()
-      const stored = new Map(rows.map(({ producer, high, gaps, increments }): [string, Stored] =>
+      const stored = new Map(rows.map(({ producer, high, gaps, increments }): [string, Progress] =>
         [producer, { sequences: parseSequences({ high, gaps: JSON.parse(gaps) }) ?? none, increments }]))
       const rejected = Number(db.prepare('SELECT count(*) FROM rejected').pluck().get())
       return { stored, rejected, uuid: String(db.prepare("SELECT value FROM meta WHERE name = 'uuid'").pluck().get()) }

@@ -2,7 +2,7 @@
 // transactions only; `npm run rejected` lists it, tries entries again and discards them.
 import type Database from 'better-sqlite3'
 import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
-import type { RejectReason } from '@gearbox/queue/queue.ts'
+import type { RejectReason } from '@gearbox/protocol/progress.ts'
 
 /** A row of `rejected`. */
 export interface Rejected {

@@ -2,7 +2,7 @@
 // refused to a client is in no other table, and a consumer that dies between its commit and its report must not forget
 // it.
 import type Database from 'better-sqlite3'
-import { rejectReasons, type Rejection } from '@gearbox/queue/queue.ts'
+import { rejectReasons, type Rejection } from '@gearbox/protocol/progress.ts'
 
 /**
  * A rejection is reported for this long, and so many of one producer: its `stored` requests wait at most 30 s for it.

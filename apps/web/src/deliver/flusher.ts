@@ -5,7 +5,8 @@
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
 import { setTimeout as delay } from 'node:timers/promises'
 import { encodeBatch, narrow, withoutRefusals, type Batch, type Once } from '@gearbox/protocol/batch.ts'
-import { connecting, QueueUnavailableError, type ProducerQueue, type Rejection, type Stored, type StoreFailure } from '@gearbox/queue/queue.ts'
+import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
+import { connecting, QueueUnavailableError, type ProducerQueue, type StoreFailure } from '@gearbox/queue/queue.ts'
 import { hasAll, isSubset } from '@gearbox/protocol/sequences.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { Accumulator, type Drain } from '../accumulate/accumulator.ts'
@@ -101,7 +102,7 @@ export class Flusher {
   #lookFailure = { reason: '', said: false }
   #trimming = false
   /** The newest word of what is stored. */
-  #lastHeard: Stored | undefined
+  #progress: Progress | undefined
   #wake: (() => void) | undefined
   #due = false
   #finishing = false
@@ -116,7 +117,7 @@ export class Flusher {
 
   constructor (options: FlusherOptions) {
     this.#options = options
-    options.queue.on('stored', (producer, stored) => { if (producer === options.producer) this.#heard(stored) })
+    options.queue.on('progress', (producer, stored) => { if (producer === options.producer) this.#onProgress(stored) })
     options.queue.on('incarnation', () => this.#noticeIncarnation())
   }
 
@@ -278,7 +279,7 @@ export class Flusher {
       const until = performance.now() + lastReport.withinMs
       while (missing.size > 0 && unaccounted().length > 0) {
         const { stored } = await this.#orAbandoned(queue.pollProgress(producer))
-        if (stored !== undefined) this.#heard(stored)
+        if (stored !== undefined) this.#onProgress(stored)
         if (this.#needsReplay()) return this.#window.batches(false)
         if (performance.now() > until) break
         await delay(lastReport.pollMs, undefined, { signal })
@@ -362,7 +363,7 @@ export class Flusher {
     // One that was late goes with the next sweep.
     if (round.stored.size === 0 && !round.late) this.#rounds.delete(round)
     // The last batch may have been told as stored before its push was known to have worked.
-    else if (this.#lastHeard !== undefined) this.#settleStored(this.#lastHeard)
+    else if (this.#progress !== undefined) this.#settleStored(this.#progress)
     this.#options.observeFlush((performance.now() - startedAt) / 1000)
   }
 
@@ -487,8 +488,8 @@ export class Flusher {
         return incarnation
       }
       this.counts.replays++
-      const stored = await queue.stored(producer)
-      if (stored !== undefined) this.#heard(stored)
+      const stored = await queue.progress(producer)
+      if (stored !== undefined) this.#onProgress(stored)
       if (this.#window.size > 0) logger.info(`the queue is a new one or was restarted: ${this.#window.size} batches that are not stored yet are pushed again`)
       if (await this.#pushWindow(incarnation)) this.#incarnation = incarnation
     }
@@ -503,9 +504,9 @@ export class Flusher {
     return true
   }
 
-  #heard (stored: Stored): void {
+  #onProgress (stored: Progress): void {
     // An answer can come in behind news that are newer.
-    if (this.#lastHeard === undefined || isSubset(this.#lastHeard, stored)) this.#lastHeard = stored
+    if (this.#progress === undefined || isSubset(this.#progress, stored)) this.#progress = stored
     const gone = this.#window.dropStored(stored)
     if (gone > 0) {
       this.#options.logger.error(`the queue lost ${gone} batches that had left this worker's window (UNSTORED_BYTES_MAX): ` +
@@ -516,7 +517,7 @@ export class Flusher {
     this.#settleLateReplies(stored)
   }
 
-  #settleStored (stored: Stored): void {
+  #settleStored (stored: Progress): void {
     let rejections: RejectionIndex | undefined
     for (const round of this.#rounds) {
       const { firstSeq, lastSeq } = round
@@ -553,7 +554,7 @@ export class Flusher {
   }
 
   /** What was rejected and not filed, though the replies were late: their clients were told that it is on its way. */
-  #settleLateReplies (stored: Stored): void {
+  #settleLateReplies (stored: Progress): void {
     if (this.#lateReplies.isEmpty) return
     const { rejections, once, unknown } = this.#lateReplies.settle(stored)
     this.#sendAgain(rejections)
@@ -601,7 +602,7 @@ export class Flusher {
     this.#askedAt = askedAt
     try {
       const { stored, length } = await this.#options.queue.pollProgress(this.#options.producer)
-      if (stored !== undefined) this.#heard(stored)
+      if (stored !== undefined) this.#onProgress(stored)
       this.#window.noteLength({ askedAt, answeredAt: performance.now(), length, lastPushed })
       this.#noticeIncarnation()
     } finally {

@@ -4,7 +4,7 @@
 // request is kept itself, but not for long: a batch that is older than its replies' time is not refused but filed by
 // the consumer, so this is only for what was stored in time and reported too late.
 import type { Once } from '@gearbox/protocol/batch.ts'
-import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
+import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { hasAll, missing } from '@gearbox/protocol/sequences.ts'
 import { onceBytes } from '../accumulate/accumulator.ts'
 
@@ -82,13 +82,13 @@ export class LateReplies {
    * @returns what was rejected of it without having been filed: sums, requests, and how many entries that are not
    * known any more
    */
-  settle (stored: Stored): { rejections: Rejection[], once: Once[], unknown: number } {
-    const { rejected, untold } = stored
-    const untoldFiled = new Set(stored.untoldFiled)
+  settle (stored: Progress): { rejections: Rejection[], once: Once[], unknown: number } {
+    const { rejected, omittedRejections } = stored
+    const omittedFiled = new Set(stored.omittedFiled)
     const unfiled = rejected.filter(({ filed }) => filed === false)
     const isLate = (seq: number): boolean => this.#ranges.some(([from, to]) => seq >= from && seq <= to)
     const rejections = unfiled.filter(({ seq, key, once }) => key !== undefined && once === undefined && isLate(seq))
-    const unknown = untold.filter((seq) => isLate(seq) && !untoldFiled.has(seq)).length
+    const unknown = omittedRejections.filter((seq) => isLate(seq) && !omittedFiled.has(seq)).length
     this.#ranges = this.#ranges.flatMap(([from, to]) =>
       missing(stored, from, to).map(([first, last]): [number, number] => [first, last]))
 

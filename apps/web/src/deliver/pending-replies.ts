@@ -1,7 +1,7 @@
 // Replies that wait for their ack level. They are held in the order of their requests and all for the same time at
 // most.
 import type { Once } from '@gearbox/protocol/batch.ts'
-import type { Rejection } from '@gearbox/queue/queue.ts'
+import type { Rejection } from '@gearbox/protocol/progress.ts'
 import { onceBytes } from '../accumulate/accumulator.ts'
 
 /** reached: the level asked for. late: not within the time; it is still on its way. Otherwise what was refused. */

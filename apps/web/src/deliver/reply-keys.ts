@@ -1,7 +1,7 @@
 // The keys of a request whose reply waits until it is stored, as bytes in one piece of memory: thousands of such
 // replies with a thousand keys each are nothing to V8's collector, and what they take is known. Rejected keys are
 // found among them by their hashes first.
-import type { Rejection } from '@gearbox/queue/queue.ts'
+import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { Increments } from '../accumulate/columns.ts'
 import { hashOf } from '../accumulate/key-table.ts'
 

@@ -191,7 +191,7 @@ class LeftFile {
     const { queue, logger } = this.#options
     if (origin === undefined) {
       for (const producer of unstored.keys()) {
-        if (await queue.stored(producer) !== undefined) continue
+        if (await queue.progress(producer) !== undefined) continue
         this.#sayWaiting(`${this.#path} does not say where it belongs, and this queue does not know its worker ${producer}: it stays where it is. ` +
           `If its counts belong here, put ${fix(here)} before its first line, and start again`)
         return undefined
@@ -236,7 +236,7 @@ class LeftFile {
   async #dropStored ({ unstored }: Content): Promise<void> {
     for (const [producer, sequences] of unstored) {
       if (sequences.size === 0) continue
-      const stored = await this.#options.queue.stored(producer)
+      const stored = await this.#options.queue.progress(producer)
       for (const seq of sequences) if (stored !== undefined && has(stored, seq)) sequences.delete(seq)
     }
   }

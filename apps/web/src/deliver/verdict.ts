@@ -5,7 +5,7 @@
 // and then to everybody who waits for it. Where it was filed, or one of its clients has been told that it is on its
 // way (202), all of them are told that, and what was not filed is sent on its way again.
 import type { Once } from '@gearbox/protocol/batch.ts'
-import type { Rejection, Stored } from '@gearbox/queue/queue.ts'
+import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { keyCount, RejectedKeys } from './reply-keys.ts'
 import type { HeldReply, Outcome } from './pending-replies.ts'
 
@@ -15,10 +15,10 @@ export class RejectionIndex {
   readonly #omitted: readonly number[]
   readonly #omittedFiled: ReadonlySet<number>
 
-  constructor ({ rejected, untold, untoldFiled = [] }: Stored) {
+  constructor ({ rejected, omittedRejections, omittedFiled = [] }: Progress) {
     this.#rejected = rejected.toSorted((one, other) => one.seq - other.seq)
-    this.#omitted = untold.toSorted((one, other) => one - other)
-    this.#omittedFiled = new Set(untoldFiled)
+    this.#omitted = omittedRejections.toSorted((one, other) => one - other)
+    this.#omittedFiled = new Set(omittedFiled)
   }
 
   /**

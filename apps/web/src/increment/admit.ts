@@ -1,7 +1,8 @@
 // What a request to count comes to, whichever lane it came by: parse → limits → accumulate, and the reply it waits for.
 import { createHash } from 'node:crypto'
 import { fits, onceBytesMax, type Once } from '@gearbox/protocol/batch.ts'
-import type { ProducerQueue, Rejection } from '@gearbox/queue/queue.ts'
+import type { Rejection } from '@gearbox/protocol/progress.ts'
+import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
 import { echo, echoAll, RequestError } from '../http/errors.ts'
 import type { Flusher } from '../deliver/flusher.ts'

@@ -5,7 +5,10 @@ import { rmSync, statSync } from 'node:fs'
 import { createServer, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { frame, readFrames, uint32, unpackElements, writeFrame } from './frames.ts'
-import { runBytesMax, runElementsMax, type ConsumerQueue, type Owner, type Stored, type StoreTrouble } from '../queue.ts'
+import type { Owner } from '@gearbox/protocol/owner.ts'
+import { type Progress, encodeProgress } from '@gearbox/protocol/progress.ts'
+import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
+import { runBytesMax, runElementsMax, type ConsumerQueue } from '../queue.ts'
 import { makeSocketDirectory } from './socket-directory.ts'
 import { Wake } from '../auto-reset-event.ts'
 
@@ -62,7 +65,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   }
 
   /** Nobody else can own the queue of this process, so there is never another owner to find. */
-  async readOwner (): Promise<{ owner: undefined, stored: ReadonlyMap<string, Stored> }> {
+  async readOwner (): Promise<{ owner: undefined, stored: ReadonlyMap<string, Progress> }> {
     return { owner: undefined, stored: new Map() }
   }
 
@@ -72,7 +75,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     return true
   }
 
-  async forgetStored (): Promise<void> {
+  async forgetProgress (): Promise<void> {
     this.#stored.clear()
   }
 
@@ -96,9 +99,9 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     }
   }
 
-  async tell (stored: ReadonlyMap<string, Stored>): Promise<void> {
+  async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
     if (stored.size === 0) return
-    const told = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, JSON.stringify(value)]))
+    const told = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
     for (const [producer, text] of Object.entries(told)) this.#stored.set(producer, text)
     const payload = Buffer.from(JSON.stringify(told))
     for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.told, payload)

@@ -3,7 +3,9 @@ import { connect, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
-import { connecting, parseStored, parseTrouble, ProducerQueue, QueueUnavailableError, type Polled, type StoreFailure } from '../queue.ts'
+import { parseProgress } from '@gearbox/protocol/progress.ts'
+import { parseTrouble } from '@gearbox/protocol/trouble.ts'
+import { connecting, ProducerQueue, QueueUnavailableError, type Polled, type StoreFailure } from '../queue.ts'
 import { requireOwnDirectory } from './socket-directory.ts'
 import type { Origin } from '../spool-file.ts'
 
@@ -153,15 +155,15 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     } else if (type === frame.told) {
       const told: Record<string, unknown> = JSON.parse(payload.toString())
       for (const [producer, text] of Object.entries(told)) {
-        const stored = parseStored(String(text))
-        if (stored !== undefined) this.emit('stored', producer, stored)
+        const stored = parseProgress(String(text))
+        if (stored !== undefined) this.emit('progress', producer, stored)
       }
     } else if (type === frame.trouble) {
       const trouble = parseTrouble(payload.toString())
       this.#storeFailure = trouble === undefined ? undefined : { ...trouble, since: this.#storeFailure?.since ?? performance.now() }
     } else if (type === frame.answer) {
       this.#unreachable = undefined
-      const stored = payload.length > 8 ? parseStored(payload.toString('utf8', 8)) : undefined
+      const stored = payload.length > 8 ? parseProgress(payload.toString('utf8', 8)) : undefined
       this.#asked.get(payload.readUInt32BE())?.resolve({ length: payload.readUInt32BE(4), stored })
     }
   }

@@ -3,10 +3,10 @@ import { createHash } from 'node:crypto'
 import { ReplyError, type Redis } from 'ioredis'
 import type { Logger } from 'pino'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
-import {
-  elementBytesMax, ownerText, parseOwner, parseStored, QueueUnavailableError, runBytesMax, runElementsMax, SupersededError,
-  type ConsumerQueue, type Owner, type Stored, type StoreTrouble,
-} from '../queue.ts'
+import { ownerText, parseOwner, SupersededError, type Owner } from '@gearbox/protocol/owner.ts'
+import { parseProgress, type Progress, encodeProgress } from '@gearbox/protocol/progress.ts'
+import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
+import { elementBytesMax, QueueUnavailableError, runBytesMax, runElementsMax, type ConsumerQueue } from '../queue.ts'
 import { betterReason } from './errors.ts'
 import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './connection.ts'
 import type { RedisQueueOptions } from './producer-queue.ts'
@@ -92,14 +92,14 @@ export class RedisConsumerQueue implements ConsumerQueue {
     await ask(this.#redis.connect())
   }
 
-  async readOwner (): Promise<{ owner: Owner | undefined, stored: ReadonlyMap<string, Stored> }> {
+  async readOwner (): Promise<{ owner: Owner | undefined, stored: ReadonlyMap<string, Progress> }> {
     // A Redis that is not one for us is refused before anything of it is believed.
     await readServer(this.#redis)
     const text = await ask(this.#redis.get(this.#keys.owner))
     const fields = await ask(this.#redis.hgetall(this.#keys.stored))
-    const stored = new Map<string, Stored>()
+    const stored = new Map<string, Progress>()
     for (const [producer, field] of Object.entries(fields)) {
-      const parsed = parseStored(field)
+      const parsed = parseProgress(field)
       if (parsed !== undefined) stored.set(producer, parsed)
     }
     return { owner: text === null ? undefined : parseOwner(text), stored }
@@ -111,7 +111,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
     return bound === 1
   }
 
-  async forgetStored (): Promise<void> {
+  async forgetProgress (): Promise<void> {
     await ask(this.#redis.del(this.#keys.stored))
   }
 
@@ -135,9 +135,9 @@ export class RedisConsumerQueue implements ConsumerQueue {
     if (found !== ownerText(owner)) await this.#stayOwner(found)
   }
 
-  async tell (stored: ReadonlyMap<string, Stored>): Promise<void> {
+  async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
     if (stored.size === 0) return
-    const fields = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, JSON.stringify(value)]))
+    const fields = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
     // Published first: at maxmemory HSET is refused and PUBLISH is not.
     await askAll(this.#redis.pipeline().publish(this.#keys.told, JSON.stringify(fields)).hset(this.#keys.stored, fields))
   }

@@ -2,7 +2,9 @@
 import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
-import { connecting, databaseOf, parseStored, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from '../queue.ts'
+import { databaseOf } from '@gearbox/protocol/owner.ts'
+import { parseProgress } from '@gearbox/protocol/progress.ts'
+import { connecting, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from '../queue.ts'
 import {
   ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
 } from './connection.ts'
@@ -43,7 +45,7 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#queue = redisQueueName(url, this.#name, queueName)
     this.#warnOfSettings = warnOfSettings
     this.#redis = createConnection(url, logger, (reason) => this.#lost(reason))
-    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#heard(message), warnOfSettings)
+    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#onProgress(message), warnOfSettings)
     this.#redis.on('ready', () => {
       this.#identify().catch((error: unknown) => {
         this.#lost(explainRedisError(error))
@@ -95,7 +97,7 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#noteOwner(owner)
     const runId = parseRunId(String(server), String(replication))
     if (this.#runId !== undefined && (generation !== this.#generation || runId !== this.#runId)) await this.#adoptGeneration(runId)
-    return { stored: typeof text === 'string' ? parseStored(text) : undefined, length: Number(length) }
+    return { stored: typeof text === 'string' ? parseProgress(text) : undefined, length: Number(length) }
   }
 
   async missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>> {
@@ -161,7 +163,7 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#runId = undefined
   }
 
-  #heard (message: string): void {
+  #onProgress (message: string): void {
     let told: unknown
     try {
       told = JSON.parse(message)
@@ -170,8 +172,8 @@ export class RedisProducerQueue extends ProducerQueue {
     }
     if (typeof told !== 'object' || told === null) return
     for (const [producer, value] of Object.entries(told)) {
-      const stored = typeof value === 'string' ? parseStored(value) : undefined
-      if (stored !== undefined) this.emit('stored', producer, stored)
+      const stored = typeof value === 'string' ? parseProgress(value) : undefined
+      if (stored !== undefined) this.emit('progress', producer, stored)
     }
   }
 }

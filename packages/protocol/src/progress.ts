@@ -1,0 +1,66 @@
+// How far a producer's batches have come: the message that the consumer sends to web workers, through whichever queue. It travels as
+// JSON, in which `omittedRejections` is called `untold` and `omittedFiled` is called `untoldFiled`.
+import { parseSequences, type Sequences } from './sequences.ts'
+
+/** Why an entry of a batch was not applied. `trigger`: the database's owner has a trigger or an index that refuses it. */
+export type RejectReason = 'overflow' | 'unreadable' | 'other body' | 'too late' | 'trigger'
+
+/** All reasons, in the order in which they are shown. */
+export const rejectReasons: readonly RejectReason[] = ['overflow', 'unreadable', 'other body', 'too late', 'trigger']
+
+/** An entry that was not applied: of the sums by its key, of the idempotent requests by its id. */
+export interface Rejection {
+  readonly seq: number
+  readonly key?: string
+  readonly once?: string
+  readonly reason: RejectReason
+  /**
+   * Whether it is kept in `rejected`, as it was promised or may have been. Without it (as a consumer of the version
+   * before says it) it is; false: nothing is kept, and its clients are to get a refusal.
+   */
+  readonly filed?: boolean
+  /** The sum, in decimal digits, of an entry of the sums that was not filed. */
+  readonly value?: string
+}
+
+/** All that is stored of one producer. Complete in itself: it takes the place of whatever was told before. */
+export interface Progress extends Sequences {
+  /** Of about the last minute; a stored sequence may have older ones. */
+  readonly rejected: readonly Rejection[]
+  /** Sequences whose rejections were too many to tell. */
+  readonly omittedRejections: readonly number[]
+  /** Those of `omittedRejections` whose rejections were filed. */
+  readonly omittedFiled?: readonly number[]
+}
+
+/** A progress message as it travels. */
+export function encodeProgress ({ high, gaps, rejected, omittedRejections, omittedFiled }: Progress): string {
+  return JSON.stringify({ high, gaps, rejected, untold: omittedRejections, ...(omittedFiled === undefined ? {} : { untoldFiled: omittedFiled }) })
+}
+
+/** Parses what a queue says is stored; undefined if it is not that. */
+export function parseProgress (text: string): Progress | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return undefined
+  }
+  const sequences = parseSequences(value)
+  if (sequences === undefined || typeof value !== 'object' || value === null) return undefined
+  const rejected = 'rejected' in value && Array.isArray(value.rejected) ? value.rejected.filter(isRejection) : []
+  const omittedRejections = 'untold' in value ? parseNumbers(value.untold) : []
+  return { ...sequences, rejected, omittedRejections, ...('untoldFiled' in value ? { omittedFiled: parseNumbers(value.untoldFiled) } : {}) }
+}
+
+function parseNumbers (value: unknown): number[] {
+  return Array.isArray(value) ? value.filter((seq): seq is number => Number.isSafeInteger(seq)) : []
+}
+
+function isRejection (value: unknown): value is Rejection {
+  return typeof value === 'object' && value !== null && 'seq' in value && typeof value.seq === 'number' &&
+    'reason' in value && rejectReasons.some((reason) => reason === value.reason) &&
+    (!('key' in value) || typeof value.key === 'string') && (!('once' in value) || typeof value.once === 'string') &&
+    (!('filed' in value) || typeof value.filed === 'boolean') &&
+    (!('value' in value) || (typeof value.value === 'string' && /^-?\d{1,19}$/.test(value.value)))
+}
