@@ -20,7 +20,7 @@ import { Window } from './window.ts'
 const retryMs = { first: 20, most: 500 }
 
 /** While batches are unstored the queue is asked this often whether they are now, and whether it is still the one they went to. */
-const lookMs = 1000
+const queuePollMs = 1000
 
 /** While nothing is unstored it is asked this often which database the queue belongs to, and every time until that is known. */
 const idlePollMs = 10_000
@@ -99,7 +99,7 @@ export class Flusher {
   #flushedAt = -Infinity
   /** Reasons that were said of the failure under way. */
   readonly #saidFailures = new Set<string>()
-  #lookFailure = { reason: '', said: false }
+  #pollFailure = { reason: '', said: false }
   #trimming = false
   /** The newest word of what is stored. */
   #progress: Progress | undefined
@@ -110,9 +110,9 @@ export class Flusher {
   readonly #abandon = new AbortController()
   #running: Promise<void> | undefined
   #timers: NodeJS.Timeout[] = []
-  #looking = false
+  #polling = false
   /** When progress was polled last. */
-  #askedAt = -Infinity
+  #polledAt = -Infinity
   readonly counts = { increments: 0, pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0, setAside: 0 }
 
   constructor (options: FlusherOptions) {
@@ -198,7 +198,7 @@ export class Flusher {
   start (): void {
     this.#timers = [
       setInterval(() => this.#sweep(), sweepMs),
-      setInterval(() => { this.#look().catch((error: unknown) => this.#lookFailed(error)) }, lookMs),
+      setInterval(() => { this.#pollProgress().catch((error: unknown) => this.#pollFailed(error)) }, queuePollMs),
     ]
     this.#running = this.#run()
   }
@@ -303,7 +303,7 @@ export class Flusher {
         // What was rejected after its reply has to be sent on its way again.
         if (this.#lateReplies.isEmpty || asked) return
         asked = true
-        await this.#look().catch(() => {})
+        await this.#pollProgress().catch(() => {})
       }
     }
   }
@@ -593,29 +593,29 @@ export class Flusher {
   }
 
   /** Asks what is stored: word of it may have been lost, and a queue may lose its memory, or some of it, without closing a connection. */
-  async #look (): Promise<void> {
+  async #pollProgress (): Promise<void> {
     const { origin, incarnation } = this.#options.queue
     const [askedAt, { lastPushed }] = [performance.now(), this.#window]
     const idle = this.#window.size === 0 && this.#rounds.size === 0
-    if ((idle && origin.database !== undefined && askedAt - this.#askedAt < idlePollMs) || this.#looking || incarnation === undefined) return
-    this.#looking = true
-    this.#askedAt = askedAt
+    if ((idle && origin.database !== undefined && askedAt - this.#polledAt < idlePollMs) || this.#polling || incarnation === undefined) return
+    this.#polling = true
+    this.#polledAt = askedAt
     try {
       const { stored, length } = await this.#options.queue.pollProgress(this.#options.producer)
       if (stored !== undefined) this.#onProgress(stored)
       this.#window.noteLength({ askedAt, answeredAt: performance.now(), length, lastPushed })
       this.#noticeIncarnation()
     } finally {
-      this.#looking = false
+      this.#polling = false
     }
   }
 
   /** Without looks a worker hears of most that is stored, and of what it misses with the next message. Once is a lost connection, twice a fault. */
-  #lookFailed (error: unknown): void {
+  #pollFailed (error: unknown): void {
     const reason = error instanceof Error ? error.message : String(error)
-    const repeated = reason === this.#lookFailure.reason && this.failure === undefined
-    if (repeated && !this.#lookFailure.said) this.#options.logger.warn(`what is stored can't be asked for: ${reason}`)
-    this.#lookFailure = { reason, said: repeated }
+    const repeated = reason === this.#pollFailure.reason && this.failure === undefined
+    if (repeated && !this.#pollFailure.said) this.#options.logger.warn(`what is stored can't be asked for: ${reason}`)
+    this.#pollFailure = { reason, said: repeated }
   }
 
   #sweep (): void {

@@ -25,7 +25,7 @@ export interface FastLaneOptions extends CountOptions {
  * How often connections are looked at. One that is silent or in the middle of a request at two looks is for the other lane, which has
  * the timeouts for slow clients: they begin at most this much later, twice.
  */
-const lookMs = 500
+const idleCheckMs = 500
 
 /** Beyond so many replies due on one connection no more of it is read: a client that pipelines without end must wait for some. */
 const dueMax = 64
@@ -111,7 +111,7 @@ class FastLane {
   readonly #server: Server
   readonly #handOver: (socket: Socket) => void
   readonly #connections = new Set<Connection>()
-  readonly #looking: NodeJS.Timeout
+  readonly #checking: NodeJS.Timeout
   /** Connections whose next reply is known and not written. */
   #answered: Connection[] = []
   #same: Same | undefined
@@ -132,7 +132,7 @@ class FastLane {
       isCallerAllowed: options.apiKeys.any ? (authorization) => options.apiKeys.allows(authorization, 'count') : undefined,
     })
     this.#vary = options.limits.corsOrigins.length > 0 ? 'vary: Origin\r\n' : ''
-    this.#looking = setInterval(() => { for (const connection of this.#connections) connection.look() }, lookMs).unref()
+    this.#checking = setInterval(() => { for (const connection of this.#connections) connection.checkIdle() }, idleCheckMs).unref()
   }
 
   enter (socket: Socket): void {
@@ -144,7 +144,7 @@ class FastLane {
   }
 
   close (): void {
-    clearInterval(this.#looking)
+    clearInterval(this.#checking)
   }
 
   closeIdle (): void {
@@ -254,7 +254,7 @@ class Connection {
   /** Nothing more is read from it, and it is closed when all that is due is written. */
   #givenUp = false
   /** Looks at it since it last finished a request or got a reply. */
-  #looks = 0
+  #idleChecks = 0
 
   constructor (lane: FastLane, server: Server, accepted: Socket) {
     this.#lane = lane
@@ -263,16 +263,16 @@ class Connection {
   }
 
   /** Sends away what is slow, and closes what is idle for KEEP_ALIVE_TIMEOUT_MS or does not read its replies. */
-  look (): void {
-    this.#looks++
-    const sinceMs = this.#looks * lookMs
+  checkIdle (): void {
+    this.#idleChecks++
+    const sinceMs = this.#idleChecks * idleCheckMs
     const { keepAliveTimeoutMs, ackTimeoutMs, requestTimeoutMs } = this.#lane.options.limits
     if (this.socket.writableNeedDrain) {
       if (sinceMs > ackTimeoutMs + requestTimeoutMs) this.socket.destroy()
     } else if (this.#leaving || this.#ended || this.#due.length > 0) {
-      this.#looks = 0
+      this.#idleChecks = 0
     } else if (this.#partialBytes > 0 || !this.#served) {
-      if (this.#looks > 1) this.#leave(this.#takePartial())
+      if (this.#idleChecks > 1) this.#leave(this.#takePartial())
     } else if (sinceMs > keepAliveTimeoutMs) {
       this.socket.destroy()
     }
@@ -298,7 +298,7 @@ class Connection {
     else this.#due.splice(0, known)
     const { socket } = this
     if (socket.destroyed) return
-    this.#looks = 0
+    this.#idleChecks = 0
     socket.write(text, 'latin1')
     if (this.#due.length > 0) return
     if (this.#givenUp) socket.destroySoon()
@@ -355,7 +355,7 @@ class Connection {
 
   /** @returns false if it is split too oddly to be kept */
   #keep (bytes: Buffer, wholeBytes: number): boolean {
-    if (this.#headPieces++ === 0) this.#looks = 0
+    if (this.#headPieces++ === 0) this.#idleChecks = 0
     if (wholeBytes === 0 && this.#headPieces > headPiecesMax) return false
     this.#partial = [bytes]
     this.#partialBytes = bytes.length
@@ -372,7 +372,7 @@ class Connection {
   }
 
   #serve (bytes: Buffer): void {
-    this.#looks = this.#headPieces = 0
+    this.#idleChecks = this.#headPieces = 0
     this.#served = true
     const { options, recogniser, request } = this.#lane
     request.ack = recogniser.ack
