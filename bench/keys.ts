@@ -18,7 +18,7 @@ export function encodeKeys (count: number, producer: string, firstSeq: number): 
       const bytes = Buffer.from(keyOf(drawn.keys++, count))
       return { bytes, start: 0, end: bytes.length, sum: 1 }
     },
-    nextOnce: () => undefined,
+    nextIdempotent: () => undefined,
   }
   while (drawn.keys < count) {
     batches.push(encodeBatch({ producer, seq: firstSeq + batches.length, at: Date.now(), requests: 1, increments: count }, source))

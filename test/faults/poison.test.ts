@@ -3,7 +3,7 @@
 import { createHash, randomUUID } from 'node:crypto'
 import { Redis } from 'ioredis'
 import { expect, onTestFinished, test } from 'vitest'
-import { foreignBytesMax, onceBytesMax } from '@gearbox/protocol/batch.ts'
+import { foreignBytesMax, idempotentBytesMax } from '@gearbox/protocol/batch.ts'
 import { elementBytesMax } from '@gearbox/queue/queue.ts'
 import { Load, postWith, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -98,7 +98,7 @@ function bodyOf (pairs: number): { readonly body: Buffer, readonly jsonBytes: nu
 /** The most pairs whose JSON still fits. */
 function mostPairs (): number {
   let pairs = 250_000
-  for (let jsonBytes = bodyOf(pairs).jsonBytes; jsonBytes + pairs.toString().length + 9 <= onceBytesMax; pairs++) jsonBytes += `"key ${pairs}":1,`.length
+  for (let jsonBytes = bodyOf(pairs).jsonBytes; jsonBytes + pairs.toString().length + 9 <= idempotentBytesMax; pairs++) jsonBytes += `"key ${pairs}":1,`.length
   return pairs
 }
 
@@ -116,8 +116,8 @@ test.each(modes)('requests of 64 MiB and a million pairs, with %s: what can trav
   const count = async (body: Buffer, key?: string): Promise<number> =>
     await postWith(false, `${gearbox.url}/increment?ack=stored`, body, key === undefined ? {} : { 'idempotency-key': key })
   const most = mostPairs()
-  expect(bodyOf(most).jsonBytes).toBeLessThanOrEqual(onceBytesMax)
-  expect(bodyOf(most + 1).jsonBytes).toBeGreaterThan(onceBytesMax)
+  expect(bodyOf(most).jsonBytes).toBeLessThanOrEqual(idempotentBytesMax)
+  expect(bodyOf(most + 1).jsonBytes).toBeGreaterThan(idempotentBytesMax)
   expect(await count(bodyOf(most + 1).body, 'too-large'), 'larger than a batch has room for').toBe(413)
   expect(await count(Buffer.from(`${'x'.repeat(20)}=1&`.repeat(900_000).slice(0, -1)), 'one-key'), 'sums that are small whatever their body').toBe(204)
   expect(await count(bodyOf(most).body, 'largest'), 'just not too large').toBe(204)

@@ -241,7 +241,7 @@ export class Consumer {
       for (const [producer, sequences] of store.producersSeenSince(Date.now() - reportedMs)) this.#unreported.set(producer, sequences)
       this.#reportedAgainAt = now
     }
-    if ((store.onceRows > 0 || this.#hasReported) && now - this.#prunedAt > pruneIntervalMs && !store.prune()) {
+    if ((store.idempotencyRows > 0 || this.#hasReported) && now - this.#prunedAt > pruneIntervalMs && !store.prune()) {
       this.#prunedAt = now
       this.#hasReported = this.#reports.size > 0
     }

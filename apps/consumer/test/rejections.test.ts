@@ -218,7 +218,7 @@ describe('a wrong clock', () => {
     later(path, 3_600_001)
     const again = openStore({ path, idempotencyHours: 1 }).store
     again.prune()
-    expect(again.onceRows).toBe(0)
+    expect(again.idempotencyRows).toBe(0)
     expect(markOf(path)).toBeLessThanOrEqual(Date.now() - 3_600_000)
     expect(again.apply([element({ seq: 2, once: [{ id: 'y', at: Date.now() - 1000, sums: { a: 1 } }] })]).rejections).toEqual([])
   })

@@ -317,14 +317,14 @@ describe('requests with an idempotency key', () => {
     const { store, path } = openStore({ idempotencyRowsMax: 2 })
     const at = (n: number) => ({ id: `id ${n}`, at: 1000 + n, sums: { a: 1 } })
     for (const n of [1, 2, 3, 4]) store.apply([element({ seq: n, once: [at(n)] })])
-    expect(store.onceRows).toBe(2)
+    expect(store.idempotencyRows).toBe(2)
     expect(query(path, "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'once_mark'")).toEqual([[1002n]])
     const applied = store.apply([element({ seq: 5, once: [at(1), at(2), { id: 'unseen', at: 999, sums: { a: 1 } }] })])
     expect(applied.rejections.map(({ once, reason }) => [once, reason])).toEqual([['id 1', 'too late'], ['id 2', 'too late'], ['unseen', 'too late']])
     store.close()
     // After a restart the mark is the same.
     const again = openStore({ path, idempotencyRowsMax: 2 }).store
-    expect(again.onceRows).toBe(2)
+    expect(again.idempotencyRows).toBe(2)
     expect(again.apply([element({ seq: 6, once: [at(1), at(5), at(4)] })]).rejections.map(({ once }) => once)).toEqual(['id 1'])
     expect(totals(path)).toEqual({ a: 5n })
   })
@@ -333,7 +333,7 @@ describe('requests with an idempotency key', () => {
     const { store } = openStore({ idempotencyHours: 1 })
     store.apply([element({ seq: 1, once: [{ id: 'x', at: 1, sums: { a: 1 } }, { id: 'y', at: Date.now() + 1e12, sums: { a: 1 } }] })])
     expect(store.prune()).toBe(false)
-    expect(store.onceRows).toBe(2)
+    expect(store.idempotencyRows).toBe(2)
   })
 
   test("time that has passed on the database's own clock prunes", () => {
@@ -345,7 +345,7 @@ describe('requests with an idempotency key', () => {
     db.close()
     const again = openStore({ path, idempotencyHours: 1 }).store
     expect(again.prune()).toBe(false)
-    expect(again.onceRows).toBe(0)
+    expect(again.idempotencyRows).toBe(0)
     expect(again.apply([element({ seq: 2, once: [{ id: 'x', at: 5, sums: { a: 1 } }] })]).rejections).toMatchObject([{ reason: 'too late' }])
     expect(totals(path)).toEqual({ a: 1n })
   })

@@ -1,5 +1,5 @@
 // Sums in memory and the batches they leave in, held against a plain model of BigInts.
-import { batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type Once } from '@gearbox/protocol/batch.ts'
+import { batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { Accumulator, type Drain } from '../src/accumulate/accumulator.ts'
@@ -145,13 +145,13 @@ describe('a drain', () => {
 })
 
 describe('idempotent requests', () => {
-  const request = (id: string, keys: readonly string[]): Once => ({ id: id.padStart(64, '0'), at: 1000, sums: new Map(keys.map((key) => [key, 1])) })
+  const request = (id: string, keys: readonly string[]): IdempotentRequest => ({ id: id.padStart(64, '0'), at: 1000, sums: new Map(keys.map((key) => [key, 1])) })
 
   test('are kept as they are, beside the sums', () => {
     const accumulator = new Accumulator()
     add(accumulator, 'a', 1n)
-    accumulator.addOnce(request('1', ['a', 'b']), 2, 1000)
-    accumulator.addOnce(request('2', ['a']), 1, 1000)
+    accumulator.addIdempotent(request('1', ['a', 'b']), 2, 1000)
+    accumulator.addIdempotent(request('2', ['a']), 1, 1000)
     expect(accumulator).toMatchObject({ pendingKeys: 3, requests: 3, increments: 4 })
     expect(has(accumulator, 'b')).toBe(false)
     const drain = accumulator.drain()
@@ -175,10 +175,10 @@ describe('idempotent requests', () => {
     const accumulator = new Accumulator()
     for (const id of ['1', '2', '3']) {
       const once = request(id, ['a'])
-      accumulator.addOnce(once, 1, 1000)
-      expect(accumulator.pendingOnce(once.id)).toBe(once)
+      accumulator.addIdempotent(once, 1, 1000)
+      expect(accumulator.pendingIdempotent(once.id)).toBe(once)
       accumulator.drain()
-      expect(accumulator.pendingOnce(once.id)).toBeUndefined()
+      expect(accumulator.pendingIdempotent(once.id)).toBeUndefined()
     }
   })
 
@@ -186,7 +186,7 @@ describe('idempotent requests', () => {
     const accumulator = new Accumulator()
     const keys = Array.from({ length: 100 }, (_, i) => `${i}${'"'.repeat(250)}`)
     const ids = Array.from({ length: 200 }, (_, i) => String(i).padStart(64, '0'))
-    for (const id of ids) accumulator.addOnce(request(id, keys), keys.length, 1000)
+    for (const id of ids) accumulator.addIdempotent(request(id, keys), keys.length, 1000)
     const drain = accumulator.drain()
     const { elements } = encodeAll(drain)
     expect(elements.length).toBeGreaterThan(5)

@@ -16,7 +16,7 @@ export const batchBytesMax = 256 * 1024
  * JSON bytes of one idempotent request, which can't be divided, at most. A push of it must get through within the 2.5 s that a command
  * has, also over a slow network, and be applied in one step.
  */
-export const onceBytesMax = 4 * 1024 * 1024
+export const idempotentBytesMax = 4 * 1024 * 1024
 
 export const int64Max = 2n ** 63n - 1n
 export const int64Min = -(2n ** 63n)
@@ -39,7 +39,7 @@ export function narrow (value: bigint): Sum {
 }
 
 /** A request with an idempotency key. It travels unsummed and is applied whole or not at all. */
-export interface Once {
+export interface IdempotentRequest {
   /** SHA-256 over caller and key: the same for every repeat, whichever worker got it. */
   readonly id: string
   /** When it was accepted, Unix ms. */
@@ -93,7 +93,7 @@ export interface Source {
    * What is returned may be changed by the next call.
    */
   nextSum (): Readonly<DrawnSum> | undefined
-  nextOnce (): Once | undefined
+  nextIdempotent (): IdempotentRequest | undefined
   /** False if what was drawn must not be refused although its header says so. Asked for last. */
   readonly refusable?: boolean
 }
@@ -113,7 +113,7 @@ export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batc
   }
   json.text('},"once":[')
   for (let separator = ''; json.length < batchBytesMax; separator = ',') {
-    const once = source.nextOnce()
+    const once = source.nextIdempotent()
     if (once === undefined) break
     json.text(`${separator}{"id":"${once.id}","at":${once.at}${refusable(once.storedWithinMs)},"sums":{${sumsText(once)}}}`)
   }
@@ -122,14 +122,14 @@ export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batc
   return { seq, at, increments, element: json.copy() }
 }
 
-function sumsText ({ sums }: Pick<Once, 'sums'>): string {
+function sumsText ({ sums }: Pick<IdempotentRequest, 'sums'>): string {
   return Array.from(sums, ([key, sum]) => `${JSON.stringify(key)}:${sum}`).join(',')
 }
 
 /** Whether an idempotent request fits into a batch. @param bodyBytes of the body that it came in */
-export function fits (once: Once, bodyBytes: number): boolean {
+export function fits (once: IdempotentRequest, bodyBytes: number): boolean {
   // A key's byte becomes two at most, and what separates two pairs two as well: most need not be encoded to be known to fit.
-  return 2 * bodyBytes <= onceBytesMax || Buffer.byteLength(sumsText(once)) <= onceBytesMax
+  return 2 * bodyBytes <= idempotentBytesMax || Buffer.byteLength(sumsText(once)) <= idempotentBytesMax
 }
 
 /**

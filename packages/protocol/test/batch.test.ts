@@ -1,7 +1,7 @@
 // The batch's bytes: what an encoded one says, and what is made of bytes that are none.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type Once, type Sum } from '../src/batch.ts'
+import { add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type IdempotentRequest, type Sum } from '../src/batch.ts'
 import { asDrawn, element, producerA } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
 
@@ -86,7 +86,7 @@ test('a batch ends at about its most bytes and leaves the rest to the next', () 
   let drawn = 0
   const source = {
     nextSum: () => drawn < keys ? asDrawn([`${long}${drawn++}`, drawn]) : undefined,
-    nextOnce: (): Once | undefined => undefined,
+    nextIdempotent: (): IdempotentRequest | undefined => undefined,
   }
   const header = { producer: producerA, at: 0, requests: 1, increments: 1 }
   const sizes: number[] = []
@@ -104,8 +104,8 @@ test('a batch ends at about its most bytes and leaves the rest to the next', () 
 
 test('a request longer than all the memory at hand is written whole', () => {
   const sums = new Map(Array.from({ length: 800 }, (_, i) => [`${i}${'€'.repeat(80)}`, 1]))
-  const pending: Once[] = [1, 2, 3].map((i) => ({ id: String(i).padStart(64, '0'), at: 1, sums }))
-  const { element } = encodeBatch({ producer: producerA, seq: 1, at: 1, requests: 1, increments: 1 }, { nextSum: () => undefined, nextOnce: () => pending.shift() })
+  const pending: IdempotentRequest[] = [1, 2, 3].map((i) => ({ id: String(i).padStart(64, '0'), at: 1, sums }))
+  const { element } = encodeBatch({ producer: producerA, seq: 1, at: 1, requests: 1, increments: 1 }, { nextSum: () => undefined, nextIdempotent: () => pending.shift() })
   expect(JSON.parse(element.toString()).once).toHaveLength(2)
 })
 

@@ -168,5 +168,5 @@ export interface ConsumerQueue {
 export const runElementsMax = 256
 export const runBytesMax = 4 * 1024 * 1024
 
-/** No element that a worker pushes is as large as this (see onceBytesMax); what is larger is not taken whole. */
+/** No element that a worker pushes is as large as this (see idempotentBytesMax); what is larger is not taken whole. */
 export const elementBytesMax = 8 * 1024 * 1024

@@ -21,7 +21,7 @@ export function element ({ producer = producerA, seq = 1, at = 1_700_000_000_000
   const pairs = Object.entries(sums)
   const requested = once.map(({ id, at: onceAt = at, storedWithinMs, sums }) => ({ id, at: onceAt, storedWithinMs, sums: new Map(Object.entries(sums)) }))
   const counts = { requests: requests ?? 1, increments: increments ?? pairs.length, ...(storedWithinMs === undefined ? {} : { storedWithinMs }) }
-  return encodeBatch({ producer, seq, at, ...counts }, { nextSum: () => asDrawn(pairs.shift()), nextOnce: () => requested.shift() }).element
+  return encodeBatch({ producer, seq, at, ...counts }, { nextSum: () => asDrawn(pairs.shift()), nextIdempotent: () => requested.shift() }).element
 }
 
 /** A pair as a source offers it. */

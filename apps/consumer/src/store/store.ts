@@ -204,8 +204,8 @@ export class Store {
   /** This database's own clock, in ms, at the moment `#clockSetAt` of this process's. */
   #elapsedMs: number
   #clockSetAt: number
-  #onceRows: number
-  #onceMark: number
+  #idempotencyRows: number
+  #idempotencyMark: number
   #rejected: RejectedEntries
   #reports: Reports
   #reportsPrunedAt = -Infinity
@@ -237,16 +237,16 @@ export class Store {
     const state = this.#readState()
     this.#elapsedMs = state.elapsedMs
     this.#clockSetAt = performance.now()
-    this.#onceMark = state.onceMark
-    this.#onceRows = state.onceRows
+    this.#idempotencyMark = state.idempotencyMark
+    this.#idempotencyRows = state.idempotencyRows
   }
 
   get owner (): Owner {
     return this.#owner
   }
 
-  get onceRows (): number {
-    return this.#onceRows
+  get idempotencyRows (): number {
+    return this.#idempotencyRows
   }
 
   /** Rows of `rejected`. */
@@ -321,7 +321,7 @@ export class Store {
     const before = this.#now() - this.#options.idempotencyHours * hourMs
     let pruned = 0
     this.#write(() => {
-      pruned = this.#pruneOnce(before, pruneRowsMax)
+      pruned = this.#pruneIdempotency(before, pruneRowsMax)
       this.#reports.prune(this.#now())
     })
     return pruned === pruneRowsMax
@@ -366,7 +366,7 @@ export class Store {
     this.#writeTotals(totals)
     if (once !== null) {
       this.#statements.writeOnce.run(once, hashOf(entries), Number(row.at), this.#now())
-      this.#onceRows++
+      this.#idempotencyRows++
     }
     this.#rejected.delete(id)
     return undefined
@@ -427,12 +427,12 @@ export class Store {
     this.#rejected = new RejectedEntries(this.#db, this.#options)
     this.#reports = new Reports(this.#db)
     this.#schema = undefined
-    const { elapsedMs, onceMark, onceRows } = this.#readState()
+    const { elapsedMs, idempotencyMark, idempotencyRows } = this.#readState()
     // Its own clock never goes back.
     this.#elapsedMs = Math.max(elapsedMs, this.#now())
     this.#clockSetAt = performance.now()
-    this.#onceMark = onceMark
-    this.#onceRows = onceRows
+    this.#idempotencyMark = idempotencyMark
+    this.#idempotencyRows = idempotencyRows
   }
 
   /** @throws DatabaseMovedError unless what is at the path is this database, with all that was returned as stored */
@@ -458,11 +458,11 @@ export class Store {
     this.#db.close()
   }
 
-  #readState (): { elapsedMs: number, onceMark: number, onceRows: number } {
+  #readState (): { elapsedMs: number, idempotencyMark: number, idempotencyRows: number } {
     return {
       elapsedMs: Number(this.#statements.readMeta.get('elapsed_ms')),
-      onceMark: Number(this.#statements.readMeta.get('once_mark')),
-      onceRows: Number(this.#db.prepare('SELECT count(*) FROM once').pluck().get()),
+      idempotencyMark: Number(this.#statements.readMeta.get('once_mark')),
+      idempotencyRows: Number(this.#db.prepare('SELECT count(*) FROM once').pluck().get()),
     }
   }
 
@@ -472,7 +472,7 @@ export class Store {
 
   /** Runs a write in a transaction of its own. What fails in it is rolled back, in the database and in this object. */
   #write<T> (body: () => T): T {
-    const { rows, mark } = { rows: this.#onceRows, mark: this.#onceMark }
+    const { rows, mark } = { rows: this.#idempotencyRows, mark: this.#idempotencyMark }
     try {
       return this.#db.transaction(() => {
         const [uuid, epoch] = [this.#statements.readMeta.get('uuid'), this.#statements.readMeta.get('epoch')]
@@ -482,8 +482,8 @@ export class Store {
         return body()
       }).immediate()
     } catch (error) {
-      this.#onceRows = rows
-      this.#onceMark = mark
+      this.#idempotencyRows = rows
+      this.#idempotencyMark = mark
       this.#rejected.forgetCounts()
       throw error
     }
@@ -595,7 +595,7 @@ export class Store {
   /** Applies a batch's idempotent requests. @returns those that can't be applied */
   #applyAllOnce (header: Header, json: string, guarded: boolean, refused: ReadonlySet<string>, now: number): Refused[] {
     const { producer, seq } = header
-    return this.#readOnce(json).flatMap(({ id: once, at: acceptedAt, sums, storedWithinMs }, i): Refused[] => {
+    return this.#readIdempotent(json).flatMap(({ id: once, at: acceptedAt, sums, storedWithinMs }, i): Refused[] => {
       const at = Math.min(acceptedAt, now)
       const result = this.#guard(guarded, entryName(header, `once ${i}`), refused, () => this.#applyOnce(once, at, sums, now))
       if (result === undefined) return []
@@ -659,7 +659,7 @@ export class Store {
       if (typeof header === 'string' || !this.#isJson(json) || !this.#isSound(json)) continue
       const entries = [
         ...this.#statements.readSums.all(json).map((entry) => [entryName(header, `sums ${entry.key}`), [entry]] as const),
-        ...(header.once ? this.#readOnce(json).map(({ sums }, i) => [entryName(header, `once ${i}`), this.#statements.readEntries.all(sums)] as const) : []),
+        ...(header.once ? this.#readIdempotent(json).map(({ sums }, i) => [entryName(header, `once ${i}`), this.#statements.readEntries.all(sums)] as const) : []),
       ]
       for (const [entry, sums] of entries) {
         const totals = this.#totalsWith(sums)
@@ -718,7 +718,7 @@ export class Store {
 
   #onceSound (json: string): boolean {
     try {
-      this.#readOnce(json)
+      this.#readIdempotent(json)
       return true
     } catch (error) {
       if (error instanceof NeedsCheckingError) return false
@@ -727,9 +727,9 @@ export class Store {
   }
 
   /** @throws NeedsCheckingError if it has idempotent requests that can't be read */
-  #readOnce (json: string): Array<{ id: string, at: number, sums: string, storedWithinMs: number | undefined }> {
+  #readIdempotent (json: string): Array<{ id: string, at: number, sums: string, storedWithinMs: number | undefined }> {
     if (this.#statements.onceType.get(json) !== 'array') throw new NeedsCheckingError()
-    return this.#statements.readOnce.all(json).map((row) => {
+    return this.#statements.readIdempotent.all(json).map((row) => {
       const { id, at, sums, ack, timeout } = row
       if (typeof id !== 'string' || typeof at !== 'number' || !Number.isSafeInteger(at) || at < 0 || typeof sums !== 'string') throw new NeedsCheckingError()
       if (this.#statements.unsoundEntries.get(sums) !== 0) throw new NeedsCheckingError()
@@ -759,7 +759,7 @@ export class Store {
     if (batch === null) return key === null || value === null ? undefined : [{ key, value }]
     const json = batch.toString()
     if (typeof readHeader(batch) === 'string' || !this.#isJson(json) || !this.#isSound(json)) return undefined
-    return [...this.#statements.readSums.all(json), ...this.#readOnce(json).flatMap((once) => this.#statements.readEntries.all(once.sums))]
+    return [...this.#statements.readSums.all(json), ...this.#readIdempotent(json).flatMap((once) => this.#statements.readEntries.all(once.sums))]
   }
 
   /** The totals that entries lead to, or the first key whose total would leave 64 bits. */
@@ -780,15 +780,15 @@ export class Store {
     const seen = this.#statements.readOnceHash.get(id)
     if (seen !== undefined) return seen === hash ? undefined : { reason: 'other body', key: undefined }
     // A clock was set back: from the future, the mark would refuse everything.
-    if (this.#onceMark > now) this.#moveMark(now)
+    if (this.#idempotencyMark > now) this.#moveMark(now)
     // Its row may have been pruned: it could be a repeat.
-    if (at <= this.#onceMark) return { reason: 'too late', key: undefined }
+    if (at <= this.#idempotencyMark) return { reason: 'too late', key: undefined }
     const totals = this.#totalsWith(entries)
     if (typeof totals === 'string') return { reason: 'overflow', key: totals }
     this.#writeTotals(totals)
     this.#statements.writeOnce.run(id, hash, at, this.#now())
-    this.#onceRows++
-    if (this.#onceRows > this.#options.idempotencyRowsMax) this.#pruneOnce(Number.MAX_SAFE_INTEGER, 1)
+    this.#idempotencyRows++
+    if (this.#idempotencyRows > this.#options.idempotencyRowsMax) this.#pruneIdempotency(Number.MAX_SAFE_INTEGER, 1)
     return undefined
   }
 
@@ -796,18 +796,18 @@ export class Store {
    * Deletes the oldest rows from before `before` on the database's clock, and moves the mark to the youngest of them. That
    * clock says how long ago each was stored at least, so that no wrong `at` can move the mark further.
    */
-  #pruneOnce (before: number, rows: number): number {
+  #pruneIdempotency (before: number, rows: number): number {
     const pruned = this.#statements.pruneOnce.all({ before, rows })
     if (pruned.length === 0) return 0
-    this.#onceRows -= pruned.length
+    this.#idempotencyRows -= pruned.length
     const { now, elapsedMs } = { now: Date.now(), elapsedMs: this.#now() }
-    const youngest = pruned.reduce((most, row) => Math.max(most, Math.min(row.at, now - (elapsedMs - row.elapsed_ms))), this.#onceMark)
-    if (youngest > this.#onceMark) this.#moveMark(youngest)
+    const youngest = pruned.reduce((most, row) => Math.max(most, Math.min(row.at, now - (elapsedMs - row.elapsed_ms))), this.#idempotencyMark)
+    if (youngest > this.#idempotencyMark) this.#moveMark(youngest)
     return pruned.length
   }
 
   #moveMark (mark: number): void {
-    this.#onceMark = mark
+    this.#idempotencyMark = mark
     this.#statements.writeMeta.run({ name: 'once_mark', value: mark })
   }
 }
@@ -859,7 +859,7 @@ function prepare (db: Database.Database) {
     unsoundEntries: db.prepare<[string], number>(`SELECT count(*) FROM json_each(?) WHERE ${unsound}`).pluck(),
     readSums: db.prepare<[string], Entry>("SELECT key, value FROM json_each(?, '$.sums')").safeIntegers(),
     readEntries: db.prepare<[string], Entry>('SELECT key, value FROM json_each(?)').safeIntegers(),
-    readOnce: db.prepare<[string], { id: unknown, at: unknown, sums: unknown, ack: unknown, timeout: unknown }>(`
+    readIdempotent: db.prepare<[string], { id: unknown, at: unknown, sums: unknown, ack: unknown, timeout: unknown }>(`
       SELECT request ->> '$.id' AS id, request ->> '$.at' AS at, request ->> '$.ack' AS ack, request ->> '$.timeout' AS timeout, iif(json_type(request, '$.sums') = 'object', request -> '$.sums', NULL) AS sums
       FROM (SELECT iif(type = 'object', value, '{}') AS request FROM json_each(?, '$.once'))`),
     readTotal: db.prepare<[string], bigint>('SELECT value FROM numbers WHERE key = ?').pluck().safeIntegers(),

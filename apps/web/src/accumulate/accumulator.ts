@@ -1,19 +1,19 @@
 // The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
-import { int64Max, int64Min, narrow, type DrawnSum, type Once, type Source, type Sum } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min, narrow, type DrawnSum, type IdempotentRequest, type Source, type Sum } from '@gearbox/protocol/batch.ts'
 import type { Increments } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'
 
 /** Bytes that an idempotent request is taken to need besides its keys: its id, its Map and itself. */
-const onceOwnBytes = 512
+const idempotentOwnBytes = 512
 
 /** The same for each of its keys, besides the text: a string's head and an entry in a Map that may be half empty. */
-const onceKeyBytes = 112
+const idempotentKeyBytes = 112
 
 /** Bytes that an idempotent request takes while it waits. */
-export function onceBytes (once: Once): number {
-  let bytes = onceOwnBytes
-  for (const key of once.sums.keys()) bytes += 2 * key.length + onceKeyBytes
+export function idempotentBytes (once: IdempotentRequest): number {
+  let bytes = idempotentOwnBytes
+  for (const key of once.sums.keys()) bytes += 2 * key.length + idempotentKeyBytes
   return bytes
 }
 
@@ -40,11 +40,11 @@ export class Accumulator {
   #sums = new Sums()
   /** A drain's sums come back here empty, so that a small flush costs no new memory. */
   readonly #spare: Sums[] = []
-  #once: Once[] = []
+  #once: IdempotentRequest[] = []
   /** The ids of `#once`, in the same order. */
-  #onceIds = new KeyTable()
+  #idempotentIds = new KeyTable()
   /** Idempotent requests that travel once more. */
-  #onceAgain: Once[] = []
+  #idempotentAgain: IdempotentRequest[] = []
   #refusable = true
 
   get isEmpty (): boolean {
@@ -53,7 +53,7 @@ export class Accumulator {
 
   /** Distinct keys, those of idempotent requests included, which are not summed. */
   get pendingKeys (): number {
-    return this.#sums.size + this.#once.length + this.#onceAgain.length
+    return this.#sums.size + this.#once.length + this.#idempotentAgain.length
   }
 
   /** Whether everything in the sums was asked for at level `stored`. */
@@ -92,19 +92,19 @@ export class Accumulator {
   }
 
   /** The idempotent request with this id that waits for the next drain. */
-  pendingOnce (id: string): Once | undefined {
+  pendingIdempotent (id: string): IdempotentRequest | undefined {
     if (this.#once.length === 0) return undefined
     const bytes = Buffer.from(id, 'latin1')
-    return this.#once[this.#onceIds.find(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))]
+    return this.#once[this.#idempotentIds.find(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))]
   }
 
   /** Keeps an idempotent request as it is. A repeat of one that waits here must not be added. */
-  addOnce (once: Once, increments: number, at: number): void {
+  addIdempotent (once: IdempotentRequest, increments: number, at: number): void {
     this.#count(increments, at)
     this.#once.push(once)
     const bytes = Buffer.from(once.id, 'latin1')
-    this.#onceIds.put(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))
-    this.#bytes += onceBytes(once)
+    this.#idempotentIds.put(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))
+    this.#bytes += idempotentBytes(once)
   }
 
   /** Adds to a key what no batch has any more, and what was counted when it was first added. From here on it is promised. */
@@ -116,25 +116,25 @@ export class Accumulator {
   }
 
   /** The same for an idempotent request. */
-  addOnceAgain (once: Once): void {
+  addIdempotentAgain (once: IdempotentRequest): void {
     if (this.isEmpty) this.#oldestAt = once.at
     once.storedWithinMs = undefined
-    this.#onceAgain.push(once)
-    this.#bytes += onceBytes(once)
+    this.#idempotentAgain.push(once)
+    this.#bytes += idempotentBytes(once)
   }
 
   /** Takes everything out. What is added from now on is in the next drain. */
   drain (): Drain {
     const sums = this.#sums
-    const once = this.#onceAgain.length === 0 ? this.#once : [...this.#once, ...this.#onceAgain]
+    const once = this.#idempotentAgain.length === 0 ? this.#once : [...this.#once, ...this.#idempotentAgain]
     const drain = new Drained(sums, once, this, () => { if (sums.clear()) this.#spare.push(sums) })
     this.#refusable = true
-    if (this.#onceAgain.length > 0) this.#onceAgain = []
+    if (this.#idempotentAgain.length > 0) this.#idempotentAgain = []
     this.#requests = this.#increments = this.#bytes = 0
     this.#sums = this.#spare.pop() ?? new Sums()
     if (this.#once.length > 0) {
       this.#once = []
-      this.#onceIds = new KeyTable()
+      this.#idempotentIds = new KeyTable()
     }
     return drain
   }
@@ -168,10 +168,10 @@ class Drained implements Drain {
   /** What of a sum beyond 64 bits is left for later batches, where its key may stand again. */
   #leftOver: Sums | undefined
   #release: (() => void) | undefined
-  readonly #once: Iterator<Once, undefined>
+  readonly #once: Iterator<IdempotentRequest, undefined>
 
   /** @param release called when nothing of `sums` is needed any more */
-  constructor (sums: Sums, once: readonly Once[], { requests, increments, oldestAt, refusable, pendingKeys, pendingBytes }: Accumulator, release: () => void) {
+  constructor (sums: Sums, once: readonly IdempotentRequest[], { requests, increments, oldestAt, refusable, pendingKeys, pendingBytes }: Accumulator, release: () => void) {
     this.#counts = { requests, increments }
     this.oldestAt = oldestAt
     this.#refusable = refusable && sums.size > 0
@@ -224,10 +224,10 @@ class Drained implements Drain {
     return drawn
   }
 
-  nextOnce (): Once | undefined {
+  nextIdempotent (): IdempotentRequest | undefined {
     const once = this.#once.next().value
     if (once === undefined) return undefined
-    this.#pendingBytes -= onceBytes(once)
+    this.#pendingBytes -= idempotentBytes(once)
     this.#pendingKeys--
     return once
   }

@@ -4,7 +4,7 @@
 // With an interval of `auto` a flush leaves as soon as the one before is acknowledged: batches are small and fast under
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
 import { setTimeout as delay } from 'node:timers/promises'
-import { encodeBatch, narrow, withoutRefusals, type Batch, type Once } from '@gearbox/protocol/batch.ts'
+import { encodeBatch, narrow, withoutRefusals, type Batch, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { connecting, QueueUnavailableError, type ProducerQueue, type StoreFailure } from '@gearbox/queue/queue.ts'
 import { hasAll, isSubset } from '@gearbox/protocol/sequences.ts'
@@ -186,8 +186,8 @@ export class Flusher {
   }
 
   /** The idempotent request with this id that no batch has yet: a repeat is answered with it, another body is refused. */
-  pendingOnce (id: string): Once | undefined {
-    return this.#accumulator.pendingOnce(id)
+  pendingIdempotent (id: string): IdempotentRequest | undefined {
+    return this.#accumulator.pendingIdempotent(id)
   }
 
   /** Whether the key of a request's pair `i` is in no batch yet. */
@@ -207,15 +207,15 @@ export class Flusher {
    * Takes a request's increments in: from here on they are on their way, whatever happens to the reply.
    * @param reply settled when `level` is reached, late, or refused; undefined at level `memory`, which is reached now
    */
-  accept (increments: Increments, once: Once | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
+  accept (increments: Increments, once: IdempotentRequest | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
     // Only the oldest increment's time is kept.
     const at = once?.at ?? (this.#accumulator.isEmpty ? Date.now() : 0)
-    const pending = once === undefined ? undefined : this.#accumulator.pendingOnce(once.id)
+    const pending = once === undefined ? undefined : this.#accumulator.pendingIdempotent(once.id)
     if (once === undefined) {
       this.#accumulator.add(increments, at, level === 'stored')
     } else if (pending === undefined) {
       once.storedWithinMs = level === 'stored' ? this.#options.ackTimeoutMs : undefined
-      this.#accumulator.addOnce(once, increments.length, at)
+      this.#accumulator.addIdempotent(once, increments.length, at)
     } else if (level !== 'stored') {
       pending.storedWithinMs = undefined
     }
@@ -576,8 +576,8 @@ export class Flusher {
     if (rejections.length > 0) this.#wakeUp()
   }
 
-  #sendOnceAgain (once: Once): void {
-    this.#accumulator.addOnceAgain(once)
+  #sendOnceAgain (once: IdempotentRequest): void {
+    this.#accumulator.addIdempotentAgain(once)
     this.#wakeUp()
   }
 

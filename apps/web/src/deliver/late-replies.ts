@@ -3,10 +3,10 @@
 // promised. All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent
 // request is kept itself, but not for long: a batch that is older than its replies' time is not refused but filed by
 // the consumer, so this is only for what was stored in time and reported too late.
-import type { Once } from '@gearbox/protocol/batch.ts'
+import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { hasAll, missing } from '@gearbox/protocol/sequences.ts'
-import { onceBytes } from '../accumulate/accumulator.ts'
+import { idempotentBytes } from '../accumulate/accumulator.ts'
 
 /** Rejections are reported for so long. */
 const keptMs = 60_000
@@ -24,7 +24,7 @@ export interface LateFlush {
 }
 
 interface Kept {
-  readonly once: Once
+  readonly once: IdempotentRequest
   readonly flush: LateFlush
   readonly bytes: number
   /** performance.now ms */
@@ -58,9 +58,9 @@ export class LateReplies {
   }
 
   /** An idempotent request whose reply was given too early. */
-  keepOnce (once: Once, flush: LateFlush): void {
+  keepOnce (once: IdempotentRequest, flush: LateFlush): void {
     if (once.storedWithinMs === undefined) return
-    const bytes = onceBytes(once)
+    const bytes = idempotentBytes(once)
     this.#kept.push({ once, flush, bytes, since: performance.now() })
     this.#keptBytes += bytes
   }
@@ -82,7 +82,7 @@ export class LateReplies {
    * @returns what was rejected of it without having been filed: sums, requests, and how many entries that are not
    * known any more
    */
-  settle (stored: Progress): { rejections: Rejection[], once: Once[], unknown: number } {
+  settle (stored: Progress): { rejections: Rejection[], once: IdempotentRequest[], unknown: number } {
     const { rejected, omittedRejections } = stored
     const omittedFiled = new Set(stored.omittedFiled)
     const unfiled = rejected.filter(({ filed }) => filed === false)
@@ -99,7 +99,7 @@ export class LateReplies {
       if (others === undefined) refused.set(rejection.once, [rejection])
       else others.push(rejection)
     }
-    const once: Once[] = []
+    const once: IdempotentRequest[] = []
     const kept: Kept[] = []
     this.#keptBytes = 0
     for (const entry of this.#kept) {

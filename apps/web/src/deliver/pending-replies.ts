@@ -1,8 +1,8 @@
 // Replies that wait for their ack level. They are held in the order of their requests and all for the same time at
 // most.
-import type { Once } from '@gearbox/protocol/batch.ts'
+import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
-import { onceBytes } from '../accumulate/accumulator.ts'
+import { idempotentBytes } from '../accumulate/accumulator.ts'
 
 /** reached: the level asked for. late: not within the time; it is still on its way. Otherwise what was refused. */
 export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejection[] }
@@ -17,7 +17,7 @@ export interface HeldReply {
    */
   keys: Buffer | undefined
   /** For `stored`: the idempotent request that it answers. */
-  once: Once | undefined
+  once: IdempotentRequest | undefined
   /** Bytes that the reply itself takes while it is held. */
   readonly ownBytes: number
   /** How many increments its request has. */
@@ -44,7 +44,7 @@ function isAnswered (outcome: Outcome): boolean {
 
 /** Bytes that a reply holds until it is settled. */
 function bytesOf ({ ownBytes, keys, once }: HeldReply): number {
-  return ownBytes + (keys === undefined ? 0 : keys.length) + (once === undefined ? 0 : onceBytes(once))
+  return ownBytes + (keys === undefined ? 0 : keys.length) + (once === undefined ? 0 : idempotentBytes(once))
 }
 
 /** Replies that wait for one flush, first come first. */

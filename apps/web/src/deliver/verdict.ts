@@ -4,7 +4,7 @@
 // A client must never be refused what may count after all. So an entry is refused only where nobody was promised it,
 // and then to everybody who waits for it. Where it was filed, or one of its clients has been told that it is on its
 // way (202), all of them are told that, and what was not filed is sent on its way again.
-import type { Once } from '@gearbox/protocol/batch.ts'
+import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { keyCount, RejectedKeys } from './reply-keys.ts'
 import type { HeldReply, Outcome } from './pending-replies.ts'
@@ -83,7 +83,7 @@ export class Verdict {
   }
 
   /** @param sendOnceAgain called with an idempotent request that was not filed, but that somebody was promised */
-  outcomeOf ({ keys, once }: HeldReply, sendOnceAgain: (once: Once) => void): Outcome {
+  outcomeOf ({ keys, once }: HeldReply, sendOnceAgain: (once: IdempotentRequest) => void): Outcome {
     if (this.#whole) return 'late'
     const refused = once !== undefined
       ? this.#once.get(once.id) ?? []

@@ -1,13 +1,13 @@
 // What a request to count comes to, whichever lane it came by: parse → limits → accumulate, and the reply it waits for.
 import { createHash } from 'node:crypto'
-import { fits, onceBytesMax, type Once } from '@gearbox/protocol/batch.ts'
+import { fits, idempotentBytesMax, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
 import { echo, echoAll, RequestError } from '../http/errors.ts'
 import type { Flusher } from '../deliver/flusher.ts'
 import { parseForm } from './form.ts'
-import { onceBytes } from '../accumulate/accumulator.ts'
+import { idempotentBytes } from '../accumulate/accumulator.ts'
 import { packedBytes, packKeys } from '../deliver/reply-keys.ts'
 import type { HeldReply } from '../deliver/pending-replies.ts'
 import type { Increments } from '../accumulate/columns.ts'
@@ -42,15 +42,15 @@ export interface CountRequest {
 export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: HeldReply): 'held' | 'in memory' {
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
-  const once = readOnce(request, increments, limits.apiKeys.length > 0)
+  const once = readIdempotent(request, increments, limits.apiKeys.length > 0)
   if (once !== undefined && !fits(once, request.end - request.start)) {
     throw new RequestError('GBX_BODY_TOO_LARGE',
-      `a request with an Idempotency-Key travels whole, with at most ${onceBytesMax} bytes of JSON; send several, each with its own key`)
+      `a request with an Idempotency-Key travels whole, with at most ${idempotentBytesMax} bytes of JSON; send several, each with its own key`)
   }
   if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
     throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue takes no batches (${flusher.failure ?? 'it is just coming back'}); try again, or count with ?ack=memory`)
   }
-  const pending = once === undefined ? undefined : flusher.pendingOnce(once.id)
+  const pending = once === undefined ? undefined : flusher.pendingIdempotent(once.id)
   if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
   // Where the queue has no place of its own, only the database keeps what was pushed.
   const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
@@ -97,7 +97,7 @@ function pairsOnly (text: unknown): boolean {
 }
 
 /** @throws RequestError (400) for a header that is no idempotency key */
-function readOnce ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments, callersKnown: boolean): Once | undefined {
+function readIdempotent ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments, callersKnown: boolean): IdempotentRequest | undefined {
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
@@ -115,7 +115,7 @@ function callerOf (authorization = ''): string {
   return authorization.replace(/^[ \t]*bearer[ \t]+/i, '').trim()
 }
 
-function sameSums (some: Once['sums'], others: Once['sums']): boolean {
+function sameSums (some: IdempotentRequest['sums'], others: IdempotentRequest['sums']): boolean {
   return some.size === others.size && [...some].every(([key, sum]) => others.get(key) === sum)
 }
 
@@ -124,7 +124,7 @@ function sameSums (some: Once['sums'], others: Once['sums']): boolean {
  * @throws RequestError (503) if this request would go over what one worker may hold
  */
 function checkPending (
-  flusher: Flusher, increments: Increments, once: Once | undefined, repeats: boolean, level: AckLevel, reply: HeldReply,
+  flusher: Flusher, increments: Increments, once: IdempotentRequest | undefined, repeats: boolean, level: AckLevel, reply: HeldReply,
   { pendingKeysMax, pendingBytesMax }: CountOptions['limits']
 ): void {
   const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes
@@ -137,7 +137,7 @@ function checkPending (
     throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
   }
   // Where no other reply is held, a limit below what a single one takes must not refuse all of them.
-  const heldBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : reply.ownBytes + (level === 'queued' ? 0 : once === undefined ? packedBytes(increments) : onceBytes(once))
+  const heldBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : reply.ownBytes + (level === 'queued' ? 0 : once === undefined ? packedBytes(increments) : idempotentBytes(once))
   if (added * keyBytesEstimate + heldBytes > room && added + heldBytes > 0) {
     throw new RequestError('GBX_OVERLOADED', 'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
   }
