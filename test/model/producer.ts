@@ -248,7 +248,7 @@ function runIdOf ({ redis }: State, rules: Rules): number {
   return rules.runId === 'ignored' ? 1 : rules.runId === 'read' ? redis.runId : redis.runId * 100 + redis.replicationId
 }
 
-/** Flusher.#look and RedisProducerQueue.pollProgress */
+/** Flusher.#pollProgress and RedisProducerQueue.pollProgress */
 function look (state: State, rules: Rules, producer: number, slowReport = false): State {
   const stored = at(state.redis.data.stored, producer)
   const told = noteLength(heard(state, rules, producer, stored), rules, producer, stored, slowReport)

@@ -16,7 +16,7 @@ import { reportedMs, reportOf, type Report } from './store/reports.ts'
 import { isBusy, type Applied, type Store } from './store/store.ts'
 
 /** Without a wake-up the queue is looked at this often: a wake-up is only a hint and can be lost. */
-const lookMs = 250
+const queuePollMs = 250
 
 /** After a failure: first pause and longest one. */
 const retryMs = { first: 50, most: 1000 }
@@ -98,7 +98,7 @@ export class Consumer {
           await this.#reportProgress()
           await this.#housekeep()
           if (stop.aborted) return
-          await queue.waitForPush(lookMs, stop)
+          await queue.waitForPush(queuePollMs, stop)
         }
         await this.#recovered()
         pauseMs = retryMs.first
