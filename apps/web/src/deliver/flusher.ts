@@ -50,7 +50,7 @@ export interface FlusherOptions {
 }
 
 /** One drain on its way, with the replies that wait for it. */
-class Round {
+class FlushGroup {
   readonly queued: HeldReplies
   readonly stored: HeldReplies
   /**
@@ -63,7 +63,7 @@ class Round {
   /** The first sequence of the last flush before it of which the same is true. */
   refusableBefore = 0
   firstSeq = 0
-  /** Not known before its last batch is encoded: until then nothing that is told can settle the round. */
+  /** Not known before its last batch is encoded: until then nothing that is told can settle the group. */
   lastSeq = Number.POSITIVE_INFINITY
 
   constructor (held: Held) {
@@ -80,13 +80,13 @@ export class Flusher {
   #drain: Drain | undefined
   /** Replies to what is in the accumulator. */
   readonly #held: Held = { replies: 0, bytes: 0, answered: { requests: 0, increments: 0 } }
-  #round = new Round(this.#held)
-  /** The round that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
-  #reached: Round | undefined
-  /** Rounds on their way or waiting to be stored, oldest first. */
-  readonly #rounds = new Set<Round>()
-  /** Rounds all of whose batches are stored, some of whose entries were rejected: they are settled a part at a time. */
-  #settling: Array<{ readonly round: Round, readonly verdict: Verdict }> = []
+  #group = new FlushGroup(this.#held)
+  /** The group that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
+  #reached: FlushGroup | undefined
+  /** Groups on their way or waiting to be stored, oldest first. */
+  readonly #groups = new Set<FlushGroup>()
+  /** Groups all of whose batches are stored, some of whose entries were rejected: they are settled a part at a time. */
+  #settling: Array<{ readonly group: FlushGroup, readonly verdict: Verdict }> = []
   readonly #lateReplies = new LateReplies()
   /** First sequences of the last flush that may be refused, and of the last one of them whose replies were late. */
   #lastRefusable = 0
@@ -222,7 +222,7 @@ export class Flusher {
     if (pending === undefined) this.counts.increments += increments.length
     if (reply !== undefined && level !== 'memory') {
       reply.increments = increments.length
-      this.#round[level].hold(reply)
+      this.#group[level].hold(reply)
     } else {
       this.#held.answered.requests++
       this.#held.answered.increments += increments.length
@@ -250,9 +250,9 @@ export class Flusher {
     for (const timer of this.#timers) clearInterval(timer)
     this.#settleReached()
     while (this.#settling.length > 0) this.#settleSlice()
-    for (const round of [...this.#rounds, this.#round]) {
-      round.queued.settleAll(() => 'late')
-      round.stored.settleAll(() => 'late')
+    for (const group of [...this.#groups, this.#group]) {
+      group.queued.settleAll(() => 'late')
+      group.stored.settleAll(() => 'late')
     }
     const unsent = await this.#unaccounted()
     for (const drain of [this.#drain, this.#accumulator.isEmpty ? undefined : this.#accumulator.drain()]) {
@@ -342,14 +342,14 @@ export class Flusher {
 
   async #flush (): Promise<void> {
     const startedAt = performance.now()
-    const round = this.#round
+    const group = this.#group
     const drain = this.#accumulator.drain()
-    this.#round = new Round(this.#held)
+    this.#group = new FlushGroup(this.#held)
     this.#drain = drain
-    this.#rounds.add(round)
-    round.firstSeq = this.#seq + 1
+    this.#groups.add(group)
+    group.firstSeq = this.#seq + 1
     while (drain.pendingKeys > 0) {
-      const batch = this.#encode(drain, round)
+      const batch = this.#encode(drain, group)
       this.#window.add(batch)
       const delivered = this.#attempt(async () => { await this.#deliver(batch) })
       // Writing hundreds of replies takes about as long as the disk takes for the push that has just left.
@@ -357,30 +357,30 @@ export class Flusher {
       if (!await delivered) return
       this.#trimWindow()
     }
-    round.lastSeq = this.#seq
+    group.lastSeq = this.#seq
     this.#drain = undefined
-    this.#reached = round
+    this.#reached = group
     // One that was late goes with the next sweep.
-    if (round.stored.size === 0 && !round.late) this.#rounds.delete(round)
+    if (group.stored.size === 0 && !group.late) this.#groups.delete(group)
     // The last batch may have been told as stored before its push was known to have worked.
     else if (this.#progress !== undefined) this.#settleStored(this.#progress)
     this.#options.observeFlush((performance.now() - startedAt) / 1000)
   }
 
   #settleReached (): void {
-    const round = this.#reached
+    const group = this.#reached
     this.#reached = undefined
-    round?.queued.settleAll(() => 'reached')
+    group?.queued.settleAll(() => 'reached')
   }
 
-  #encode (drain: Drain, round: Round): Batch {
+  #encode (drain: Drain, group: FlushGroup): Batch {
     this.#seq++
     const { producer, ackTimeoutMs } = this.#options
-    const refusable = drain.refusable && !round.late
-    if (refusable && !round.refusable) {
-      round.refusable = true
-      round.refusableBefore = this.#lastRefusable
-      this.#lastRefusable = round.firstSeq
+    const refusable = drain.refusable && !group.late
+    if (refusable && !group.refusable) {
+      group.refusable = true
+      group.refusableBefore = this.#lastRefusable
+      this.#lastRefusable = group.firstSeq
     }
     return encodeBatch({
       producer, seq: this.#seq, at: drain.oldestAt, ...drain.takeCounts(), ...(refusable ? { storedWithinMs: ackTimeoutMs } : {}),
@@ -390,9 +390,9 @@ export class Flusher {
   /** Encodes what is left at the end: all replies have been given. */
   #encodeAll (drain: Drain): Batch[] {
     const batches: Batch[] = []
-    const round = new Round(this.#held)
-    round.late = true
-    while (drain.pendingKeys > 0) batches.push(this.#encode(drain, round))
+    const group = new FlushGroup(this.#held)
+    group.late = true
+    while (drain.pendingKeys > 0) batches.push(this.#encode(drain, group))
     return batches
   }
 
@@ -519,38 +519,38 @@ export class Flusher {
 
   #settleStored (stored: Progress): void {
     let rejections: RejectionIndex | undefined
-    for (const round of this.#rounds) {
-      const { firstSeq, lastSeq } = round
-      // The rounds behind it have higher sequences, or none yet.
+    for (const group of this.#groups) {
+      const { firstSeq, lastSeq } = group
+      // The groups behind it have higher sequences, or none yet.
       if (firstSeq > stored.high) break
       if (!hasAll(stored, firstSeq, lastSeq)) continue
-      this.#rounds.delete(round)
+      this.#groups.delete(group)
       rejections ??= new RejectionIndex(stored)
-      const verdict = rejections.between(firstSeq, lastSeq, round.late)
+      const verdict = rejections.between(firstSeq, lastSeq, group.late)
       if (verdict === undefined) {
-        round.stored.settleAll(() => 'reached')
+        group.stored.settleAll(() => 'reached')
         continue
       }
       this.#sendAgain(verdict.kept)
       this.#noteUnknown(verdict.unknown)
-      if (this.#settling.push({ round, verdict }) === 1) this.#settleSlice()
+      if (this.#settling.push({ group, verdict }) === 1) this.#settleSlice()
     }
   }
 
   /** Settles as many replies as an event-loop iteration should; the others follow in the next ones. */
   #settleSlice (): void {
     let left = settledKeysMax
-    for (const { round, verdict } of this.#settling) {
-      left -= round.stored.settleSome((reply) => verdict.outcomeOf(reply, (once) => this.#sendOnceAgain(once)), left, costOf)
-      if (round.stored.size > 0) break
+    for (const { group, verdict } of this.#settling) {
+      left -= group.stored.settleSome((reply) => verdict.outcomeOf(reply, (once) => this.#sendOnceAgain(once)), left, costOf)
+      if (group.stored.size > 0) break
     }
-    this.#settling = this.#settling.filter(({ round }) => round.stored.size > 0)
+    this.#settling = this.#settling.filter(({ group }) => group.stored.size > 0)
     if (this.#settling.length > 0) setImmediate(() => this.#settleSlice())
   }
 
-  #addLate (round: Round): void {
-    this.#lateReplies.add(round, round.refusableBefore === this.#lastLate)
-    if (round.refusable) this.#lastLate = round.firstSeq
+  #addLate (group: FlushGroup): void {
+    this.#lateReplies.add(group, group.refusableBefore === this.#lastLate)
+    if (group.refusable) this.#lastLate = group.firstSeq
   }
 
   /** What was rejected and not filed, though the replies were late: their clients were told that it is on its way. */
@@ -596,7 +596,7 @@ export class Flusher {
   async #pollProgress (): Promise<void> {
     const { origin, incarnation } = this.#options.queue
     const [askedAt, { lastPushed }] = [performance.now(), this.#window]
-    const idle = this.#window.size === 0 && this.#rounds.size === 0
+    const idle = this.#window.size === 0 && this.#groups.size === 0
     if ((idle && origin.database !== undefined && askedAt - this.#polledAt < idlePollMs) || this.#polling || incarnation === undefined) return
     this.#polling = true
     this.#polledAt = askedAt
@@ -620,19 +620,19 @@ export class Flusher {
 
   #sweep (): void {
     const before = performance.now() - this.#options.ackTimeoutMs
-    for (const round of [this.#round, ...this.#rounds]) {
-      round.queued.settleLate(before)
-      round.stored.settleLate(before, ({ once }) => {
-        round.late = true
+    for (const group of [this.#group, ...this.#groups]) {
+      group.queued.settleLate(before)
+      group.stored.settleLate(before, ({ once }) => {
+        group.late = true
         if (once === undefined) return
         // Until it is encoded it can still become one that is not refused.
-        if (round.firstSeq === 0) once.storedWithinMs = undefined
-        else this.#lateReplies.keepOnce(once, round)
+        if (group.firstSeq === 0) once.storedWithinMs = undefined
+        else this.#lateReplies.keepOnce(once, group)
       })
-      if (round.lastSeq === Number.POSITIVE_INFINITY || round.stored.size > 0) continue
+      if (group.lastSeq === Number.POSITIVE_INFINITY || group.stored.size > 0) continue
       // Nobody waits for it any more: a consumer that is away for hours must not make this grow.
-      this.#rounds.delete(round)
-      if (round.late) this.#addLate(round)
+      this.#groups.delete(group)
+      if (group.late) this.#addLate(group)
     }
     this.#lateReplies.forgetOld()
     this.#watchFailure()
