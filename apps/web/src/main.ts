@@ -99,7 +99,7 @@ async function main (): Promise<number> {
     : () => {}
   await drain(config.drainMs, reason, link)
   stop.abort()
-  flusher.hurry()
+  flusher.skipInterval()
   endStats()
   const deadline = performance.now() + stopDeadlineMs
   const reserveMs = unsentReserveMs + flusher.unsentBytes / unsentBytesPerMs

@@ -79,7 +79,7 @@ export interface Header {
 }
 
 /** A key, the bytes [start, end) in UTF-8, and its sum. */
-export interface DrawnSum {
+export interface SumEntry {
   bytes: Buffer
   start: number
   end: number
@@ -92,7 +92,7 @@ export interface Source {
    * The next sum, of a key that this batch does not have yet; within 64 bits. Keys are UTF-8 without control characters.
    * What is returned may be changed by the next call.
    */
-  nextSum (): Readonly<DrawnSum> | undefined
+  nextSum (): Readonly<SumEntry> | undefined
   nextIdempotent (): IdempotentRequest | undefined
   /** False if what was drawn must not be refused although its header says so. Asked for last. */
   readonly refusable?: boolean

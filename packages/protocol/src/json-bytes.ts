@@ -1,5 +1,5 @@
 // JSON as bytes, written without a string for each of its keys: at a million of them those cost more than all the rest.
-import type { DrawnSum } from './batch.ts'
+import type { SumEntry } from './batch.ts'
 
 const [quote, backslash, colon, comma, minus, zero] = [0x22, 0x5c, 0x3a, 0x2c, 0x2d, 0x30]
 
@@ -42,7 +42,7 @@ export class JsonBytes {
   }
 
   /** `"key":sum`, with a comma before it unless it is the first. */
-  pair ({ bytes, start, end, sum }: Readonly<DrawnSum>, first: boolean): void {
+  pair ({ bytes, start, end, sum }: Readonly<SumEntry>, first: boolean): void {
     this.#reserve(2 * (end - start) + digitsMax + 4)
     const json = this.#bytes
     let at = this.#length

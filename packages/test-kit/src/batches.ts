@@ -1,5 +1,5 @@
 // Batches for tests, encoded as a worker encodes them.
-import { encodeBatch, type DrawnSum, type Sum } from '@gearbox/protocol/batch.ts'
+import { encodeBatch, type SumEntry, type Sum } from '@gearbox/protocol/batch.ts'
 
 export interface Content {
   readonly producer?: string
@@ -25,7 +25,7 @@ export function element ({ producer = producerA, seq = 1, at = 1_700_000_000_000
 }
 
 /** A pair as a source offers it. */
-export function asDrawn (pair: readonly [key: string, sum: Sum] | undefined): DrawnSum | undefined {
+export function asDrawn (pair: readonly [key: string, sum: Sum] | undefined): SumEntry | undefined {
   if (pair === undefined) return undefined
   const bytes = Buffer.from(pair[0])
   return { bytes, start: 0, end: bytes.length, sum: pair[1] }

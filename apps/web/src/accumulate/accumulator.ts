@@ -1,5 +1,5 @@
 // The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
-import { int64Max, int64Min, narrow, type DrawnSum, type IdempotentRequest, type Source, type Sum } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min, narrow, type SumEntry, type IdempotentRequest, type Source, type Sum } from '@gearbox/protocol/batch.ts'
 import type { Increments } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'
@@ -17,7 +17,7 @@ export function idempotentBytes (once: IdempotentRequest): number {
   return bytes
 }
 
-/** What was accumulated between two drains. Its entries can be drawn once, in any portions. */
+/** What was accumulated between two drains. Its entries can be entry once, in any portions. */
 export interface Drain extends Source {
   /** How many requests and increments it is made of; zeros from the second call on, so that only one batch says it. */
   takeCounts (): { requests: number, increments: number }
@@ -27,7 +27,7 @@ export interface Drain extends Source {
   readonly oldestAt: number
   /** Whether everything in its sums was asked for at level `stored`, so that nothing of it is promised and all of it can be refused. */
   readonly refusable: boolean
-  /** Keys and idempotent requests that were not drawn yet. */
+  /** Keys and idempotent requests that were not entry yet. */
   readonly pendingKeys: number
   readonly pendingBytes: number
 }
@@ -127,7 +127,7 @@ export class Accumulator {
   drain (): Drain {
     const sums = this.#sums
     const once = this.#idempotentAgain.length === 0 ? this.#once : [...this.#once, ...this.#idempotentAgain]
-    const drain = new Drained(sums, once, this, () => { if (sums.clear()) this.#spare.push(sums) })
+    const drain = new AccumulatorDrain(sums, once, this, () => { if (sums.clear()) this.#spare.push(sums) })
     this.#refusable = true
     if (this.#idempotentAgain.length > 0) this.#idempotentAgain = []
     this.#requests = this.#increments = this.#bytes = 0
@@ -156,15 +156,15 @@ export class Accumulator {
 
 const noSums = new Sums()
 
-class Drained implements Drain {
+class AccumulatorDrain implements Drain {
   #counts: { requests: number, increments: number }
   readonly oldestAt: number
   #refusable: boolean
   #pendingKeys: number
   #pendingBytes: number
   #sums: Sums
-  #drawnSums = 0
-  readonly #drawn = { bytes: noBytes, start: 0, end: 0, sum: 0 as Sum }
+  #sumsTaken = 0
+  readonly #entry = { bytes: noBytes, start: 0, end: 0, sum: 0 as Sum }
   /** What of a sum beyond 64 bits is left for later batches, where its key may stand again. */
   #leftOver: Sums | undefined
   #release: (() => void) | undefined
@@ -204,24 +204,24 @@ class Drained implements Drain {
     return counts
   }
 
-  nextSum (): DrawnSum | undefined {
-    if (this.#drawnSums === this.#sums.size) return this.#startLeftOver()
-    const index = this.#drawnSums++
-    const drawn = this.#drawn
-    this.#sums.locate(index, drawn)
-    drawn.sum = this.#sums.sumAt(index)
-    if (typeof drawn.sum === 'number' || (drawn.sum <= int64Max && drawn.sum >= int64Min)) {
+  nextSum (): SumEntry | undefined {
+    if (this.#sumsTaken === this.#sums.size) return this.#startLeftOver()
+    const index = this.#sumsTaken++
+    const entry = this.#entry
+    this.#sums.locate(index, entry)
+    entry.sum = this.#sums.sumAt(index)
+    if (typeof entry.sum === 'number' || (entry.sum <= int64Max && entry.sum >= int64Min)) {
       this.#pendingKeys--
-      this.#pendingBytes -= drawn.end - drawn.start + keyOverheadBytes
-      return drawn
+      this.#pendingBytes -= entry.end - entry.start + keyOverheadBytes
+      return entry
     }
-    const part = drawn.sum > 0n ? int64Max : int64Min
+    const part = entry.sum > 0n ? int64Max : int64Min
     // One part of it may count and another not: a refusal would be wrong.
     this.#refusable = false
     this.#leftOver ??= new Sums()
-    this.#leftOver.add(drawn.bytes, drawn.start, drawn.end, hashOf(drawn.bytes, drawn.start, drawn.end), narrow(drawn.sum - part))
-    drawn.sum = part
-    return drawn
+    this.#leftOver.add(entry.bytes, entry.start, entry.end, hashOf(entry.bytes, entry.start, entry.end), narrow(entry.sum - part))
+    entry.sum = part
+    return entry
   }
 
   nextIdempotent (): IdempotentRequest | undefined {
@@ -237,7 +237,7 @@ class Drained implements Drain {
     this.#release?.()
     this.#release = undefined
     this.#sums = this.#leftOver ?? noSums
-    this.#drawnSums = 0
+    this.#sumsTaken = 0
     this.#leftOver = undefined
     return undefined
   }

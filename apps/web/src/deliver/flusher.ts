@@ -106,7 +106,7 @@ export class Flusher {
   #wake: (() => void) | undefined
   #due = false
   #finishing = false
-  #hurried = false
+  #skippingInterval = false
   readonly #abandon = new AbortController()
   #running: Promise<void> | undefined
   #timers: NodeJS.Timeout[] = []
@@ -231,8 +231,8 @@ export class Flusher {
   }
 
   /** From here on no flush waits for its interval: a stop waits for the replies that wait for it. */
-  hurry (): void {
-    this.#hurried = true
+  skipInterval (): void {
+    this.#skippingInterval = true
     this.#wake?.()
   }
 
@@ -311,7 +311,7 @@ export class Flusher {
   /** Resolves when a flush may leave and there is something to do. */
   async #untilDue (): Promise<void> {
     const { flushIntervalMs } = this.#options
-    if (flushIntervalMs !== 'auto' && !this.#hurried && !this.#finishing) {
+    if (flushIntervalMs !== 'auto' && !this.#skippingInterval && !this.#finishing) {
       const restMs = Math.max(0, Math.min(flushIntervalMs, this.#flushedAt + flushIntervalMs - performance.now()))
       if (restMs > 0) await this.#pause(restMs, true)
     }
@@ -331,7 +331,7 @@ export class Flusher {
         this.#wake = undefined
         resolve()
       }
-      this.#wake = () => { if (!untilFinish || this.#hurried || this.#finishing) done() }
+      this.#wake = () => { if (!untilFinish || this.#skippingInterval || this.#finishing) done() }
     })
   }
 

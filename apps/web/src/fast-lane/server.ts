@@ -91,7 +91,7 @@ class Reply implements HeldReply {
 }
 
 /** A request as it is handed on: one for all, as nobody keeps it. */
-interface Handed extends CountRequest {
+interface ReusedRequest extends CountRequest {
   ack: unknown
   idempotencyKey: unknown
   authorization: string | undefined
@@ -101,7 +101,7 @@ interface Handed extends CountRequest {
 }
 
 /** What is the same in all replies of one second: the end of their heads, and the two whole ones that have no body. */
-interface Same {
+interface CachedHeaders {
   readonly headers: string
   readonly reached: string
   readonly late: string
@@ -114,11 +114,11 @@ class FastLane {
   readonly #checking: NodeJS.Timeout
   /** Connections whose next reply is known and not written. */
   #answered: Connection[] = []
-  #same: Same | undefined
+  #cached: CachedHeaders | undefined
   readonly #vary: string
   readonly recogniser: Recogniser
   readonly options: FastLaneOptions
-  readonly request: Handed = { ack: undefined, form: undefined, idempotencyKey: undefined, authorization: undefined, bytes: readBuffer, start: 0, end: 0 }
+  readonly request: ReusedRequest = { ack: undefined, form: undefined, idempotencyKey: undefined, authorization: undefined, bytes: readBuffer, start: 0, end: 0 }
   stopping = false
 
   constructor (server: Server, handOver: (socket: Socket) => void, options: FastLaneOptions) {
@@ -187,26 +187,26 @@ class FastLane {
 
   /** A reply as the other lane would write it. */
   replyTo (outcome: Outcome | RequestError): string {
-    const same = this.#same ??= this.#makeSame()
+    const cached = this.#cached ??= this.#makeCached()
     if (outcome === 'reached' || outcome === 'late') {
       this.options.replied(outcome === 'reached' ? 204 : 202)
-      return same[outcome]
+      return cached[outcome]
     }
     const error = 'refused' in outcome ? refusal(outcome.refused) : outcome
     this.options.replied(error.statusCode)
     const body = Buffer.from(JSON.stringify(error))
     const retry = error.statusCode === 503 ? 'retry-after: 1\r\n' : ''
-    return this.#head(error.statusCode, `${retry}content-type: application/json; charset=utf-8\r\ncontent-length: ${body.length}\r\n${same.headers}`) + body.toString('latin1')
+    return this.#head(error.statusCode, `${retry}content-type: application/json; charset=utf-8\r\ncontent-length: ${body.length}\r\n${cached.headers}`) + body.toString('latin1')
   }
 
   #head (statusCode: number, headers: string): string {
     return `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode]}\r\n${this.#vary}${headers}`
   }
 
-  #makeSame (): Same {
+  #makeCached (): CachedHeaders {
     const now = new Date()
     const headers = `Date: ${now.toUTCString()}\r\nConnection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(this.#server.keepAliveTimeout / 1000)}\r\n\r\n`
-    setTimeout(() => { this.#same = undefined }, 1000 - now.getMilliseconds()).unref()
+    setTimeout(() => { this.#cached = undefined }, 1000 - now.getMilliseconds()).unref()
     return { headers, reached: this.#head(204, headers), late: this.#head(202, `content-length: 0\r\n${headers}`) }
   }
 }
