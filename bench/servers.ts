@@ -78,7 +78,7 @@ export async function startGearbox (host: Host, env: NodeJS.ProcessEnv, withRedi
   // The queue has a name of its own, as several share the Redis.
   const common = { PORT: String(port), DATABASE_PATH: databasePath, WEB_WORKERS: '1', QUEUE_NAME: `bench-${port}`, REDIS_URL: redis?.url, STATS_INTERVAL_MS: '86400000' }
   const program = await listening(new Program(command, args, { ...common, ...env }))
-  const [pids, consumers] = ['apps/web', 'apps/consumer'].map((app) => program.parts(`${app}/src/main.ts`).map(({ pid }) => pid))
+  const [pids, consumers] = ['apps/web', 'apps/consumer'].map((app) => program.children(`${app}/src/main.ts`).map(({ pid }) => pid))
   if (pids?.length !== 1 || consumers?.length !== 1) throw new Error(`not one worker and one consumer:\n${program.output}`)
   pin(pids[0]!, host.cores.server)
   return {

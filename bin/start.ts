@@ -85,7 +85,7 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
   let running = false
   const embedded = dir === undefined ? [] : [`--embedded=${join(dir, 'queue')}`]
   const env = { ...process.env, PORT: String(port) }
-  const part = async (name: string, module: string, args: readonly string[]): Promise<void> => {
+  const role = async (name: string, module: string, args: readonly string[]): Promise<void> => {
     if (stop.signal.aborted) return
     const started = parent.start({ name, module: join(import.meta.dirname, '..', module), args: [...embedded, ...args], env })
     const code = await Promise.race([started, once(stop.signal, 'abort').then(() => undefined)])
@@ -97,9 +97,9 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
   }
 
   const metricsServer = await serveMetrics(config, async () => await parent.scrape(), logger)
-  await part('consumer', 'apps/consumer/src/main.ts', [])
+  await role('consumer', 'apps/consumer/src/main.ts', [])
   await Promise.all(Array.from({ length: config.webWorkers }, async (_, i) => {
-    await part(`web ${i + 1}`, 'apps/web/src/main.ts', [`--part=web ${i + 1}`])
+    await role(`web ${i + 1}`, 'apps/web/src/main.ts', [`--part=web ${i + 1}`])
   }))
   let endStats = (): void => {}
   if (!stop.signal.aborted) {

@@ -329,7 +329,7 @@ const noNamespace = process.getuid?.() !== 0 || spawnSync('unshare', ['--pid', '
 test.skipIf(noNamespace)('as PID 1 of a container everything counts, and stops at SIGTERM', async () => {
   const databasePath = join(temporaryDir(), 'numbers.db')
   const container = endWithTest(await listening(new Program('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', './run-node', 'bin/start.ts'], { PORT: String(await freePort()), DATABASE_PATH: databasePath })))
-  const [first] = container.parts('bin/start.ts')
+  const [first] = container.children('bin/start.ts')
   expect((await post(`${container.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
   process.kill(first!.pid, 'SIGTERM')
   expect(await container.exited, container.output).toBe(0)

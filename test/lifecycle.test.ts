@@ -151,12 +151,12 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     const program = await start(place)
     const load = new Load(program.url)
     await load.more(200)
-    const [worker] = program.parts('apps/web')
+    const [worker] = program.children('apps/web')
     process.kill(worker!.pid, 'SIGKILL')
     await program.printed(/web \d ended \(SIGKILL\)/)
     await load.more(200)
     await until('another worker', () => {
-      const workers = program.parts('apps/web')
+      const workers = program.children('apps/web')
       return workers.length === 2 && workers.every(({ pid }) => pid !== worker!.pid)
     })
     await load.more(200)
@@ -172,9 +172,9 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     const load = new Load(program.url)
     await load.more(200)
     for (let kills = 1; kills <= 3; kills++) {
-      const [consumer] = program.parts('apps/consumer')
+      const [consumer] = program.children('apps/consumer')
       process.kill(consumer!.pid, 'SIGKILL')
-      await until('another consumer', () => program.parts('apps/consumer').some(({ pid }) => pid !== consumer!.pid))
+      await until('another consumer', () => program.children('apps/consumer').some(({ pid }) => pid !== consumer!.pid))
       await load.more(100)
     }
     program.kill('SIGTERM')
@@ -188,10 +188,10 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     const program = await start(place)
     const load = new Load(program.url)
     await load.more(200)
-    const before = program.parts('apps/web').map(({ pid }) => pid)
+    const before = program.children('apps/web').map(({ pid }) => pid)
     process.kill(before[0]!, 'SIGTERM')
     await program.printed(/web \d ended \(exit code 0\)/)
-    await until('another worker', () => program.parts('apps/web').filter(({ pid }) => pid !== before[0]).length === 2)
+    await until('another worker', () => program.children('apps/web').filter(({ pid }) => pid !== before[0]).length === 2)
     await load.more(200)
     program.kill('SIGTERM')
     expect(await program.exited).toBe(0)
@@ -202,11 +202,11 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
   test('a consumer ignores signals while its parent lives', async () => {
     const place = await makePlace(mode)
     const program = await start(place)
-    const [consumer] = program.parts('apps/consumer')
+    const [consumer] = program.children('apps/consumer')
     process.kill(consumer!.pid, 'SIGTERM')
     process.kill(consumer!.pid, 'SIGINT')
     expect((await post(`${program.url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
-    expect(program.parts('apps/consumer').map(({ pid }) => pid)).toEqual([consumer!.pid])
+    expect(program.children('apps/consumer').map(({ pid }) => pid)).toEqual([consumer!.pid])
     program.kill('SIGTERM')
     expect(await program.exited).toBe(0)
   })
@@ -244,7 +244,7 @@ test('a part that keeps dying is started again after growing pauses', async () =
   const program = await start(await makePlace('the embedded queue'), { WEB_WORKERS: '1' })
   const pauses = [100, 200, 400, 800]
   for (const ms of pauses) {
-    const worker = await until('a worker', () => program.parts('apps/web')[0])
+    const worker = await until('a worker', () => program.children('apps/web')[0])
     process.kill(worker.pid, 'SIGKILL')
     await program.printed(new RegExp(`web 1 ended \\(SIGKILL\\).* in ${ms} ms`))
   }
@@ -254,7 +254,7 @@ test('a part that keeps dying is started again after growing pauses', async () =
 test('a stop that comes while parts are still starting leaves nothing behind', async () => {
   const place = await makePlace('the embedded queue')
   const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
-  await until('the first part', () => program.parts('apps/consumer').length > 0)
+  await until('the first part', () => program.children('apps/consumer').length > 0)
   program.killGroup('SIGTERM')
   expect(await program.exited, program.output).toBe(0)
   expect(program.group()).toEqual([])

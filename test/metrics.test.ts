@@ -102,13 +102,13 @@ test.each(['the embedded queue', 'Redis'])('no sum falls when a worker or the co
   await load.more(200)
   let before = await scrape(gearbox.url)
   for (const module of ['apps/web', 'apps/consumer', 'apps/web']) {
-    const victim = gearbox.parts(module)[0]!
+    const victim = gearbox.children(module)[0]!
     process.kill(victim.pid, 'SIGKILL')
     await until('another part in its place', async () => {
       const after = await scrape(gearbox.url)
       expect(fallen(before, after)).toEqual([])
       before = after
-      return gearbox.parts(module).filter(({ pid }) => pid !== victim.pid).length === (module === 'apps/web' ? 2 : 1)
+      return gearbox.children(module).filter(({ pid }) => pid !== victim.pid).length === (module === 'apps/web' ? 2 : 1)
     })
     await load.more(100)
     const after = await scrape(gearbox.url)
@@ -122,9 +122,9 @@ test.each(['the embedded queue', 'Redis'])('no sum falls when a worker or the co
 
 test('lag grows while nothing can be stored, and is gone afterwards', async () => {
   const gearbox = await start('the embedded queue')
-  const [consumer] = gearbox.parts('apps/consumer')
+  const [consumer] = gearbox.children('apps/consumer')
   process.kill(consumer!.pid, 'SIGSTOP')
-  onTestFinished(() => { if (gearbox.parts('apps/consumer').length > 0) process.kill(consumer!.pid, 'SIGCONT') })
+  onTestFinished(() => { if (gearbox.children('apps/consumer').length > 0) process.kill(consumer!.pid, 'SIGCONT') })
   expect(await postWith(false, `${gearbox.url}/increment?ack=memory`, 'foo=1')).toBe(202)
   await until('half a second of lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds')! > 0.5)
   process.kill(consumer!.pid, 'SIGCONT')

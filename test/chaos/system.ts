@@ -169,7 +169,7 @@ export class System {
   }
 
   workers (): RunningProcess[] {
-    return this.product.parts(webModule).sort((one, other) => one.pid - other.pid)
+    return this.product.children(webModule).sort((one, other) => one.pid - other.pid)
   }
 
   async worker (which: number): Promise<number> {
@@ -180,7 +180,7 @@ export class System {
   }
 
   async consumer (): Promise<number> {
-    return this.#otherConsumer?.pid ?? await until('a consumer to run', () => this.product.parts(consumerModule)[0]?.pid)
+    return this.#otherConsumer?.pid ?? await until('a consumer to run', () => this.product.children(consumerModule)[0]?.pid)
   }
 
   async killWorker (pid: number): Promise<void> {
@@ -213,7 +213,7 @@ export class System {
     this.#mustGoOn()
     const { REDIS_URL, TMPDIR } = this.#env
     const before = this.#otherConsumer
-    const own = before === undefined ? this.product.parts(consumerModule)[0]?.pid : undefined
+    const own = before === undefined ? this.product.children(consumerModule)[0]?.pid : undefined
     const program = new Program(process.execPath, [consumerModule, this.databasePath], { REDIS_URL, TMPDIR })
     this.#outputs.push(program)
     this.#otherConsumer = program
@@ -453,7 +453,7 @@ export class System {
   #watchMemory (): void {
     const { memory } = this
     for (const module of [webModule, consumerModule]) {
-      for (const { pid } of this.product.parts(module)) {
+      for (const { pid } of this.product.children(module)) {
         const bytes = mostBytes(pid)
         const first = this.#firstBytes.get(module) ?? bytes
         this.#firstBytes.set(module, first)

@@ -5,7 +5,7 @@ import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing } from './fixtures.ts'
+import { batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing } from './fixtures.ts'
 
 const why = noStrace === undefined ? '' : ` (${noStrace})`
 
@@ -45,9 +45,9 @@ describe.skipIf(noStrace !== undefined)(`killed at a system call${why}`, () => {
     const load = new Load(gearbox.url)
     for (const [calls, nth] of [[files, 1], [files, 2], [files, 3], [files, 4], [files, 5], [sockets, 1], [sockets, 2], [sockets, 5]] as const) {
       await load.more(50)
-      const pid = await partOf(gearbox, 'apps/consumer')
+      const pid = await childOf(gearbox, 'apps/consumer')
       await trace(pid, calls, `signal=SIGKILL:when=${nth}`)
-      await until('another consumer', () => gearbox.parts('apps/consumer').some((part) => part.pid !== pid))
+      await until('another consumer', () => gearbox.children('apps/consumer').some((part) => part.pid !== pid))
     }
     await load.more(100)
     await stopAndExpectExact(gearbox, place, load)
@@ -160,7 +160,7 @@ describe('no replay storm', () => {
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
     await load.more(200)
-    const pid = await partOf(gearbox, 'apps/consumer')
+    const pid = await childOf(gearbox, 'apps/consumer')
     if (signal === 'SIGSTOP') {
       const thaw = freeze(pid)
       // The embedded queue's answers are given up after 2 s.
@@ -168,7 +168,7 @@ describe('no replay storm', () => {
       thaw()
     } else {
       process.kill(pid, signal)
-      await until('another consumer', () => gearbox.parts('apps/consumer').some((part) => part.pid !== pid))
+      await until('another consumer', () => gearbox.children('apps/consumer').some((part) => part.pid !== pid))
     }
     await load.more(200)
     expect(await figure(gearbox.url, 'gearbox_window_replays_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
@@ -200,8 +200,8 @@ test('a worker that is stopped while an embedded consumer stands still leaves a 
   const place = await makePlaceFor('the embedded queue', { WEB_WORKERS: '1' })
   const gearbox = await startGearbox(place)
   expect((await post(`${gearbox.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
-  const worker = await partOf(gearbox, 'apps/web')
-  const thaw = freeze(await partOf(gearbox, 'apps/consumer'))
+  const worker = await childOf(gearbox, 'apps/web')
+  const thaw = freeze(await childOf(gearbox, 'apps/consumer'))
   // The first batch is on its way to the consumer, the second waits behind it.
   expect((await post(`${gearbox.url}/increment?ack=queued`, 'a=10')).status, 'not reached in time').toBe(202)
   expect((await post(`${gearbox.url}/increment?ack=memory`, 'a=100', { 'idempotency-key': 'k' })).status).toBe(202)

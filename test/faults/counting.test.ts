@@ -5,7 +5,7 @@ import { Load, postWith, readTotals, replyTo, type Program } from '@gearbox/test
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { canSetClocks, WrongClock } from '@gearbox/test-kit/wrong-clock.ts'
-import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, partOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
+import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
 
 /** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */
 async function once (url: string, key: string, more: { readonly apiKey?: string, readonly value?: number } = {}): Promise<{ status: number, text: string }> {
@@ -59,7 +59,7 @@ describe.each(modes)('an Idempotency-Key with %s', (mode) => {
     const keys = Array.from({ length: 6 }, (_, i) => `killed ${i}`)
     for (const [i, key] of keys.entries()) {
       const repeats = Array.from({ length: 8 }, async () => await once(gearbox.url, key).catch(() => undefined))
-      process.kill(await partOf(gearbox, i % 2 === 0 ? 'apps/web' : 'apps/consumer'), 'SIGKILL')
+      process.kill(await childOf(gearbox, i % 2 === 0 ? 'apps/web' : 'apps/consumer'), 'SIGKILL')
       await Promise.all(repeats)
       await untilStored(gearbox.url, key)
     }

@@ -5,7 +5,7 @@ import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { figure, later, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, partOf, readiness, SmallDisk, startConsumer, startGearbox, stop, stopAndExpectExact, trace, type Mode } from './fixtures.ts'
+import { figure, later, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer, startGearbox, stop, stopAndExpectExact, trace, type Mode } from './fixtures.ts'
 
 /** A lock that a backup or a careless shell may hold. */
 const heldMs = process.env.GEARBOX_LONG === '1' ? 30_000 : 3000
@@ -68,7 +68,7 @@ describe.each(modes)('with %s', (mode) => {
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
     await load.more(200)
-    const mend = await trace(await partOf(gearbox, 'apps/consumer'), calls, 'error=EIO:when=3+')
+    const mend = await trace(await childOf(gearbox, 'apps/consumer'), calls, 'error=EIO:when=3+')
     await gearbox.printed(RegExp(trouble))
     const probes = await expectToGoOn(gearbox, load, mode)
     expect(count(gearbox, trouble)).toBe(1)
@@ -84,7 +84,7 @@ describe.each(modes)('with %s', (mode) => {
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
     await load.more(200)
-    const mend = await trace(await partOf(gearbox, 'apps/consumer'), 'pwrite64,fdatasync,fsync', 'error=EIO:when=2+7')
+    const mend = await trace(await childOf(gearbox, 'apps/consumer'), 'pwrite64,fdatasync,fsync', 'error=EIO:when=2+7')
     await gearbox.printed(RegExp(trouble))
     await load.more(100)
     await mend()

@@ -127,8 +127,8 @@ export async function later (ms: number): Promise<void> {
 }
 
 /** A process of `npm start`, by its module. */
-export async function partOf (gearbox: Program, module: string): Promise<number> {
-  return (await until(`a process of ${module}`, () => gearbox.parts(module)[0])).pid
+export async function childOf (gearbox: Program, module: string): Promise<number> {
+  return (await until(`a process of ${module}`, () => gearbox.children(module)[0])).pid
 }
 
 /** Stops a process in its tracks; it goes on at the latest when the test is over, for else nothing could end it. */

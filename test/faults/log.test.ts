@@ -89,12 +89,12 @@ for (const mode of modes) {
       const { program, url, databasePath } = await start(mode, await make())
       const load = new Load(url)
       await load.more(100)
-      const [worker] = program.parts('apps/web')
+      const [worker] = program.children('apps/web')
       process.kill(worker!.pid, 'SIGTERM')
-      await until('another worker', () => program.parts('apps/web').filter(({ pid }) => pid !== worker!.pid).length === 2)
-      const [consumer] = program.parts('apps/consumer')
+      await until('another worker', () => program.children('apps/web').filter(({ pid }) => pid !== worker!.pid).length === 2)
+      const [consumer] = program.children('apps/consumer')
       process.kill(consumer!.pid, 'SIGKILL')
-      await until('another consumer', () => program.parts('apps/consumer').some(({ pid }) => pid !== consumer!.pid))
+      await until('another consumer', () => program.children('apps/consumer').some(({ pid }) => pid !== consumer!.pid))
       await load.more(100)
       if (loses) await until('lost lines to be counted', async () => await figure(url, 'gearbox_log_lines_lost_total') > 0)
       const stoppedAt = performance.now()
@@ -109,7 +109,7 @@ for (const mode of modes) {
 
 test('a second signal ends a parent at once whose output is stuck', async () => {
   const { program } = await start('the embedded queue', await fullSocket())
-  const thaw = freeze(program.parts('apps/web')[0]!.pid)
+  const thaw = freeze(program.children('apps/web')[0]!.pid)
   program.kill('SIGTERM')
   const due = performance.now() + 1200
   await until('a second signal to be no echo', () => performance.now() > due)

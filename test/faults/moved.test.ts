@@ -7,7 +7,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, Program, endWithTest, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
-  consumerModule, launchConsumer, makePlaceFor, modes, partOf, readiness, runCommand, startConsumer, startGearbox, startWeb, stop, stopAndExpectExact, type Place,
+  consumerModule, launchConsumer, makePlaceFor, modes, childOf, readiness, runCommand, startConsumer, startGearbox, startWeb, stop, stopAndExpectExact, type Place,
 } from './fixtures.ts'
 
 const said = /the database's file is not in its place/
@@ -96,7 +96,7 @@ describe.each(modes)('with %s', (mode) => {
     const movedAt = performance.now()
     await notReady(gearbox.url)
     expect(performance.now() - movedAt).toBeLessThan(3000)
-    process.kill(await partOf(gearbox, consumerModule), 'SIGKILL')
+    process.kill(await childOf(gearbox, consumerModule), 'SIGKILL')
     await gearbox.printed(/consumer ended/)
     await until('the next consumer to say so', () => gearbox.output.split('not in its place').length > 2)
     await notReady(gearbox.url)
@@ -199,7 +199,7 @@ test('a rebind of a running installation is refused, and one whose consumer has 
   expect(after.code).toBe(1)
   expect(after.output).toMatch(/NOT READY: .*consumer exited and will not be restarted/)
   // A worker that is started later knows as well.
-  for (const { pid } of gearbox.parts('apps/web')) process.kill(pid, 'SIGKILL')
+  for (const { pid } of gearbox.children('apps/web')) process.kill(pid, 'SIGKILL')
   await until('new workers', async () => await readiness(gearbox.url).catch(() => 0) === 503)
   for (const url of urls) expect(await notReady(url)).toMatch(/consumer exited and will not be restarted/)
   gearbox.kill('SIGTERM')
@@ -218,7 +218,7 @@ test('a temporary directory that is tidied up under all of it: workers and consu
     await until('the directory', () => existsSync(join(dir, 'queue')))
     rmSync(dir, { recursive: true })
     await load.more(50)
-    process.kill(await partOf(gearbox, module), 'SIGKILL')
+    process.kill(await childOf(gearbox, module), 'SIGKILL')
     // Ready is what it may still say before it has noticed.
     await until('a request that is stored', async () => (await post(`${gearbox.url}/increment?ack=stored`, 'foo=1').catch(() => undefined))?.status === 204)
     await load.more(50)

@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, expectExact, figure, freeze, makePlace, noTmpfs, partOf, readiness, SmallDisk, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
+import { batchesKey, expectExact, figure, freeze, makePlace, noTmpfs, childOf, readiness, SmallDisk, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
 
 function appendOnlyDir (redis: RedisServer): string {
   return join(redis.dir, 'appendonlydir')
@@ -40,7 +40,7 @@ test('killed under load, three times: all that was answered is there', async () 
 test.each([1, 37, 1000, randomInt(1, 20_000)])('killed, and the last %i bytes of its append-only file are gone', async (bytes) => {
   const redis = await startRedis(['--aof-load-truncated', 'yes'])
   const { place, gearbox, load } = await running(redis)
-  const thaw = freeze(await partOf(gearbox, 'apps/consumer'))
+  const thaw = freeze(await childOf(gearbox, 'apps/consumer'))
   await load.more(200)
   await redis.kill()
   const file = incrementalFile(redis)
@@ -81,7 +81,7 @@ test('a FLUSHALL that nothing follows: the idle workers notice, and all is store
   const { place, gearbox, load } = await running(redis)
   const client = redis.client()
   onTestFinished(() => client.disconnect())
-  const thaw = freeze(await partOf(gearbox, 'apps/consumer'))
+  const thaw = freeze(await childOf(gearbox, 'apps/consumer'))
   await load.more(200)
   await load.stop()
   await until('batches to wait', async () => await client.llen(batchesKey) > 0)

@@ -6,7 +6,7 @@ import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, figure, freeze, later, makePlace, makePlaceFor, modes, partOf, query, runCommand, startGearbox, startRedis, stop, type Place } from './fixtures.ts'
+import { batchesKey, figure, freeze, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox, startRedis, stop, type Place } from './fixtures.ts'
 
 const int64Max = 2n ** 63n - 1n
 
@@ -70,7 +70,7 @@ describe.each(modes)('with %s', (mode) => {
     const place = await makePlaceFor(mode, { ACK_TIMEOUT_MS: '500', WEB_WORKERS: '1' })
     const gearbox = await startGearbox(place)
     expect((await add(gearbox, 'stored', `full=${int64Max}`)).status).toBe(204)
-    const thaw = freeze(await partOf(gearbox, 'apps/consumer'))
+    const thaw = freeze(await childOf(gearbox, 'apps/consumer'))
     const late = await Promise.all([add(gearbox, 'stored', 'full=5&a=1'), add(gearbox, 'stored', 'full=6&a=1', 'k')])
     expect(late.map(({ status }) => status)).toEqual([202, 202])
     thaw()

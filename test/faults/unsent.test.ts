@@ -6,7 +6,7 @@ import { endWithTest, post, Program, readTotals } from '@gearbox/test-kit/gearbo
 import { freePort } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { freeze, makePlace, partOf, startConsumer, startGearbox, startRedis, startWeb, stop, type Place } from './fixtures.ts'
+import { freeze, makePlace, childOf, startConsumer, startGearbox, startRedis, startWeb, stop, type Place } from './fixtures.ts'
 
 function unsentFiles (dir: string): string[] {
   return existsSync(dir) ? readdirSync(dir).filter((name) => name.endsWith('.jsonl')).map((name) => join(dir, name)) : []
@@ -23,8 +23,8 @@ test('with embedded queues: what one leaves is not touched by the other, and cou
   const theirs = makePlace(undefined, { DATABASE_PATH: join(dir, 'theirs.db'), WEB_WORKERS: '2', ACK_TIMEOUT_MS: '5000', PORT: String(await freePort()) })
   const first = await startGearbox(ours)
   expect((await post(`${first.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
-  const worker = await partOf(first, 'apps/web')
-  const consumer = await partOf(first, 'apps/consumer')
+  const worker = await childOf(first, 'apps/web')
+  const consumer = await childOf(first, 'apps/consumer')
   freeze(consumer)
   expect((await post(`${first.url}/increment?ack=memory`, 'a=10')).status).toBe(202)
   expect((await post(`${first.url}/increment?ack=memory`, 'a=100')).status).toBe(202)

@@ -6,7 +6,7 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { consumerModule, figure, freeze, gapsIn, later, makePlace, modes, partOf, startGearbox, stop, type Mode, type Place } from '../faults/fixtures.ts'
+import { consumerModule, figure, freeze, gapsIn, later, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place } from '../faults/fixtures.ts'
 
 /** How long the queue is away. */
 const outageMs = 1000 * Number(process.env.GEARBOX_OUTAGE_S ?? (process.env.GEARBOX_LONG === '1' ? 600 : 30))
@@ -31,7 +31,7 @@ async function startWith (mode: Mode, env: NodeJS.ProcessEnv): Promise<Stallable
   onTestFinished(async () => { await redis?.stop() })
   const place = makePlace(redis?.url, { WEB_WORKERS: '1', ...env })
   const gearbox = await startGearbox(place)
-  const stall = async (): Promise<() => void> => freeze(redis?.pid ?? await partOf(gearbox, consumerModule))
+  const stall = async (): Promise<() => void> => freeze(redis?.pid ?? await childOf(gearbox, consumerModule))
   return {
     place,
     gearbox,
@@ -142,7 +142,7 @@ async function outage (mode: Mode): Promise<void> {
   const [keys, bytesMax] = [100, 65_536]
   const system = await startWith(mode, { ACK_TIMEOUT_MS: '1000', PENDING_BYTES_MAX: String(bytesMax) })
   const { gearbox } = system
-  const worker = await partOf(gearbox, 'apps/web')
+  const worker = await childOf(gearbox, 'apps/web')
   const agent = newAgent(12)
   const body = Array.from({ length: keys }, (_, i) => `hot-${i}=1`).join('&')
   // What a worker needs under load anyway is there before it is measured.
@@ -227,9 +227,9 @@ test('held replies of very many keys, with a consumer that stands still, stop at
   const bytesMax = 16 * 2 ** 20
   const env = { PENDING_BYTES_MAX: String(bytesMax), UNSTORED_BYTES_MAX: String(2 ** 20), ACK_TIMEOUT_MS: '20000' }
   const { gearbox } = await startWith('Redis', env)
-  const worker = await partOf(gearbox, 'apps/web')
+  const worker = await childOf(gearbox, 'apps/web')
   for (let i = 0; i < 300; i++) await post(`${gearbox.url}/increment?ack=memory`, 'warm=1')
-  const thaw = freeze(await partOf(gearbox, consumerModule))
+  const thaw = freeze(await childOf(gearbox, consumerModule))
   const before = memoryOf(worker)
   let most = before
   const watch = setInterval(() => { most = Math.max(most, memoryOf(worker)) }, 100)
@@ -257,7 +257,7 @@ test('when a part of the keys of very many requests is refused, the worker goes 
     const full = Array.from({ length: Math.min(500, pairs - first) }, (_, i) => `${keyOf(first + i)}=9223372036854775807`).join('&')
     expect((await post(`${gearbox.url}/increment?ack=stored`, full)).status).toBe(204)
   }
-  const thaw = freeze(await partOf(gearbox, consumerModule))
+  const thaw = freeze(await childOf(gearbox, consumerModule))
   const { statuses, end } = await sendLarge(gearbox.url)
   onTestFinished(end)
   await until('all of it to be held', async () => await figure(gearbox.url, 'gearbox_increments_total') >= connections * pipelined * pairs, 30_000)

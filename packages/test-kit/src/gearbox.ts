@@ -58,7 +58,7 @@ export class Program {
   }
 
   /** Its parts that run a module, by the module's path: 'apps/web'. */
-  parts (module: string): RunningProcess[] {
+  children (module: string): RunningProcess[] {
     return listProcesses().filter(({ parent, command }) => parent === this.pid && command.includes(module))
   }
 

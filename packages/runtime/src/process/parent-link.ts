@@ -1,7 +1,7 @@
 // A part's line to the `npm start` that runs it: ready, stop, figures. A part that runs alone has none.
 
 /** What the parent tells a part. */
-export type ToPart =
+export type ToChild =
   | { readonly type: 'stop', readonly atOnce: boolean }
   | { readonly type: 'consumerExited', readonly reason: string }
   | { readonly type: 'collect', readonly id: number, readonly scraping: boolean }
@@ -27,7 +27,7 @@ export class ParentLink {
   }
 
   private constructor () {
-    process.on('message', (message: ToPart) => this.#received(message))
+    process.on('message', (message: ToChild) => this.#received(message))
     process.on('disconnect', () => {
       this.#onOrphaned?.()
       for (const resolve of this.#scrapes.values()) resolve('')
@@ -73,7 +73,7 @@ export class ParentLink {
     })
   }
 
-  #received (message: ToPart): void {
+  #received (message: ToChild): void {
     if (message.type === 'stop') this.#onStop?.(message.atOnce)
     else if (message.type === 'consumerExited') this.#consumerExited = message.reason
     else if (message.type === 'scraped') this.#scrapes.get(message.id)?.(message.text)

@@ -3,7 +3,7 @@ import { fork, type ChildProcess } from 'node:child_process'
 import { exitCode } from '../errors.ts'
 import type { Logger } from '../log/logger.ts'
 import { aggregate, countsOf, createLogRegistry, snapshot } from '../metrics.ts'
-import type { ToParent, ToPart } from './parent-link.ts'
+import type { ToParent, ToChild } from './parent-link.ts'
 import { stopDeadlineMs } from './shutdown.ts'
 
 /** Pause before a dead part is started again: doubles while it keeps dying, and is the first one again once it lived for a while. */
@@ -15,7 +15,7 @@ const collectTimeoutMs = 1000
 /** A part that is told to stop keeps to its own deadline; past this much more it is killed. */
 const killAfterMs = stopDeadlineMs + 2000
 
-export interface PartOptions {
+export interface RoleOptions {
   readonly name: string
   /** Path of its main module. */
   readonly module: string
@@ -31,8 +31,8 @@ export interface ParentOptions {
   readonly onRefused: (name: string, code: number) => void
 }
 
-class Part {
-  readonly options: PartOptions
+class Role {
+  readonly options: RoleOptions
   child: ChildProcess | undefined
   exited: Promise<number> = Promise.resolve(0)
   startedAt = 0
@@ -45,20 +45,20 @@ class Part {
   restartArgs: readonly string[] = []
   stopping = false
 
-  constructor (options: PartOptions) {
+  constructor (options: RoleOptions) {
     this.options = options
   }
 }
 
 export class Parent {
   readonly #options: ParentOptions
-  readonly #parts: Part[] = []
+  readonly #roles: Role[] = []
   /** What dead processes had counted. */
-  readonly #buried: object[] = []
+  readonly #exited: object[] = []
   /** What this process itself counts. */
   readonly #registry = createLogRegistry()
   /** What parts that are started later have to be told first. */
-  #announced: ToPart | undefined
+  #announced: ToChild | undefined
   #merging: Promise<void> = Promise.resolve()
   #collectId = 0
   readonly #collecting = new Map<number, { readonly child: ChildProcess, readonly settle: (metrics: object[] | undefined) => void }>()
@@ -68,21 +68,21 @@ export class Parent {
   }
 
   /** Starts a part. @returns undefined once it is ready, or the exit code with which it ended before */
-  async start (options: PartOptions): Promise<number | undefined> {
-    const part = new Part(options)
-    this.#parts.push(part)
-    return await this.#fork(part)
+  async start (options: RoleOptions): Promise<number | undefined> {
+    const role = new Role(options)
+    this.#roles.push(role)
+    return await this.#fork(role)
   }
 
   /** Names of the processes that run. */
   get running (): string[] {
-    return this.#parts.filter(({ child }) => child !== undefined).map(({ options }) => options.name)
+    return this.#roles.filter(({ child }) => child !== undefined).map(({ options }) => options.name)
   }
 
   /** Tells all parts, and those that are started again later. */
-  announce (message: ToPart): void {
+  announce (message: ToChild): void {
     this.#announced = message
-    for (const { child } of this.#parts) if (child !== undefined) this.#send(child, message)
+    for (const { child } of this.#roles) if (child !== undefined) this.#send(child, message)
   }
 
   /**
@@ -92,16 +92,16 @@ export class Parent {
    */
   async stop (names: (name: string) => boolean, drainMs = 0): Promise<number> {
     const killMs = drainMs + killAfterMs
-    const codes = await Promise.all(this.#parts.filter(({ options }) => names(options.name)).map(async (part) => {
-      part.stopping = true
-      clearTimeout(part.restart)
-      if (part.child === undefined) return 0
-      this.#send(part.child, { type: 'stop', atOnce: drainMs === 0 })
+    const codes = await Promise.all(this.#roles.filter(({ options }) => names(options.name)).map(async (role) => {
+      role.stopping = true
+      clearTimeout(role.restart)
+      if (role.child === undefined) return 0
+      this.#send(role.child, { type: 'stop', atOnce: drainMs === 0 })
       const kill = setTimeout(() => {
-        this.#options.logger.error(`${part.options.name} did not stop within ${killMs} ms and is killed`)
-        part.child?.kill('SIGKILL')
+        this.#options.logger.error(`${role.options.name} did not stop within ${killMs} ms and is killed`)
+        role.child?.kill('SIGKILL')
       }, killMs)
-      const code = await part.exited
+      const code = await role.exited
       clearTimeout(kill)
       return code
     }))
@@ -110,10 +110,10 @@ export class Parent {
 
   /** The figures of all parts, dead ones' counts included. @param scraping whether they are for a scrape, and not for the log */
   async collect (scraping = false): Promise<object[]> {
-    await Promise.all(this.#parts.map(async (part) => { await this.#collectFrom(part, scraping) }))
+    await Promise.all(this.#roles.map(async (role) => { await this.#collectFrom(role, scraping) }))
     const own = await snapshot(this.#registry)
     // Read in one go: a part that dies now must be found among the living or among the buried, not in both.
-    return await snapshot(aggregate([own, this.#buried, ...this.#parts.map(({ metrics }) => metrics)]))
+    return await snapshot(aggregate([own, this.#exited, ...this.#roles.map(({ metrics }) => metrics)]))
   }
 
   /** The same as Prometheus text. */
@@ -121,71 +121,71 @@ export class Parent {
     return await aggregate([await this.collect(true)]).metrics()
   }
 
-  async #fork (part: Part): Promise<number | undefined> {
-    const { name, module, args, env } = part.options
-    const child = fork(module, [...args, ...part.restartArgs], { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-    part.child = child
-    part.startedAt = performance.now()
+  async #fork (role: Role): Promise<number | undefined> {
+    const { name, module, args, env } = role.options
+    const child = fork(module, [...args, ...role.restartArgs], { env, stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+    role.child = child
+    role.startedAt = performance.now()
     this.#changed()
     if (this.#announced !== undefined) this.#send(child, this.#announced)
-    part.exited = new Promise((resolve) => {
-      child.on('exit', (code, signal) => resolve(this.#ended(part, code, signal)))
+    role.exited = new Promise((resolve) => {
+      child.on('exit', (code, signal) => resolve(this.#ended(role, code, signal)))
       child.on('error', (error) => {
         this.#options.logger.error({ err: error }, `${name}: ${error.message}`)
         // One that could not be made (no memory, no process left) does not exit either.
-        if (child.pid === undefined) resolve(this.#ended(part, exitCode.failed, null))
+        if (child.pid === undefined) resolve(this.#ended(role, exitCode.failed, null))
       })
     })
     const ready = new Promise<undefined>((resolve) => {
       child.on('message', (message: ToParent) => {
         if (message.type === 'ready') {
-          part.ready = true
-          part.restartArgs = message.restartArgs
+          role.ready = true
+          role.restartArgs = message.restartArgs
           resolve(undefined)
         } else this.#received(child, message)
       })
     })
-    return await Promise.race([ready, part.exited])
+    return await Promise.race([ready, role.exited])
   }
 
-  #ended (part: Part, code: number | null, signal: NodeJS.Signals | null): number {
-    const { name } = part.options
-    for (const { child, settle } of this.#collecting.values()) if (child === part.child) settle(undefined)
-    part.child = undefined
-    this.#bury(part)
+  #ended (role: Role, code: number | null, signal: NodeJS.Signals | null): number {
+    const { name } = role.options
+    for (const { child, settle } of this.#collecting.values()) if (child === role.child) settle(undefined)
+    role.child = undefined
+    this.#retire(role)
     this.#changed()
     // One that had no time to listen for signals had nothing to lose either.
-    if (part.stopping && signal !== null && !part.ready) return 0
+    if (role.stopping && signal !== null && !role.ready) return 0
     const status = code ?? exitCode.failed
-    if (part.stopping) {
+    if (role.stopping) {
       if (signal !== null) this.#options.logger.error(`${name} was killed by ${signal} while it stopped`)
       return status
     }
-    if (!part.ready) return status
+    if (!role.ready) return status
     if (status === exitCode.refused || status === exitCode.config) {
       this.#options.onRefused(name, status)
       return status
     }
-    if (performance.now() - part.startedAt > restartMs.livedFor) part.restartMs = restartMs.first
-    this.#options.logger.warn(`${name} ended (${signal ?? `exit code ${status}`}); it is started again in ${part.restartMs} ms`)
-    part.restart = setTimeout(() => { this.#fork(part).catch((error: unknown) => this.#options.logger.error({ err: error }, `${name} can't be started`)) }, part.restartMs)
-    part.restartMs = Math.min(part.restartMs * 2, restartMs.most)
+    if (performance.now() - role.startedAt > restartMs.livedFor) role.restartMs = restartMs.first
+    this.#options.logger.warn(`${name} ended (${signal ?? `exit code ${status}`}); it is started again in ${role.restartMs} ms`)
+    role.restart = setTimeout(() => { this.#fork(role).catch((error: unknown) => this.#options.logger.error({ err: error }, `${name} can't be started`)) }, role.restartMs)
+    role.restartMs = Math.min(role.restartMs * 2, restartMs.most)
     return status
   }
 
-  #bury (part: Part): void {
-    this.#buried.push(...countsOf(part.metrics))
-    part.metrics = []
+  #retire (role: Role): void {
+    this.#exited.push(...countsOf(role.metrics))
+    role.metrics = []
     // A part that dies every second must not make this grow.
     this.#merging = this.#merging.then(async () => {
-      const merging = this.#buried.length
-      this.#buried.splice(0, merging, ...await snapshot(aggregate([this.#buried.slice(0, merging)])))
-    }).catch((error: unknown) => this.#options.logger.error({ err: error }, 'the figures of a dead part could not be added up'))
+      const merging = this.#exited.length
+      this.#exited.splice(0, merging, ...await snapshot(aggregate([this.#exited.slice(0, merging)])))
+    }).catch((error: unknown) => this.#options.logger.error({ err: error }, 'the figures of a dead role could not be added up'))
   }
 
   /** Brings a living part's figures up to date. */
-  async #collectFrom (part: Part, scraping: boolean): Promise<void> {
-    const { child } = part
+  async #collectFrom (role: Role, scraping: boolean): Promise<void> {
+    const { child } = role
     if (child === undefined) return
     const id = ++this.#collectId
     const metrics = await new Promise<object[] | undefined>((resolve) => {
@@ -199,7 +199,7 @@ export class Parent {
     })
     this.#collecting.delete(id)
     // A process that died meanwhile is among the buried by now.
-    if (part.child === child && metrics !== undefined) part.metrics = metrics
+    if (role.child === child && metrics !== undefined) role.metrics = metrics
   }
 
   #received (child: ChildProcess, message: ToParent): void {
@@ -214,10 +214,10 @@ export class Parent {
   }
 
   #changed (): void {
-    this.#options.onChange(this.#parts.flatMap(({ child }) => child?.pid ?? []))
+    this.#options.onChange(this.#roles.flatMap(({ child }) => child?.pid ?? []))
   }
 
-  #send (child: ChildProcess, message: ToPart): void {
+  #send (child: ChildProcess, message: ToChild): void {
     // A child that has just died has closed the channel; its 'exit' is on its way.
     if (child.connected) child.send(message, () => {})
   }
