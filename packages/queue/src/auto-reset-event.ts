@@ -1,6 +1,6 @@
 // A hint that can be waited for: one that came while nobody waited ends the next wait at once.
 
-export class Wake {
+export class AutoResetEvent {
   #due = false
   #resolve: (() => void) | undefined
 

@@ -1,6 +1,6 @@
 // The hint that a consumer waits for.
 import { expect, test } from 'vitest'
-import { Wake } from '../src/auto-reset-event.ts'
+import { AutoResetEvent } from '../src/auto-reset-event.ts'
 
 const never = new AbortController().signal
 const longMs = 60_000
@@ -12,14 +12,14 @@ async function took (work: Promise<void>): Promise<number> {
 }
 
 test('an up ends the wait', async () => {
-  const wake = new Wake()
+  const wake = new AutoResetEvent()
   const waiting = took(wake.wait(longMs, never))
   wake.up()
   expect(await waiting).toBeLessThan(1000)
 })
 
 test('an up while nobody waits ends the next wait at once, and only that one', async () => {
-  const wake = new Wake()
+  const wake = new AutoResetEvent()
   wake.up()
   wake.up()
   expect(await took(wake.wait(longMs, never))).toBeLessThan(1000)
@@ -27,7 +27,7 @@ test('an up while nobody waits ends the next wait at once, and only that one', a
 })
 
 test('an up that ended a wait does not end the next one as well', async () => {
-  const wake = new Wake()
+  const wake = new AutoResetEvent()
   const waiting = wake.wait(longMs, never)
   wake.up()
   await waiting
@@ -35,13 +35,13 @@ test('an up that ended a wait does not end the next one as well', async () => {
 })
 
 test('without an up the wait ends with its time', async () => {
-  expect(await took(new Wake().wait(50, never))).toBeGreaterThanOrEqual(45)
+  expect(await took(new AutoResetEvent().wait(50, never))).toBeGreaterThanOrEqual(45)
 })
 
 test('an abort ends the wait, before it or in it', async () => {
   const stop = new AbortController()
-  const waiting = took(new Wake().wait(longMs, stop.signal))
+  const waiting = took(new AutoResetEvent().wait(longMs, stop.signal))
   stop.abort()
   expect(await waiting).toBeLessThan(1000)
-  expect(await took(new Wake().wait(longMs, stop.signal))).toBeLessThan(1000)
+  expect(await took(new AutoResetEvent().wait(longMs, stop.signal))).toBeLessThan(1000)
 })

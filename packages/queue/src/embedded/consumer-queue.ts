@@ -10,7 +10,7 @@ import { type Progress, encodeProgress } from '@gearbox/protocol/progress.ts'
 import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
 import { runBytesMax, runElementsMax, type ConsumerQueue } from '../queue.ts'
 import { makeSocketDirectory } from './socket-directory.ts'
-import { Wake } from '../auto-reset-event.ts'
+import { AutoResetEvent } from '../auto-reset-event.ts'
 
 /**
  * So often the socket's path is looked at. Programs that tidy up the temporary directory remove what looks old there, and the next worker
@@ -36,7 +36,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   #listening = false
   #pathCheck: NodeJS.Timeout | undefined
   readonly #workers = new Set<Socket>()
-  readonly #wake = new Wake()
+  readonly #pushed = new AutoResetEvent()
   readonly #stored = new Map<string, string>()
   #entries: Array<{ readonly element: Buffer, readonly push: Push }> = []
   #trouble: StoreTrouble | undefined
@@ -118,7 +118,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   }
 
   async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
-    if (this.#entries.length === 0) await this.#wake.wait(ms, signal)
+    if (this.#entries.length === 0) await this.#pushed.wait(ms, signal)
   }
 
   /** Resolves when no worker is connected: after the parent's death the consumer stays for its workers' last flush. */
@@ -191,7 +191,7 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
       const elements = unpackElements(payload.subarray(4))
       const push: Push = { socket, id, waiting: elements.length }
       for (const element of elements) this.#entries.push({ element, push })
-      this.#wake.up()
+      this.#pushed.up()
     } else if (type === frame.ask) {
       const stored = this.#stored.get(payload.toString('latin1', 4)) ?? ''
       writeFrame(socket, frame.answer, uint32(id), uint32(this.#entries.length), Buffer.from(stored))

@@ -10,7 +10,7 @@ import { elementBytesMax, QueueUnavailableError, runBytesMax, runElementsMax, ty
 import { betterReason } from './errors.ts'
 import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './connection.ts'
 import type { RedisQueueOptions } from './producer-queue.ts'
-import { Wake } from '../auto-reset-event.ts'
+import { AutoResetEvent } from '../auto-reset-event.ts'
 
 /** Fields that one command deletes: each is an argument, and a call takes only so many. */
 const forgetMax = 1000
@@ -49,7 +49,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   readonly #redis: Redis
   /** Hears of pushes. Losing it delays a commit by a look's interval. */
   readonly #subscription: Subscription
-  readonly #wake = new Wake()
+  readonly #pushed = new AutoResetEvent()
   #owner: Owner | undefined
   #length = 0
   #durable = false
@@ -65,7 +65,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
     this.#redis = createConnection(url, logger, (reason) => {
       this.#unreachable = betterReason(this.#unreachable, reason)
     })
-    this.#subscription = new Subscription(url, this.#keys.wake, logger, () => this.#wake.up(), warnOfSettings)
+    this.#subscription = new Subscription(url, this.#keys.wake, logger, () => this.#pushed.up(), warnOfSettings)
     this.#redis.on('ready', () => {
       // As long as it loads its data, INFO is not answered either.
       this.#readSettings().catch((error: unknown) => {
@@ -163,7 +163,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
 
   async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
     // A take that had to bind anew first found nothing, and no push to a list that is not empty wakes.
-    if (this.#length === 0) await this.#wake.wait(ms, signal)
+    if (this.#length === 0) await this.#pushed.wait(ms, signal)
   }
 
   async close (): Promise<void> {
