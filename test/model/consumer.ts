@@ -37,7 +37,7 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
       if (!isLocked(state, index)) add(() => `${who}: raises the epoch to ${state.database.epoch + 1}`, () => raiseEpoch(state, index))
       break
     case 'raised':
-      add(() => `${who}: binds the queue, ${consumer.found} → ${consumer.epoch}`, () => takeOver(state, rules, index))
+      add(() => `${who}: binds the queue, ${consumer.found} → ${consumer.epoch}`, () => migrateFromPiccoloDaimao(state, rules, index))
       addTimeouts(state, index, { name: 'bind', expected: consumer.found, owner: consumer.epoch }, (from) => queue.bind(from, consumer.found, consumer.epoch).state, (from) => leave(from, index), addFault)
       break
     case 'running':
@@ -113,8 +113,8 @@ function raiseEpoch (state: State, index: number): State {
   return { ...withConsumer(state, index, { phase: 'raised', epoch }), database: { ...state.database, epoch } }
 }
 
-/** binding.ts takeOver, then Consumer.run up to its first take. */
-function takeOver (state: State, rules: Rules, index: number): State {
+/** binding.ts migrateFromPiccoloDaimao, then Consumer.run up to its first take. */
+function migrateFromPiccoloDaimao (state: State, rules: Rules, index: number): State {
   const { found, epoch } = at(state.consumers, index)
   const { state: after, bound } = queue.bind(state, found, epoch)
   // One with a lower epoch can't write any more: if this one left too, nobody would consume.

@@ -15,7 +15,7 @@ import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
 import { parseOptions } from '@gearbox/runtime/options.ts'
 import { ParentLink } from '@gearbox/runtime/process/parent-link.ts'
 import { onStopSignal, stopDeadlineMs, stopRequested } from '@gearbox/runtime/process/shutdown.ts'
-import { checkBinding, takeOver } from './ownership.ts'
+import { checkBinding, claimOwnership } from './ownership.ts'
 import { ConsumerLock } from './consumer-lock.ts'
 import { Consumer } from './consumer.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
@@ -157,7 +157,7 @@ async function open (queue: ConsumerQueue, config: Config, logger: Logger, stop:
       const found = await checkBinding(queue, config.databasePath, before)
       lock = ConsumerLock.share(config.databasePath)
       store = new Store({ ...config, path: config.databasePath })
-      await takeOver(queue, store, found)
+      await claimOwnership(queue, store, found)
       if (store.copiedTo !== undefined) logger.info(`took over the database of the original; it is kept as it was in ${store.copiedTo}`)
       if (said.size > 0) logger.info(`opened ${config.databasePath} and ${queue.name}`)
       await queue.reportTrouble(undefined)

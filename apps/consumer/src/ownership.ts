@@ -80,7 +80,7 @@ function requireSame (path: string, before: Owner): Identity {
 }
 
 /** Becomes the newest consumer of a checked pair. @throws FatalError (refused) if another consumer was faster; QueueUnavailableError */
-export async function takeOver (queue: ConsumerQueue, store: Store, found: Owner | undefined): Promise<void> {
+export async function claimOwnership (queue: ConsumerQueue, store: Store, found: Owner | undefined): Promise<void> {
   const owner = store.raiseEpoch()
   let expected = found
   while (!await queue.bind(expected, owner)) {

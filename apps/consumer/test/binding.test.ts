@@ -16,7 +16,7 @@ import { redisKeys } from '@gearbox/queue/redis/connection.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
 import { element, producerA } from '@gearbox/test-kit/batches.ts'
 import { captureLog } from '@gearbox/test-kit/captured-log.ts'
-import { checkBinding, takeOver } from '../src/ownership.ts'
+import { checkBinding, claimOwnership } from '../src/ownership.ts'
 import { DatabaseMovedError } from '../src/store/database-file.ts'
 import { inspectDatabase } from '../src/store/store.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
@@ -38,7 +38,7 @@ async function bindTo (queueName: string, path: string): Promise<Owner> {
   const queue = await startQueue(queueName)
   const found = await checkBinding(queue, path)
   const { store } = openStore({ path })
-  await takeOver(queue, store, found)
+  await claimOwnership(queue, store, found)
   store.close()
   return store.owner
 }
@@ -113,7 +113,7 @@ test('a copy from before the last batches is refused by what was told as stored'
   const [queueName, path] = [randomUUID(), freshPath()]
   const queue = await startQueue(queueName)
   const { store } = openStore({ path })
-  await takeOver(queue, store, await checkBinding(queue, path))
+  await claimOwnership(queue, store, await checkBinding(queue, path))
   store.apply([element({ seq: 1, sums: { a: 1 } })])
   store.close()
   copyFileSync(path, `${path}.copy`)
@@ -138,9 +138,9 @@ test('of two consumers that start at once the newer goes on and the older leaves
   const { store } = openStore({ path })
   const found = await Promise.all(queues.map(async (queue) => await checkBinding(queue, path)))
   const other = openStore({ path }).store
-  await takeOver(queues[0]!, store, found[0])
+  await claimOwnership(queues[0]!, store, found[0])
   // Its database no longer lets the first one write: if it left as well, nobody would consume.
-  await takeOver(queues[1]!, other, found[1])
+  await claimOwnership(queues[1]!, other, found[1])
   await expect(queues[0]!.take()).rejects.toThrow(SupersededError)
   expect(() => store.apply([])).toThrow(SupersededError)
   expect(await queues[1]!.take()).toEqual([])
@@ -363,7 +363,7 @@ test('a database of which nobody wrote down a queue goes on with any, and writes
   expect(inspectDatabase(path)?.queue).toBe(undefined)
   const queue = new EmbeddedConsumerQueue(`${path}.socket`)
   const again = openStore({ path }).store
-  await takeOver(queue, again, await checkBinding(queue, path))
+  await claimOwnership(queue, again, await checkBinding(queue, path))
   again.close()
   expect(inspectDatabase(path)?.queue).toBe('embedded')
   // On to Redis nobody has to be asked.
