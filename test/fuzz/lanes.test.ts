@@ -1,4 +1,4 @@
-// A part of what lanes.ts and recogniser.ts compare: the same cases every time, and new ones each time, whose seed is printed.
+// A part of what lanes.ts and matcher.ts compare: the same cases every time, and new ones each time, whose seed is printed.
 import { randomInt } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { compareLanes, type Over } from './lanes.ts'
@@ -15,7 +15,7 @@ describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d
     expect([...replies.keys()]).toEqual(expect.arrayContaining(['202', '204', '400', '401', '403', '415', '421']))
   })
 
-  test('what the recogniser takes for a request is that request to Node', async () => {
+  test('what the matcher takes for a request is that request to Node', async () => {
     const cases = 20_000
     const { problems, seen } = await compareRecogniser(seed, cases)
     expect(problems, `seed ${seed}; again: node test/fuzz/request-matcher.ts --seed ${seed} --cases ${cases}`).toEqual([])

@@ -1,9 +1,9 @@
-// The fast lane's recogniser beside Node's own parser: whatever it takes for a whole request of its shape, Node must read as the same
+// The fast lane's matcher beside Node's own parser: whatever it takes for a whole request of its shape, Node must read as the same
 // request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts --help` says how to run more.
 import { randomInt } from 'node:crypto'
 import { createServer, type IncomingMessage } from 'node:http'
 import { parseArgs } from 'node:util'
-import { Recogniser, type Recognised } from '@gearbox/web/fast-lane/request-matcher.ts'
+import { RequestMatcher, type Recognised } from '@gearbox/web/fast-lane/request-matcher.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
 import { Pipe } from '@gearbox/test-kit/pipe.ts'
 import { drawBytes } from './requests.ts'
@@ -21,7 +21,7 @@ const bodyBytesMax = 65_536
 /** Requests that Node reads between two turns of the event loop. */
 const requestsAtOnce = 500
 
-/** What the recogniser says of a whole request. */
+/** What the matcher says of a whole request. */
 interface Expected {
   readonly bytes: Buffer
   readonly url: string
@@ -36,7 +36,7 @@ const next = 'GET /next HTTP/1.1\r\nHost: x\r\n\r\n'
 /** @param seed says all requests */
 export async function compareRecogniser (seed: number, cases: number, problemsMax = 5): Promise<RecogniserResult> {
   const random = new Random(seed)
-  const recogniser = new Recogniser({ bodyBytesMax })
+  const matcher = new RequestMatcher({ bodyBytesMax })
   const seen = { whole: 0, partial: 0, other: 0 }
   const problems: string[] = []
   let prefixes = 0
@@ -47,26 +47,26 @@ export async function compareRecogniser (seed: number, cases: number, problemsMa
     // Between other bytes, none of which may matter.
     const [before, behind] = [random.int(0, 40), random.int(0, 40)]
     const around = Buffer.concat([Buffer.alloc(before, 'POST /increment HTTP/1.1\r\n'), bytes, Buffer.alloc(behind, '\r\n\r\nContent-Length: 7\r\n')])
-    const recognised = recogniser.read(around, before, before + bytes.length)
-    seen[recognised]++
-    const { bodyStart, bodyEnd } = recogniser
-    if (recognised === 'whole') {
+    const matched = matcher.read(around, before, before + bytes.length)
+    seen[matched]++
+    const { bodyStart, bodyEnd } = matcher
+    if (matched === 'whole') {
       wholes.push({
         bytes: around.subarray(before, bodyEnd),
-        url: `/increment${recogniser.ack === undefined ? '' : `?ack=${recogniser.ack}`}`,
-        authorization: recogniser.authorization,
-        idempotencyKey: recogniser.idempotencyKey,
+        url: `/increment${matcher.ack === undefined ? '' : `?ack=${matcher.ack}`}`,
+        authorization: matcher.authorization,
+        idempotencyKey: matcher.idempotencyKey,
         body: around.subarray(bodyStart, bodyEnd),
       })
     }
     // Of a whole request every beginning is partial, and what is of another shape never becomes whole.
-    const length = recognised === 'whole' ? bodyEnd - before : bytes.length
+    const length = matched === 'whole' ? bodyEnd - before : bytes.length
     let wasOther = false
     for (const cut of drawCuts(random, length)) {
       prefixes++
-      const beginning = recogniser.read(around, before, before + cut)
-      if (recognised === 'whole' && (beginning !== 'partial' || (recogniser.bodyEnd !== 0 && recogniser.bodyEnd !== bodyEnd))) complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${recogniser.bodyEnd - before}`)
-      if (recognised === 'partial' && beginning !== 'partial') complain(`partial, but its first ${cut} bytes are ${beginning}`)
+      const beginning = matcher.read(around, before, before + cut)
+      if (matched === 'whole' && (beginning !== 'partial' || (matcher.bodyEnd !== 0 && matcher.bodyEnd !== bodyEnd))) complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${matcher.bodyEnd - before}`)
+      if (matched === 'partial' && beginning !== 'partial') complain(`partial, but its first ${cut} bytes are ${beginning}`)
       if (wasOther && beginning !== 'other') complain(`its first ${cut} bytes are ${beginning}, though fewer of them are of another shape`)
       wasOther = beginning === 'other'
     }
@@ -145,7 +145,7 @@ function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, r
   return wrong === undefined ? undefined : `to Node its ${wrong[0]} is ${JSON.stringify(wrong[1])}, not ${JSON.stringify(wrong[2])}`
 }
 
-const usage = `Compares what the fast lane's recogniser takes for a request with what Node's parser reads, over random and mutated requests.
+const usage = `Compares what the fast lane's matcher takes for a request with what Node's parser reads, over random and mutated requests.
 
 usage: node test/fuzz/request-matcher.ts [--seed N] [--cases M]
 

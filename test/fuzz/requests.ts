@@ -201,7 +201,7 @@ function mutate (random: Random, bytes: string, names: string[], other: string):
   }
 }
 
-/** One request alone, for the recogniser. */
+/** One request alone, for the matcher. */
 export function drawBytes (random: Random, names: string[] = []): Buffer {
   let bytes = drawRequest(random, names)
   while (random.chance(0.4)) bytes = mutate(random, bytes, names, drawRequest(random, []))

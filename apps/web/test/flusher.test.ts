@@ -7,7 +7,7 @@ import { producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { captureLog, type CapturedLog } from '@gearbox/test-kit/captured-log.ts'
 import { Flusher, type FlusherOptions } from '../src/deliver/flusher.ts'
 import { packKeys } from '../src/deliver/reply-keys.ts'
-import type { HeldReply, Outcome } from '../src/deliver/pending-replies.ts'
+import type { PendingReply, Outcome } from '../src/deliver/pending-replies.ts'
 import type { Increment } from '../src/accumulate/columns.ts'
 import { incrementsOf } from './fixtures/columns.ts'
 import { MemoryQueue } from '@gearbox/queue/memory.ts'
@@ -51,7 +51,7 @@ function setUp (options: Partial<FlusherOptions> = {}): Setup {
 }
 
 /** A reply to a plain request of these pairs. */
-function replyTo (pairs: readonly Increment[], settle: (outcome: Outcome) => void): HeldReply {
+function replyTo (pairs: readonly Increment[], settle: (outcome: Outcome) => void): PendingReply {
   return { heldAt: performance.now(), keys: packKeys(incrementsOf(...pairs)), once: undefined, ownBytes: 0, increments: 0, settle }
 }
 

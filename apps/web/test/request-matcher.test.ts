@@ -1,6 +1,6 @@
-// What the fast lane's recogniser takes for a whole request of its shape, and what it leaves to Node's parser.
+// What the fast lane's matcher takes for a whole request of its shape, and what it leaves to Node's parser.
 import { describe, expect, test } from 'vitest'
-import { Recogniser } from '../src/fast-lane/request-matcher.ts'
+import { RequestMatcher } from '../src/fast-lane/request-matcher.ts'
 
 const bodyBytesMax = 100
 const formType = 'application/x-www-form-urlencoded'
@@ -10,10 +10,10 @@ function request (...lines: readonly string[]): string {
   return `POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: 3\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\na=1`
 }
 
-function read (text: string): { recognised: string, recogniser: Recogniser } {
-  const recogniser = new Recogniser({ bodyBytesMax })
+function read (text: string): { matched: string, matcher: RequestMatcher } {
+  const matcher = new RequestMatcher({ bodyBytesMax })
   const bytes = Buffer.from(text, 'latin1')
-  return { recognised: recogniser.read(bytes, 0, bytes.length), recogniser }
+  return { matched: matcher.read(bytes, 0, bytes.length), matcher }
 }
 
 const usual = request()
@@ -32,43 +32,43 @@ describe('is whole', () => {
     ['UTF-8 as charset', usual.replace(formType, `${formType}; charset=UTF-8`)],
     ['a head of 4096 bytes', headOf(4096)],
   ])('%s', (_name, text) => {
-    const { recognised, recogniser } = read(text)
-    expect(recognised).toBe('whole')
-    expect(text.slice(recogniser.bodyStart, recogniser.bodyEnd)).toBe('a=1')
+    const { matched, matcher } = read(text)
+    expect(matched).toBe('whole')
+    expect(text.slice(matcher.bodyStart, matcher.bodyEnd)).toBe('a=1')
   })
 
   test.each(['memory', 'queued', 'stored'] as const)('?ack=%s', (ack) => {
-    const { recognised, recogniser } = read(usual.replace('/increment', `/increment?ack=${ack}`))
-    expect([recognised, recogniser.ack]).toEqual(['whole', ack])
+    const { matched, matcher } = read(usual.replace('/increment', `/increment?ack=${ack}`))
+    expect([matched, matcher.ack]).toEqual(['whole', ack])
   })
 
   test('what it says of one request is gone with the next', () => {
-    const recogniser = new Recogniser({ bodyBytesMax })
+    const matcher = new RequestMatcher({ bodyBytesMax })
     const first = Buffer.from(request('Authorization: Bearer a b', 'Idempotency-Key:\tk\t').replace('/increment', '/increment?ack=memory'))
-    expect(recogniser.read(first, 0, first.length)).toBe('whole')
-    expect(recogniser).toMatchObject({ ack: 'memory', authorization: 'Bearer a b', idempotencyKey: 'k' })
+    expect(matcher.read(first, 0, first.length)).toBe('whole')
+    expect(matcher).toMatchObject({ ack: 'memory', authorization: 'Bearer a b', idempotencyKey: 'k' })
     const second = Buffer.from(usual)
-    expect(recogniser.read(second, 0, second.length)).toBe('whole')
-    expect([recogniser.ack, recogniser.authorization, recogniser.idempotencyKey]).toEqual([undefined, undefined, undefined])
+    expect(matcher.read(second, 0, second.length)).toBe('whole')
+    expect([matcher.ack, matcher.authorization, matcher.idempotencyKey]).toEqual([undefined, undefined, undefined])
   })
 
   test('one request behind another, whatever stands around it', () => {
     const bytes = Buffer.from(`${usual}${request('X: y').replace('a=1', 'b=2')}GET / HTTP/1.1\r\n`)
-    const recogniser = new Recogniser({ bodyBytesMax })
-    expect(recogniser.read(bytes, 0, bytes.length)).toBe('whole')
-    expect(recogniser.bodyEnd).toBe(usual.length)
-    expect(recogniser.read(bytes, recogniser.bodyEnd, bytes.length)).toBe('whole')
-    expect(bytes.toString('latin1', recogniser.bodyStart, recogniser.bodyEnd)).toBe('b=2')
-    expect(recogniser.read(bytes, recogniser.bodyEnd, bytes.length)).toBe('other')
+    const matcher = new RequestMatcher({ bodyBytesMax })
+    expect(matcher.read(bytes, 0, bytes.length)).toBe('whole')
+    expect(matcher.bodyEnd).toBe(usual.length)
+    expect(matcher.read(bytes, matcher.bodyEnd, bytes.length)).toBe('whole')
+    expect(bytes.toString('latin1', matcher.bodyStart, matcher.bodyEnd)).toBe('b=2')
+    expect(matcher.read(bytes, matcher.bodyEnd, bytes.length)).toBe('other')
   })
 })
 
 test('every beginning of a request is partial, and says where its body will end once its head is there', () => {
   const bytes = Buffer.from(request('Connection: keep-alive', 'Idempotency-Key: k').replace('/increment', '/increment?ack=stored'))
-  const recogniser = new Recogniser({ bodyBytesMax })
+  const matcher = new RequestMatcher({ bodyBytesMax })
   for (let end = 0; end < bytes.length; end++) {
-    expect(recogniser.read(bytes, 0, end), `${end} bytes`).toBe('partial')
-    expect(recogniser.bodyEnd, `after ${end} bytes`).toBe(end < bytes.length - 3 ? 0 : bytes.length)
+    expect(matcher.read(bytes, 0, end), `${end} bytes`).toBe('partial')
+    expect(matcher.bodyEnd, `after ${end} bytes`).toBe(end < bytes.length - 3 ? 0 : bytes.length)
   }
 })
 
@@ -92,6 +92,6 @@ describe('is left to Node', () => {
     ...[' HTTP/1.0', ' HTTP/1.2', ' HTTP/2.0', ' http/1.1', '  HTTP/1.1', '\tHTTP/1.1', ' HTTP/1.1 ', ''].map((version): [string, string] => [`the version ${JSON.stringify(version)}`, usual.replace(' HTTP/1.1', version)]),
     ['a head of 4097 bytes', headOf(4097)],
   ])('%s', (_name, text) => {
-    expect(read(text).recognised).toBe('other')
+    expect(read(text).matched).toBe('other')
   })
 })

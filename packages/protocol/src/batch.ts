@@ -165,7 +165,7 @@ const written = /^\{"v":(\d{1,9}),"producer":"([0-9a-f-]{36})","seq":(\d{1,15}),
  */
 export function readHeader (element: Buffer): Header | string {
   if (!isUtf8(element)) return 'not UTF-8'
-  // What our own workers write is recognised without parsing a megabyte of sums; the database checks the rest.
+  // What our own workers write is matched without parsing a megabyte of sums; the database checks the rest.
   const match = written.exec(element.toString('latin1', 0, 256))
   if (match !== null && Number(match[1]) === batchVersion && Number(match[3]) > 0) {
     return {

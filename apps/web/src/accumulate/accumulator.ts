@@ -1,6 +1,6 @@
 // The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
 import { int64Max, int64Min, narrow, type SumEntry, type IdempotentRequest, type Source, type Sum } from '@gearbox/protocol/batch.ts'
-import type { Increments } from './columns.ts'
+import type { IncrementColumns } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'
 
@@ -71,7 +71,7 @@ export class Accumulator {
   }
 
   /** Whether the key of a request's pair `i` is pending. */
-  has ({ bytes, starts, ends, hashes }: Increments, i: number): boolean {
+  has ({ bytes, starts, ends, hashes }: IncrementColumns, i: number): boolean {
     return this.#sums.has(bytes, starts[i]!, ends[i]!, hashes[i]!)
   }
 
@@ -80,7 +80,7 @@ export class Accumulator {
    * @param at Unix ms, of no matter unless it is empty
    * @param refusable whether the request asked for level `stored`
    */
-  add (increments: Increments, at: number, refusable = false): void {
+  add (increments: IncrementColumns, at: number, refusable = false): void {
     const { bytes, length, starts, ends, hashes, deltas } = increments
     this.#count(length, at)
     if (!refusable) this.#refusable = false

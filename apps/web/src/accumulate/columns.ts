@@ -10,7 +10,7 @@ export interface Increment {
 const firstCapacity = 1024
 
 /** Pairs in their order. Pair `i` adds `deltas[i]` to the key that bytes [starts[i], ends[i]) are, UTF-8, which hash to `hashes[i]`. */
-export class Increments {
+export class IncrementColumns {
   bytes: Buffer = noBytes
   length = 0
   starts = new Int32Array(firstCapacity)

@@ -10,8 +10,8 @@ import { connecting, QueueUnavailableError, type ProducerQueue, type StoreFailur
 import { hasAll, isSubset } from '@gearbox/protocol/sequences.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { Accumulator, type Drain } from '../accumulate/accumulator.ts'
-import { HeldReplies, type Held, type HeldReply } from './pending-replies.ts'
-import type { Increments } from '../accumulate/columns.ts'
+import { PendingReplies, type PendingCounts, type PendingReply } from './pending-replies.ts'
+import type { IncrementColumns } from '../accumulate/columns.ts'
 import { LateReplies } from './late-replies.ts'
 import { costOf, RejectionIndex, type Verdict } from './verdict.ts'
 import { Window } from './window.ts'
@@ -51,8 +51,8 @@ export interface FlusherOptions {
 
 /** One drain on its way, with the replies that wait for it. */
 class FlushGroup {
-  readonly queued: HeldReplies
-  readonly stored: HeldReplies
+  readonly queued: PendingReplies
+  readonly stored: PendingReplies
   /**
    * Whether a reply of level `stored` was given before that was reached. Then nothing in its batches is refused any more:
    * what the database can't take was promised to one of their clients, who were told that it is on its way.
@@ -66,9 +66,9 @@ class FlushGroup {
   /** Not known before its last batch is encoded: until then nothing that is told can settle the group. */
   lastSeq = Number.POSITIVE_INFINITY
 
-  constructor (held: Held) {
-    this.queued = new HeldReplies(held)
-    this.stored = new HeldReplies(held)
+  constructor (held: PendingCounts) {
+    this.queued = new PendingReplies(held)
+    this.stored = new PendingReplies(held)
   }
 }
 
@@ -79,7 +79,7 @@ export class Flusher {
   /** The drain whose batches are being pushed. */
   #drain: Drain | undefined
   /** Replies to what is in the accumulator. */
-  readonly #held: Held = { replies: 0, bytes: 0, answered: { requests: 0, increments: 0 } }
+  readonly #held: PendingCounts = { replies: 0, bytes: 0, answered: { requests: 0, increments: 0 } }
   #group = new FlushGroup(this.#held)
   /** The group that the last flush got into the queue, while its replies at level `queued` are due: see #flush. */
   #reached: FlushGroup | undefined
@@ -150,7 +150,7 @@ export class Flusher {
   }
 
   /** Requests that were answered with 2xx, and the increments in them. */
-  get answered (): Readonly<Held['answered']> {
+  get answered (): Readonly<PendingCounts['answered']> {
     return this.#held.answered
   }
 
@@ -191,7 +191,7 @@ export class Flusher {
   }
 
   /** Whether the key of a request's pair `i` is in no batch yet. */
-  isPending (increments: Increments, i: number): boolean {
+  isPending (increments: IncrementColumns, i: number): boolean {
     return this.#accumulator.has(increments, i)
   }
 
@@ -207,7 +207,7 @@ export class Flusher {
    * Takes a request's increments in: from here on they are on their way, whatever happens to the reply.
    * @param reply settled when `level` is reached, late, or refused; undefined at level `memory`, which is reached now
    */
-  accept (increments: Increments, once: IdempotentRequest | undefined, level: 'memory' | 'queued' | 'stored', reply: HeldReply | undefined): void {
+  accept (increments: IncrementColumns, once: IdempotentRequest | undefined, level: 'memory' | 'queued' | 'stored', reply: PendingReply | undefined): void {
     // Only the oldest increment's time is kept.
     const at = once?.at ?? (this.#accumulator.isEmpty ? Date.now() : 0)
     const pending = once === undefined ? undefined : this.#accumulator.pendingIdempotent(once.id)

@@ -8,7 +8,7 @@ import { idempotentBytes } from '../accumulate/accumulator.ts'
 export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejection[] }
 
 /** A lane's reply. Whoever holds it says since when, and what for. */
-export interface HeldReply {
+export interface PendingReply {
   /** performance.now(), ms. */
   heldAt: number
   /**
@@ -27,10 +27,10 @@ export interface HeldReply {
 }
 
 /** What a reply starts as. */
-export const notHeld: Omit<HeldReply, 'ownBytes' | 'settle'> = { heldAt: 0, keys: undefined, once: undefined, increments: 0 }
+export const notPending: Omit<PendingReply, 'ownBytes' | 'settle'> = { heldAt: 0, keys: undefined, once: undefined, increments: 0 }
 
-/** What a worker holds, over all its HeldReplies: how many replies, and how many bytes with all that they hold. */
-export interface Held {
+/** What a worker holds, over all its PendingReplies: how many replies, and how many bytes with all that they hold. */
+export interface PendingCounts {
   replies: number
   bytes: number
   /** Requests that were answered with 2xx, and the increments in them. */
@@ -43,17 +43,17 @@ function isAnswered (outcome: Outcome): boolean {
 }
 
 /** Bytes that a reply holds until it is settled. */
-function bytesOf ({ ownBytes, keys, once }: HeldReply): number {
+function bytesOf ({ ownBytes, keys, once }: PendingReply): number {
   return ownBytes + (keys === undefined ? 0 : keys.length) + (once === undefined ? 0 : idempotentBytes(once))
 }
 
 /** Replies that wait for one flush, first come first. */
-export class HeldReplies {
-  readonly #held: Held
-  #replies: HeldReply[] = []
+export class PendingReplies {
+  readonly #held: PendingCounts
+  #replies: PendingReply[] = []
   #first = 0
 
-  constructor (held: Held) {
+  constructor (held: PendingCounts) {
     this.#held = held
   }
 
@@ -61,14 +61,14 @@ export class HeldReplies {
     return this.#replies.length - this.#first
   }
 
-  hold (reply: HeldReply): void {
+  hold (reply: PendingReply): void {
     this.#replies.push(reply)
     this.#held.replies++
     this.#held.bytes += bytesOf(reply)
   }
 
   /** Settles all of them. */
-  settleAll (outcomeOf: (reply: HeldReply) => Outcome): void {
+  settleAll (outcomeOf: (reply: PendingReply) => Outcome): void {
     const [replies, first, held] = [this.#replies, this.#first, this.#held]
     held.replies -= this.size
     // What is settled may be answered at once; nothing that follows from that may meet it here.
@@ -93,7 +93,7 @@ export class HeldReplies {
   /**
    * Settles the oldest of them, those that cost no more than `costMax` together and one more. @returns what they cost
    */
-  settleSome (outcomeOf: (reply: HeldReply) => Outcome, costMax: number, costOf: (reply: HeldReply) => number): number {
+  settleSome (outcomeOf: (reply: PendingReply) => Outcome, costMax: number, costOf: (reply: PendingReply) => number): number {
     let cost = 0
     while (this.#first < this.#replies.length && cost <= costMax) {
       const reply = this.#replies[this.#first++]!
@@ -107,7 +107,7 @@ export class HeldReplies {
   /**
    * Settles as late what was held before `before` (performance.now ms). @param onLate called with each of them first
    */
-  settleLate (before: number, onLate?: (reply: HeldReply) => void): void {
+  settleLate (before: number, onLate?: (reply: PendingReply) => void): void {
     for (;;) {
       const reply = this.#replies[this.#first]
       if (reply === undefined || reply.heldAt > before) break
@@ -118,7 +118,7 @@ export class HeldReplies {
     this.#trim()
   }
 
-  #settle (reply: HeldReply, outcome: Outcome): void {
+  #settle (reply: PendingReply, outcome: Outcome): void {
     this.#held.replies--
     this.#held.bytes -= bytesOf(reply)
     if (isAnswered(outcome)) {

@@ -2,7 +2,7 @@
 // replies with a thousand keys each are nothing to V8's collector, and what they take is known. Rejected keys are
 // found among them by their hashes first.
 import type { Rejection } from '@gearbox/protocol/progress.ts'
-import type { Increments } from '../accumulate/columns.ts'
+import type { IncrementColumns } from '../accumulate/columns.ts'
 import { hashOf } from '../accumulate/key-table.ts'
 
 /** Before the keys' bytes: how many there are, and of each its hash and where it ends. */
@@ -10,14 +10,14 @@ const countBytes = 4
 const entryBytes = 8
 
 /** How many bytes `packKeys` takes for a request. */
-export function packedBytes ({ length, starts, ends }: Increments): number {
+export function packedBytes ({ length, starts, ends }: IncrementColumns): number {
   let bytes = countBytes + length * entryBytes
   for (let i = 0; i < length; i++) bytes += ends[i]! - starts[i]!
   return bytes
 }
 
 /** Copies a request's keys. */
-export function packKeys (increments: Increments): Buffer {
+export function packKeys (increments: IncrementColumns): Buffer {
   const { bytes, length, starts, ends, hashes } = increments
   const packed = Buffer.allocUnsafe(packedBytes(increments))
   packed.writeInt32LE(length)

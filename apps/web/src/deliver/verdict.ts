@@ -7,7 +7,7 @@
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { keyCount, RejectedKeys } from './reply-keys.ts'
-import type { HeldReply, Outcome } from './pending-replies.ts'
+import type { PendingReply, Outcome } from './pending-replies.ts'
 
 /** What has been rejected of a producer, to be looked up by sequence. */
 export class RejectionIndex {
@@ -83,7 +83,7 @@ export class Verdict {
   }
 
   /** @param sendOnceAgain called with an idempotent request that was not filed, but that somebody was promised */
-  outcomeOf ({ keys, once }: HeldReply, sendOnceAgain: (once: IdempotentRequest) => void): Outcome {
+  outcomeOf ({ keys, once }: PendingReply, sendOnceAgain: (once: IdempotentRequest) => void): Outcome {
     if (this.#whole) return 'late'
     const refused = once !== undefined
       ? this.#once.get(once.id) ?? []
@@ -102,6 +102,6 @@ function isFiled ({ filed = true }: Rejection): boolean {
 }
 
 /** What it takes to find out what becomes of a reply, in keys that are compared. */
-export function costOf ({ keys }: HeldReply): number {
+export function costOf ({ keys }: PendingReply): number {
   return keys === undefined ? 1 : keyCount(keys)
 }

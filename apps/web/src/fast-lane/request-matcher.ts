@@ -55,7 +55,7 @@ export interface RecogniserOptions {
   readonly isCallerAllowed?: ((authorization: string | undefined) => boolean) | undefined
 }
 
-export class Recogniser {
+export class RequestMatcher {
   readonly #path: Buffer
   readonly #bodyBytesMax: number
   readonly #isHostAllowed: (host: string) => boolean
@@ -88,12 +88,12 @@ export class Recogniser {
   read (bytes: Buffer, start: number, end: number): Recognised {
     if (this.#headBytes > 0 && this.#isSameHead(bytes, start, end)) return this.#findBody(start + this.#headBytes, end)
     this.#headBytes = 0
-    const recognised = this.#readHead(bytes, start, end)
-    if (recognised === 'whole') {
+    const matched = this.#readHead(bytes, start, end)
+    if (matched === 'whole') {
       this.#headBytes = this.bodyStart - start
       this.#head.set(bytes.subarray(start, this.bodyStart))
     }
-    return recognised
+    return matched
   }
 
   /** Whether these bytes begin with the last head. Where that has a key, the time it takes must not tell how much of it was right. */

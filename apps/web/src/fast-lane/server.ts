@@ -1,4 +1,4 @@
-// The way most increments come in: a lane in front of Node's HTTP parser that serves one shape of request (recogniser.ts) straight
+// The way most increments come in: a lane in front of Node's HTTP parser that serves one shape of request (matcher.ts) straight
 // from the socket. Whatever is not of that shape goes, with all bytes unread, to Node's parser and Fastify behind it, and its
 // connection stays there. What a request comes to is decided in count.ts for both lanes.
 import { Server, STATUS_CODES, type RequestListener, type ServerOptions } from 'node:http'
@@ -8,8 +8,8 @@ import type { Config } from '@gearbox/runtime/config.ts'
 import type { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import { count, refusal, type CountOptions, type CountRequest } from '../increment/admit.ts'
 import type { RequestError } from '../http/errors.ts'
-import { notHeld, type HeldReply, type Outcome } from '../deliver/pending-replies.ts'
-import { Recogniser } from './request-matcher.ts'
+import { notPending, type PendingReply, type Outcome } from '../deliver/pending-replies.ts'
+import { RequestMatcher } from './request-matcher.ts'
 
 export interface FastLaneOptions extends CountOptions {
   readonly limits: CountOptions['limits'] & Pick<Config, 'basePath' | 'bodyBytesMax' | 'corsOrigins' | 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
@@ -69,12 +69,12 @@ export class FastLaneServer extends Server {
 const replyBytes = 256
 
 /** A reply in its place among those that are due on its connection. */
-class Reply implements HeldReply {
+class Reply implements PendingReply {
   readonly #connection: Connection
-  heldAt = notHeld.heldAt
-  keys = notHeld.keys
-  once = notHeld.once
-  increments = notHeld.increments
+  heldAt = notPending.heldAt
+  keys = notPending.keys
+  once = notPending.once
+  increments = notPending.increments
   readonly ownBytes = replyBytes
   /** '' until it is known. */
   text = ''
@@ -116,7 +116,7 @@ class FastLane {
   #answered: Connection[] = []
   #cached: CachedHeaders | undefined
   readonly #vary: string
-  readonly recogniser: Recogniser
+  readonly matcher: RequestMatcher
   readonly options: FastLaneOptions
   readonly request: ReusedRequest = { ack: undefined, form: undefined, idempotencyKey: undefined, authorization: undefined, bytes: readBuffer, start: 0, end: 0 }
   stopping = false
@@ -125,7 +125,7 @@ class FastLane {
     this.#server = server
     this.#handOver = handOver
     this.options = options
-    this.recogniser = new Recogniser({
+    this.matcher = new RequestMatcher({
       basePath: options.limits.basePath,
       bodyBytesMax: options.limits.bodyBytesMax,
       isHostAllowed: (host) => options.hosts.allows(host),
@@ -342,12 +342,12 @@ class Connection {
   /** @param inHand whether the first request's head was there before: then a stop, too, waits for it */
   #read (bytes: Buffer, end: number, inHand = false): void {
     const lane = this.#lane
-    const { recogniser } = lane
-    for (let at = 0; at < end; at = recogniser.bodyEnd) {
+    const { matcher } = lane
+    for (let at = 0; at < end; at = matcher.bodyEnd) {
       if (this.#due.length >= dueMax && this.#isOverLimit()) return this.#giveUp()
-      const recognised = lane.stopping && !(inHand && at === 0) ? 'other' : recogniser.read(bytes, at, end)
-      if (recognised === 'partial' && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, recogniser.bodyEnd - at))) break
-      if (recognised !== 'whole') return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
+      const matched = lane.stopping && !(inHand && at === 0) ? 'other' : matcher.read(bytes, at, end)
+      if (matched === 'partial' && this.#keep(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, matcher.bodyEnd - at))) break
+      if (matched !== 'whole') return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
       this.#serve(bytes)
     }
     if (this.#due.length >= dueMax || this.socket.writableNeedDrain) this.socket.pause()
@@ -374,13 +374,13 @@ class Connection {
   #serve (bytes: Buffer): void {
     this.#idleChecks = this.#headPieces = 0
     this.#served = true
-    const { options, recogniser, request } = this.#lane
-    request.ack = recogniser.ack
-    request.authorization = recogniser.authorization
-    request.idempotencyKey = recogniser.idempotencyKey
+    const { options, matcher, request } = this.#lane
+    request.ack = matcher.ack
+    request.authorization = matcher.authorization
+    request.idempotencyKey = matcher.idempotencyKey
     request.bytes = bytes
-    request.start = recogniser.bodyStart
-    request.end = recogniser.bodyEnd
+    request.start = matcher.bodyStart
+    request.end = matcher.bodyEnd
     const reply = new Reply(this)
     this.#due.push(reply)
     try {

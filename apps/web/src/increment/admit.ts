@@ -9,8 +9,8 @@ import type { Flusher } from '../deliver/flusher.ts'
 import { parseForm } from './form.ts'
 import { idempotentBytes } from '../accumulate/accumulator.ts'
 import { packedBytes, packKeys } from '../deliver/reply-keys.ts'
-import type { HeldReply } from '../deliver/pending-replies.ts'
-import type { Increments } from '../accumulate/columns.ts'
+import type { PendingReply } from '../deliver/pending-replies.ts'
+import type { IncrementColumns } from '../accumulate/columns.ts'
 import { oneOf } from '../http/query.ts'
 
 export interface CountOptions {
@@ -39,7 +39,7 @@ export interface CountRequest {
  * @returns whether the reply is held until its ack level is reached, or was only to be in memory and so is due now
  * @throws RequestError if nothing was counted
  */
-export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: HeldReply): 'held' | 'in memory' {
+export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: PendingReply): 'held' | 'in memory' {
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
   const once = readIdempotent(request, increments, limits.apiKeys.length > 0)
@@ -97,7 +97,7 @@ function pairsOnly (text: unknown): boolean {
 }
 
 /** @throws RequestError (400) for a header that is no idempotency key */
-function readIdempotent ({ idempotencyKey: key, authorization }: CountRequest, increments: Increments, callersKnown: boolean): IdempotentRequest | undefined {
+function readIdempotent ({ idempotencyKey: key, authorization }: CountRequest, increments: IncrementColumns, callersKnown: boolean): IdempotentRequest | undefined {
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
@@ -124,7 +124,7 @@ function sameSums (some: IdempotentRequest['sums'], others: IdempotentRequest['s
  * @throws RequestError (503) if this request would go over what one worker may hold
  */
 function checkPending (
-  flusher: Flusher, increments: Increments, once: IdempotentRequest | undefined, repeats: boolean, level: AckLevel, reply: HeldReply,
+  flusher: Flusher, increments: IncrementColumns, once: IdempotentRequest | undefined, repeats: boolean, level: AckLevel, reply: PendingReply,
   { pendingKeysMax, pendingBytesMax }: CountOptions['limits']
 ): void {
   const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes

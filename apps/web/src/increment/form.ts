@@ -3,7 +3,7 @@
 import { isUtf8 } from 'node:buffer'
 import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/batch.ts'
 import { echo, echoPair, RequestError, textOf } from '../http/errors.ts'
-import { Increments } from '../accumulate/columns.ts'
+import { IncrementColumns } from '../accumulate/columns.ts'
 import { hashBasis, hashByte, hashEnd, hashOf } from '../accumulate/key-table.ts'
 
 export interface FormOptions {
@@ -30,14 +30,14 @@ interface Piece {
 }
 
 /** What was read last: every body goes into the same columns. */
-const read = new Increments()
+const read = new IncrementColumns()
 
 /**
  * Parses a whole body, [start, end) of `bytes`. All or nothing.
  * @returns its increments, which last until the next call or until `bytes` change
  * @throws RequestError (400, or 422 if the request's own sum for a key leaves 64 bits) that names the offending pair
  */
-export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length): Increments {
+export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length): IncrementColumns {
   if (start === end) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
   if (!readPlain(bytes, start, end, pairsMax) || (!pairsOnly && isOriginal(read))) {
     const body = bytes.subarray(start, end)
@@ -87,7 +87,7 @@ function readOther (body: Buffer, pairsMax: number, pairsOnly: boolean): void {
 }
 
 /** Whether it might be the original's form. */
-function isOriginal (increments: Increments): boolean {
+function isOriginal (increments: IncrementColumns): boolean {
   return increments.length === 2 && increments.keys().some((key) => key === 'key' || key === 'value')
 }
 
@@ -234,7 +234,7 @@ function hexDigit (byte = 0): number {
 }
 
 /** @throws RequestError (422) if the increments of one key alone leave 64 bits */
-function checkSums (increments: Increments): void {
+function checkSums (increments: IncrementColumns): void {
   // A thousand numbers below 2^53 stay within 64 bits; only bigints, or more of them, can leave.
   if (increments.length === 1 || (increments.length <= 1000 && increments.areNumbers)) return
   for (const [key, sum] of increments.sums()) {

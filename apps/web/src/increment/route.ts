@@ -4,7 +4,7 @@ import { ackLevels } from '@gearbox/runtime/config.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
 import { count, refusal, type CountOptions } from './admit.ts'
 import { echo, errorSchema, RequestError } from '../http/errors.ts'
-import { notHeld, type Outcome } from '../deliver/pending-replies.ts'
+import { notPending, type Outcome } from '../deliver/pending-replies.ts'
 
 export interface IncrementOptions extends CountOptions {
   readonly origins: Origins
@@ -68,7 +68,7 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     // While its reply is held, all of a request stays in memory: without its body that is known to be little.
     request.body = undefined
     const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
-      { ...notHeld, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome) })
+      { ...notPending, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome) })
     if (when === 'in memory') reply.code(202).send()
   })
 }
