@@ -2,7 +2,7 @@
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { readDatabaseUuid, writeUnsent } from '@gearbox/web/deliver/spool.ts'
+import { readDatabaseUuid, writeSpool } from '@gearbox/web/deliver/spool.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { endWithTest, listening, post, postWith, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
@@ -95,12 +95,12 @@ test('what a worker that is gone left in a file is counted and fills its hole, w
 
   const dir = join(dirname(databasePath), 'unsent')
   const here = { queue: 'of the test', generation: undefined, database: readDatabaseUuid(databasePath) }
-  const theirs = await writeUnsent(dir, producerB, { ...here, database: 'another' }, [element({ producer: producerB, increments: 1000 })])
+  const theirs = await writeSpool(dir, producerB, { ...here, database: 'another' }, [element({ producer: producerB, increments: 1000 })])
   const missing = await verify(env, gearbox.url)
   expect(missing.output).toContain(`unsent file ${theirs} is not counted: it belongs to database another (of the test)\n`)
   expect(missing.code).toBe(1)
   // The first was stored before it could be deleted.
-  await writeUnsent(dir, producerA, here, [batch(1), batch(2), batch(4)])
+  await writeSpool(dir, producerA, here, [batch(1), batch(2), batch(4)])
   const whole = await verify(env, gearbox.url)
   expect(whole.output).toMatch(/^workers that are gone .*: 1; stored 20, queued 0, in unsent files 20$/m)
   expect(whole.code, whole.output).toBe(0)

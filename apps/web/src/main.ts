@@ -25,7 +25,7 @@ import { RequestError } from './http/errors.ts'
 import { Flusher } from './deliver/flusher.ts'
 import { buildServer } from './server.ts'
 import { Totals } from './totals/reads.ts'
-import { pushUnsent, readDatabaseUuid, writeUnsent } from './deliver/spool.ts'
+import { pushSpool, readDatabaseUuid, writeSpool } from './deliver/spool.ts'
 
 /** Of the stop's deadline, what is kept for writing down what could not be pushed. */
 const unsentReserveMs = 500
@@ -80,7 +80,7 @@ async function main (): Promise<number> {
   })
   const stop = new AbortController()
   // A stop does not wait for it: a file stays until all of it is stored.
-  pushUnsent({ dir: config.unsentDir, queue, logger, stop: stop.signal }).catch((error: unknown) => {
+  pushSpool({ dir: config.unsentDir, queue, logger, stop: stop.signal }).catch((error: unknown) => {
     logger.error({ err: error }, 'unsent batches could not be pushed')
   })
   await reachable(queue)
@@ -185,7 +185,7 @@ async function saveUnsent (left: readonly Batch[], dir: string, producer: string
   if (left.length === 0) return 0
   const what = `${left.length} batches (${left.reduce((sum, { increments }) => sum + increments, 0)} increments)`
   try {
-    const path = await writeUnsent(dir, producer, origin, left.map(({ element }) => element))
+    const path = await writeSpool(dir, producer, origin, left.map(({ element }) => element))
     logger.warn(`${what} are not known to be in the queue or stored: they wait in ${path} and are pushed at the next start`)
     return 0
   } catch (error) {

@@ -12,7 +12,7 @@ import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { Origins } from '@gearbox/runtime/access/origins.ts'
 import { version } from '@gearbox/runtime/version.ts'
 import { countHosts, refuseCaller, refuseHost } from './http/access.ts'
-import type { CountOptions } from './increment/admit.ts'
+import type { AdmitOptions } from './increment/admit.ts'
 import { describeRoute } from './http/docs/document.ts'
 import { RequestError, type ErrorCode } from './http/errors.ts'
 import { FastLaneServer, type FastLaneOptions } from './fast-lane/server.ts'
@@ -30,8 +30,8 @@ import type { Totals } from './totals/reads.ts'
 export interface ServerOptions {
   readonly config: Config
   readonly logger: Logger
-  readonly flusher: CountOptions['flusher']
-  readonly queue: CountOptions['queue']
+  readonly flusher: AdmitOptions['flusher']
+  readonly queue: AdmitOptions['queue']
   readonly totals: Totals
   /** All figures as Prometheus text. */
   readonly metrics: () => Promise<string>

@@ -11,7 +11,7 @@ import { readHeader } from '@gearbox/protocol/batch.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { captureLog, type CapturedLog } from '@gearbox/test-kit/captured-log.ts'
 import { originLine, type Origin } from '@gearbox/queue/spool-file.ts'
-import { pushUnsent, writeUnsent } from '../src/deliver/spool.ts'
+import { pushSpool, writeSpool } from '../src/deliver/spool.ts'
 import { MemoryQueue } from '@gearbox/queue/memory.ts'
 
 /** What the queue of these tests belongs to. */
@@ -24,7 +24,7 @@ function batches (producer: string, ...seqs: readonly number[]): Buffer[] {
 function start (dir: string, queue: MemoryQueue): { log: CapturedLog, done: Promise<void>, stop: () => void } {
   const log = captureLog()
   const stop = new AbortController()
-  const done = pushUnsent({ dir, queue, logger: log.logger, stop: stop.signal })
+  const done = pushSpool({ dir, queue, logger: log.logger, stop: stop.signal })
   onTestFinished(async () => {
     stop.abort()
     await done
@@ -35,7 +35,7 @@ function start (dir: string, queue: MemoryQueue): { log: CapturedLog, done: Prom
 test('a file has one batch a line, under the name of its worker, and nothing beside it', async () => {
   const dir = join(temporaryDir(), 'deep', 'unsent')
   const left = batches(producerA, 3, 4)
-  const path = await writeUnsent(dir, producerA, origin, left)
+  const path = await writeSpool(dir, producerA, origin, left)
   expect(readdirSync(dir)).toEqual([`${producerA}.jsonl`])
   expect(path).toBe(join(dir, `${producerA}.jsonl`))
   expect(readFileSync(path, 'latin1')).toBe(originLine(origin) + left.map((element) => `${element.toString('latin1')}\n`).join(''))
@@ -44,14 +44,14 @@ test('a file has one batch a line, under the name of its worker, and nothing bes
 test('thousands of batches are written whole', async () => {
   const dir = temporaryDir()
   const left = batches(producerA, ...Array.from({ length: 3000 }, (_, i) => i + 1))
-  const path = await writeUnsent(dir, producerA, origin, left)
+  const path = await writeSpool(dir, producerA, origin, left)
   expect(readFileSync(path).equals(Buffer.concat([Buffer.from(originLine(origin)), ...left.flatMap((element) => [element, Buffer.from('\n')])]))).toBe(true)
 })
 
 test('a directory that can not be written is an error', async () => {
   const file = join(temporaryDir(), 'file')
   writeFileSync(file, '')
-  await expect(writeUnsent(join(file, 'unsent'), producerA, origin, batches(producerA, 1))).rejects.toThrow()
+  await expect(writeSpool(join(file, 'unsent'), producerA, origin, batches(producerA, 1))).rejects.toThrow()
 })
 
 test('a disk that gets full in the middle is an error and leaves no file that would pass for whole', () => {
@@ -65,7 +65,7 @@ test('a disk that gets full in the middle is an error and leaves no file that wo
 test('what was left is pushed with the same bytes, and its file goes only once all of it is stored', async () => {
   const dir = temporaryDir()
   const left = batches(producerA, 3, 4, 5)
-  const path = await writeUnsent(dir, producerA, origin, left)
+  const path = await writeSpool(dir, producerA, origin, left)
   const queue = new MemoryQueue()
   const { done } = start(dir, queue)
   await until('the push', () => queue.list.length === 3)
@@ -86,7 +86,7 @@ test('what was left is pushed with the same bytes, and its file goes only once a
 
 test('it is pushed again when the queue forgets it, without what is stored', async () => {
   const dir = temporaryDir()
-  const path = await writeUnsent(dir, producerA, origin, batches(producerA, 1, 2, 3))
+  const path = await writeSpool(dir, producerA, origin, batches(producerA, 1, 2, 3))
   const queue = new MemoryQueue()
   const { done } = start(dir, queue)
   await until('the push', () => queue.list.length === 3)
@@ -99,7 +99,7 @@ test('it is pushed again when the queue forgets it, without what is stored', asy
 
 test('a queue that fails, moves, or can not be reached is tried until it works', async () => {
   const dir = temporaryDir()
-  const path = await writeUnsent(dir, producerA, origin, batches(producerA, 1))
+  const path = await writeSpool(dir, producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
   queue.disconnect()
   queue.misfortunes('fail', 'fail after', 'move')
@@ -113,8 +113,8 @@ test('a queue that fails, moves, or can not be reached is tried until it works',
 
 test('several files of several workers are pushed one after the other', async () => {
   const dir = temporaryDir()
-  await writeUnsent(dir, producerA, origin, batches(producerA, 1))
-  await writeUnsent(dir, producerB, origin, batches(producerB, 7))
+  await writeSpool(dir, producerA, origin, batches(producerA, 1))
+  await writeSpool(dir, producerB, origin, batches(producerB, 7))
   const queue = new MemoryQueue()
   queue.reportProgress(producerA, { high: 1 })
   queue.reportProgress(producerB, { high: 7 })
@@ -127,7 +127,7 @@ test('a bad line is named, its file is kept, and the others are pushed', async (
   const bad = join(dir, `${producerA}.jsonl`)
   const content = `${batches(producerA, 1)[0]!.toString()}\n{"v":1,"prod`
   writeFileSync(bad, content)
-  await writeUnsent(dir, producerB, origin, batches(producerB, 1))
+  await writeSpool(dir, producerB, origin, batches(producerB, 1))
   const queue = new MemoryQueue()
   queue.reportProgress(producerB, { high: 1 })
   const { log, done } = start(dir, queue)
@@ -145,9 +145,9 @@ test.each<[name: string, left: Origin, here: Partial<{ database: string | undefi
   ['another database, which the queue does not have any more', { ...origin, database: 'of somebody else' }, { database: 'the new one' }],
 ])('a file of %s is not touched, and the line about it says what to do', async (_name, left, here) => {
   const dir = temporaryDir()
-  const strange = await writeUnsent(dir, producerA, left, batches(producerA, 1))
+  const strange = await writeSpool(dir, producerA, left, batches(producerA, 1))
   const content = readFileSync(strange)
-  await writeUnsent(dir, producerB, { ...origin, ...here }, batches(producerB, 1))
+  await writeSpool(dir, producerB, { ...origin, ...here }, batches(producerB, 1))
   const queue = Object.assign(new MemoryQueue(), here)
   queue.reportProgress(producerB, { high: 1 })
   const { log, done } = start(dir, queue)
@@ -171,7 +171,7 @@ test.each<[name: string, left: Origin]>([
   ['this queue, before it was ever reached', { ...origin, generation: undefined, database: undefined }],
 ])('a file of %s is pushed', async (_name, left) => {
   const dir = temporaryDir()
-  await writeUnsent(dir, producerA, left, batches(producerA, 1))
+  await writeSpool(dir, producerA, left, batches(producerA, 1))
   const queue = new MemoryQueue()
   queue.reportProgress(producerA, { high: 1 })
   await start(dir, queue).done
@@ -181,8 +181,8 @@ test.each<[name: string, left: Origin]>([
 
 test('a file waits while the queue has no database, and those behind it do not', async () => {
   const dir = temporaryDir()
-  await writeUnsent(dir, producerA, origin, batches(producerA, 1))
-  await writeUnsent(dir, producerB, { ...origin, database: undefined }, batches(producerB, 1))
+  await writeSpool(dir, producerA, origin, batches(producerA, 1))
+  await writeSpool(dir, producerB, { ...origin, database: undefined }, batches(producerB, 1))
   const queue = new MemoryQueue()
   queue.database = undefined
   queue.reportProgress(producerB, { high: 1 })
@@ -223,7 +223,7 @@ test('what is not a regular file holds up nothing: neither the files behind it n
   writeFileSync(endless, '')
   truncateSync(endless, 2 ** 33)
   writeFileSync(newer, '{"unsent":2}\n')
-  await writeUnsent(dir, producerA, origin, batches(producerA, 1))
+  await writeSpool(dir, producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
   queue.reportProgress(producerA, { high: 1 })
   const { log, done } = start(dir, queue)
@@ -237,7 +237,7 @@ test('what is not a regular file holds up nothing: neither the files behind it n
 
 test('a file that another worker is pushing is left to it, and taken over when it is gone', async () => {
   const dir = temporaryDir()
-  const path = await writeUnsent(dir, producerA, origin, batches(producerA, 1))
+  const path = await writeSpool(dir, producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
   const first = start(dir, queue)
   await until('the push', () => queue.list.length === 1)
@@ -257,7 +257,7 @@ test('a file that another worker is pushing is left to it, and taken over when i
 
 test('a stop does not wait for a push that is not answered', async () => {
   const dir = temporaryDir()
-  const path = await writeUnsent(dir, producerA, origin, batches(producerA, 1))
+  const path = await writeSpool(dir, producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
   queue.hold()
   const { done, stop } = start(dir, queue)
@@ -282,7 +282,7 @@ test('half-written files and other files are left alone, and no directory is fin
 test('a stop ends the waiting and keeps the file', async () => {
   const dir = temporaryDir()
   mkdirSync(join(dir, 'unsent'))
-  const path = await writeUnsent(join(dir, 'unsent'), producerA, origin, batches(producerA, 1))
+  const path = await writeSpool(join(dir, 'unsent'), producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
   const { done, stop } = start(join(dir, 'unsent'), queue)
   await until('the push', () => queue.list.length === 1)

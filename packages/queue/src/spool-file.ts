@@ -81,7 +81,7 @@ export async function listUnsent (dir: string): Promise<string[]> {
 }
 
 /** A file of unsent batches that is open for reading. */
-export class UnsentFile {
+export class SpoolFile {
   readonly #file: FileHandle
   /** Where its batches belong; undefined for a file of a Gearbox that did not write that down. */
   readonly origin: Origin | undefined
@@ -95,13 +95,13 @@ export class UnsentFile {
    * Opens a file and reads where its batches belong. Nothing but a regular file is opened: a pipe would hold up whoever reads it.
    * @throws Error whose message says what is wrong with it
    */
-  static async open (path: string): Promise<UnsentFile> {
+  static async open (path: string): Promise<SpoolFile> {
     if (!(await lstat(path)).isFile()) throw new Error('it is not a regular file')
     const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOFOLLOW)
     try {
       if (!(await file.stat()).isFile()) throw new Error('it is not a regular file')
       const { value: first } = await lines(file).next()
-      return new UnsentFile(file, first === undefined ? undefined : parseOrigin(first))
+      return new SpoolFile(file, first === undefined ? undefined : parseOrigin(first))
     } catch (error) {
       await file.close()
       throw error

@@ -5,7 +5,7 @@ import { readHeader, type Header } from '@gearbox/protocol/batch.ts'
 import { ask, createConnection, redisKeys, shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { has, none, parseSequences, type Sequences } from '@gearbox/protocol/sequences.ts'
 import {
-  belongsTo, embeddedQueueName, listUnsent, placeOf, redisQueueName, UnsentFile, type Origin,
+  belongsTo, embeddedQueueName, listUnsent, placeOf, redisQueueName, SpoolFile, type Origin,
 } from '@gearbox/queue/spool-file.ts'
 import { keyFor } from '@gearbox/runtime/access/api-keys.ts'
 import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
@@ -210,10 +210,10 @@ async function readUnsent ({ unsentDir }: Config): Promise<Map<string, Unsent>> 
   const files = new Map<string, Unsent>()
   for (const path of await listUnsent(unsentDir)) {
     const headers: Header[] = []
-    let file: UnsentFile | undefined
+    let file: SpoolFile | undefined
     let problem: string | undefined
     try {
-      file = await UnsentFile.open(path)
+      file = await SpoolFile.open(path)
       for await (const { header } of file.batches()) headers.push(header)
     } catch (error) {
       // It may just have gone.

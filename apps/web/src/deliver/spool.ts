@@ -9,7 +9,7 @@ import Database from 'better-sqlite3'
 import { batchBytesMax } from '@gearbox/protocol/batch.ts'
 import { QueueUnavailableError, type ProducerQueue } from '@gearbox/queue/queue.ts'
 import { has } from '@gearbox/protocol/sequences.ts'
-import { belongsTo, listUnsent, originLine, placeOf, UnsentFile, unsentSuffix, type Origin } from '@gearbox/queue/spool-file.ts'
+import { belongsTo, listUnsent, originLine, placeOf, SpoolFile, unsentSuffix, type Origin } from '@gearbox/queue/spool-file.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 
@@ -24,7 +24,7 @@ const pushAgainMs = 30_000
 const newline = Buffer.from('\n')
 
 /** Writes batches so that they are on the disk under their final name, or not at all. @throws Error if they can't be */
-export async function writeUnsent (dir: string, producer: string, origin: Origin, elements: readonly Buffer[]): Promise<string> {
+export async function writeSpool (dir: string, producer: string, origin: Origin, elements: readonly Buffer[]): Promise<string> {
   const made = await mkdir(dir, { recursive: true }) ?? `${dir}/`
   // Each directory that was made is a name in the one above it.
   for (let at = dir; at.length >= made.length; at = dirname(at)) await syncDirectory(dirname(at))
@@ -66,7 +66,7 @@ export function readDatabaseUuid (path: string): string | undefined {
   }
 }
 
-export interface PushUnsentOptions {
+export interface PushSpoolOptions {
   readonly dir: string
   readonly queue: ProducerQueue
   readonly logger: Logger
@@ -78,7 +78,7 @@ export interface PushUnsentOptions {
  * Pushes what earlier workers left and deletes each file once it is stored. No file waits for another. Ends when there is none left that
  * belongs here, or when `stop` aborts.
  */
-export async function pushUnsent (options: PushUnsentOptions): Promise<void> {
+export async function pushSpool (options: PushSpoolOptions): Promise<void> {
   const { dir, queue, stop } = options
   let files = (await listUnsent(dir)).map((path) => new LeftFile(path, options))
   try {
@@ -122,14 +122,14 @@ async function orStopped<T> (action: Promise<T>, stop: AbortSignal): Promise<T |
  */
 class LeftFile {
   readonly #path: string
-  readonly #options: PushUnsentOptions
+  readonly #options: PushSpoolOptions
   #claim: Claim | undefined
   #content: Content | undefined
   #pushedTo: string | undefined
   #pushedAt = 0
   #saidWaiting = false
 
-  constructor (path: string, options: PushUnsentOptions) {
+  constructor (path: string, options: PushSpoolOptions) {
     this.#path = path
     this.#options = options
   }
@@ -214,7 +214,7 @@ class LeftFile {
   }
 
   /** Pushes all that is not stored. @returns false if the queue changed meanwhile */
-  async #push (file: UnsentFile, { unstored }: Content, incarnation: string): Promise<boolean> {
+  async #push (file: SpoolFile, { unstored }: Content, incarnation: string): Promise<boolean> {
     const { queue, stop } = this.#options
     let group: Buffer[] = []
     let bytes = 0
@@ -250,7 +250,7 @@ interface Content {
   readonly unstored: ReadonlyMap<string, Set<number>>
 }
 
-async function contentOf (file: UnsentFile): Promise<Content> {
+async function contentOf (file: SpoolFile): Promise<Content> {
   const unstored = new Map<string, Set<number>>()
   for await (const { header: { producer, seq } } of file.batches()) {
     const sequences = unstored.get(producer)
@@ -260,8 +260,8 @@ async function contentOf (file: UnsentFile): Promise<Content> {
   return { origin: file.origin, unstored }
 }
 
-async function reading<T> (path: string, read: (file: UnsentFile) => Promise<T>): Promise<T> {
-  const file = await UnsentFile.open(path)
+async function reading<T> (path: string, read: (file: SpoolFile) => Promise<T>): Promise<T> {
+  const file = await SpoolFile.open(path)
   try {
     return await read(file)
   } finally {

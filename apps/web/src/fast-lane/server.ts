@@ -6,13 +6,13 @@ import { Socket } from 'node:net'
 import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
 import type { Hosts } from '@gearbox/runtime/access/hosts.ts'
-import { count, refusal, type CountOptions, type CountRequest } from '../increment/admit.ts'
+import { admit, refusal, type AdmitOptions, type CountRequest } from '../increment/admit.ts'
 import type { RequestError } from '../http/errors.ts'
 import { notPending, type PendingReply, type Outcome } from '../deliver/pending-replies.ts'
 import { RequestMatcher } from './request-matcher.ts'
 
-export interface FastLaneOptions extends CountOptions {
-  readonly limits: CountOptions['limits'] & Pick<Config, 'basePath' | 'bodyBytesMax' | 'corsOrigins' | 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
+export interface FastLaneOptions extends AdmitOptions {
+  readonly limits: AdmitOptions['limits'] & Pick<Config, 'basePath' | 'bodyBytesMax' | 'corsOrigins' | 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
   readonly hosts: Hosts
   readonly apiKeys: ApiKeys
   /** Counts a reply. */
@@ -384,7 +384,7 @@ class Connection {
     const reply = new Reply(this)
     this.#due.push(reply)
     try {
-      if (count(options, request, reply) === 'in memory') this.answer(reply, 'late')
+      if (admit(options, request, reply) === 'in memory') this.answer(reply, 'late')
     } catch (error) {
       this.answer(reply, options.toRequestError(error))
     }

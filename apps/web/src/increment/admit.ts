@@ -13,7 +13,7 @@ import type { PendingReply } from '../deliver/pending-replies.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
 import { oneOf } from '../http/query.ts'
 
-export interface CountOptions {
+export interface AdmitOptions {
   readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>
   readonly flusher: Flusher
   readonly queue: ProducerQueue
@@ -39,7 +39,7 @@ export interface CountRequest {
  * @returns whether the reply is held until its ack level is reached, or was only to be in memory and so is due now
  * @throws RequestError if nothing was counted
  */
-export function count ({ limits, flusher, queue }: CountOptions, request: CountRequest, reply: PendingReply): 'held' | 'in memory' {
+export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountRequest, reply: PendingReply): 'held' | 'in memory' {
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
   const once = readIdempotent(request, increments, limits.apiKeys.length > 0)
@@ -125,7 +125,7 @@ function sameSums (some: IdempotentRequest['sums'], others: IdempotentRequest['s
  */
 function checkPending (
   flusher: Flusher, increments: IncrementColumns, once: IdempotentRequest | undefined, repeats: boolean, level: AckLevel, reply: PendingReply,
-  { pendingKeysMax, pendingBytesMax }: CountOptions['limits']
+  { pendingKeysMax, pendingBytesMax }: AdmitOptions['limits']
 ): void {
   const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes
   if (flusher.pendingKeys + increments.length <= pendingKeysMax && increments.length * pairBytesMost + requestBytesMost <= room) return

@@ -2,11 +2,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/runtime/config.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
-import { count, refusal, type CountOptions } from './admit.ts'
+import { admit, refusal, type AdmitOptions } from './admit.ts'
 import { echo, errorSchema, RequestError } from '../http/errors.ts'
 import { notPending, type Outcome } from '../deliver/pending-replies.ts'
 
-export interface IncrementOptions extends CountOptions {
+export interface IncrementOptions extends AdmitOptions {
   readonly origins: Origins
 }
 
@@ -67,7 +67,7 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     const { query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody } = request
     // While its reply is held, all of a request stays in memory: without its body that is known to be little.
     request.body = undefined
-    const when = count(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
+    const when = admit(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
       { ...notPending, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome) })
     if (when === 'in memory') reply.code(202).send()
   })

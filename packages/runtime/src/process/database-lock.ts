@@ -13,7 +13,7 @@ interface Process {
   readonly startedAt: string
 }
 
-interface Record {
+interface LockRecord {
   readonly parent: Process
   readonly address: string
   readonly parts: readonly Process[]
@@ -84,7 +84,7 @@ export class DatabaseLock {
   }
 }
 
-function readRecord (path: string): Record | undefined {
+function readRecord (path: string): LockRecord | undefined {
   try {
     const record: unknown = JSON.parse(readFileSync(path, 'utf8'))
     return isRecord(record) ? record : undefined
@@ -93,7 +93,7 @@ function readRecord (path: string): Record | undefined {
   }
 }
 
-function isRecord (value: unknown): value is Record {
+function isRecord (value: unknown): value is LockRecord {
   return typeof value === 'object' && value !== null && 'parent' in value && isProcess(value.parent) &&
     'address' in value && typeof value.address === 'string' && 'parts' in value && Array.isArray(value.parts) && value.parts.every(isProcess)
 }
