@@ -20,6 +20,8 @@ interface Told {
   /** It was told that its edge pair was refused. */
   readonly refused?: true
   readonly marks?: Partial<Pick<Attempt, 'killed' | 'orphan' | 'dataLost'>>
+  /** Its worker was killed before a sweep saw any of it in the database; as `marks`, through the ledger. */
+  readonly workerKilled?: true
 }
 
 type Rejected = readonly [key: string, value: bigint, reason: string, idempotencyKey?: string]
@@ -44,6 +46,7 @@ function judge (told: Told, totals: Readonly<Record<string, bigint>>, rejected: 
   const attempt = ledger.begin(operation)
   ledger.end(attempt, told.outcome, told.refused === undefined ? 'told' : '422', false)
   Object.assign(attempt, told.marks)
+  if (told.workerKilled === true) ledger.workerKilled(undefined, new Set())
   const insert = db.prepare<[string, bigint]>('INSERT INTO numbers VALUES (?, ?)')
   for (const { key, delta } of edges) if (totals[key] === undefined) insert.run(key, delta)
   for (const [key, value] of Object.entries(totals)) insert.run(key, value)
@@ -69,6 +72,7 @@ describe('a database is held against what was told, and nothing is said', () => 
     ['a shared key', { outcome: 'counted', shared: 3n }, { ...whole, hot: 3n }],
     ['a shared key without an answer', { outcome: 'unknown', shared: 3n }, { ...whole, hot: 0n }],
     ['in memory of a worker that was killed, and lost', { outcome: 'memory', marks: { killed: true } }, {}],
+    ['in memory of a worker that was killed, and lost, beyond 64 bits with an idempotency key', { outcome: 'memory', edge: 1n, once: true, workerKilled: true }, {}],
     ['queued in a Redis that lost it, from a worker that left', { outcome: 'counted', marks: { orphan: true, dataLost: true } }, {}],
     ['beyond 64 bits, and set aside', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'overflow']]],
     ['beyond 64 bits, and refused', { outcome: 'counted', edge: 1n, refused: true }, whole],
@@ -95,6 +99,7 @@ describe('a database is held against what was told, and it is found', () => {
     ['beyond 64 bits, and not set aside', { outcome: 'counted', edge: 1n }, whole],
     ['beyond 64 bits, refused, and kept to be tried again', { outcome: 'counted', edge: 1n, refused: true }, whole, [[above, 1n, 'overflow']]],
     ['beyond 64 bits with an idempotency key, refused, and kept', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}, [[above, 1n, 'overflow', 'k']]],
+    ['queued, beyond 64 bits with an idempotency key, from a worker that was killed, and lost', { outcome: 'counted', edge: 1n, once: true, workerKilled: true }, {}],
     ['beyond 64 bits with an idempotency key, promised, and not set aside', { outcome: 'counted', edge: 1n, once: true }, {}],
     ['beyond 64 bits, and set aside twice', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'overflow'], [above, 1n, 'overflow']]],
     ['beyond 64 bits with an idempotency key, and counted in part', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, whole],

@@ -74,6 +74,7 @@ export class Ledger {
   readonly #file: number
   readonly #db: Database.Database
   readonly #total: Database.Statement<[string], bigint>
+  readonly #rejection: Database.Statement<[string], number>
   /** Attempts that may count and that the database was not seen to have. */
   #pending = new Set<Attempt>()
 
@@ -82,6 +83,7 @@ export class Ledger {
     this.#file = openSync(path, 'a')
     this.#db = db
     this.#total = db.prepare<[string], bigint>('SELECT value FROM numbers WHERE key = ?').safeIntegers().pluck()
+    this.#rejection = db.prepare<[string], number>('SELECT 1 FROM rejected WHERE once = ?').pluck()
   }
 
   /** Writes an attempt down; only then may it be sent. */
@@ -93,7 +95,7 @@ export class Ledger {
     const attempt: Attempt = { operation, sentAt: performance.now(), port: undefined, outcome: 'open', refused: false, killed: false, orphan: false, dataLost: false }
     operation.attempts.push(attempt)
     this.#write({ id: operation.id, attempt: operation.attempts.length })
-    if (!isRefusedWhole(operation)) this.#pending.add(attempt)
+    this.#pending.add(attempt)
     return attempt
   }
 
@@ -144,7 +146,7 @@ export class Ledger {
   /** Attempts sent before `before` (performance.now ms) that must count and that the database does not have. */
   owed (before: number): Attempt[] {
     this.sweep()
-    return [...this.#pending].filter((attempt) => attempt.sentAt < before && mustCount(attempt))
+    return [...this.#pending].filter((attempt) => attempt.sentAt < before && mustCount(attempt) && !isRefusedWhole(attempt.operation))
   }
 
   get excused (): number {
@@ -204,7 +206,7 @@ export class Ledger {
     return this.operations.flatMap((operation) => {
       const { idempotencyKey, attempts } = operation
       if (idempotencyKey === undefined || !isRefusedWhole(operation)) return []
-      const found = rejected.has(createHash('sha256').update(`0:${idempotencyKey.length}:${idempotencyKey}`).digest('hex'))
+      const found = rejected.has(idOf(idempotencyKey))
       const never = attempts.every(({ outcome }) => outcome === 'notCounted')
       if (found && never) return [`refused, and kept to be tried again: ${describe(operation)}`]
       // Of several answers the last one counts.
@@ -229,7 +231,10 @@ export class Ledger {
     }
   }
 
-  #has ({ own }: Operation): boolean {
+  /** Whether the database has what was promised: its own keys or, of what can't be applied, its entry among the rejected. */
+  #has (operation: Operation): boolean {
+    const { own, idempotencyKey } = operation
+    if (idempotencyKey !== undefined && isRefusedWhole(operation)) return this.#rejection.get(idOf(idempotencyKey)) !== undefined
     return own.every(({ key }) => this.#total.get(key) !== undefined)
   }
 
@@ -252,6 +257,11 @@ export function verdictOf (operation: Operation): Verdict {
   if (isRefusedWhole(operation)) return 'not counted'
   if (attempts.some(mustCount)) return 'counted'
   return attempts.every(({ outcome }) => outcome === 'notCounted') ? 'not counted' : 'either'
+}
+
+/** What the product makes of an Idempotency-Key of a caller that it does not know. */
+function idOf (idempotencyKey: string): string {
+  return createHash('sha256').update(`0:${idempotencyKey.length}:${idempotencyKey}`).digest('hex')
 }
 
 /** An idempotent request applies whole or not at all. */
