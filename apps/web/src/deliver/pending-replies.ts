@@ -4,8 +4,11 @@ import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import { idempotentBytes } from '../accumulate/accumulator.ts'
 
-/** reached: the level asked for. late: not within the time; it is still on its way. Otherwise what was refused. */
-export type Outcome = 'reached' | 'late' | { readonly refused: readonly Rejection[] }
+/**
+ * What became of a request. reached: the level asked for (204). accepted: it is kept, at level memory or because an entry that was
+ * promised is set aside (202). late: the level was not reached in time, and it is still being delivered (202). Otherwise what was refused.
+ */
+export type Outcome = 'reached' | 'accepted' | 'late' | { readonly refused: readonly Rejection[] }
 
 /** A lane's reply. Whoever holds it says since when, and what for. */
 export interface PendingReply {
@@ -39,7 +42,7 @@ export interface PendingCounts {
 
 /** Whether the reply is a 2xx. */
 function isAnswered (outcome: Outcome): boolean {
-  return outcome === 'reached' || outcome === 'late'
+  return typeof outcome === 'string'
 }
 
 /** Bytes that a reply holds until it is settled. */

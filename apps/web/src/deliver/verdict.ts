@@ -84,16 +84,16 @@ export class Verdict {
 
   /** @param sendOnceAgain called with an idempotent request that was not filed, but that somebody was promised */
   outcomeOf ({ keys, once }: PendingReply, sendOnceAgain: (once: IdempotentRequest) => void): Outcome {
-    if (this.#whole) return 'late'
+    if (this.#whole) return 'accepted'
     const refused = once !== undefined
       ? this.#once.get(once.id) ?? []
       : keys === undefined ? [] : this.#keys.among(keys)
-    if (refused.length === 0) return this.#omitted === 0 ? 'reached' : this.#late ? 'late' : { refused }
-    if (once === undefined) return this.#promised ? 'late' : { refused }
-    if (refused.some(isFiled)) return 'late'
+    if (refused.length === 0) return this.#omitted === 0 ? 'reached' : this.#late ? 'accepted' : { refused }
+    if (once === undefined) return this.#promised ? 'accepted' : { refused }
+    if (refused.some(isFiled)) return 'accepted'
     if (!this.#late) return { refused }
     sendOnceAgain(once)
-    return 'late'
+    return 'accepted'
   }
 }
 

@@ -104,7 +104,7 @@ interface ReusedRequest extends CountRequest {
 interface CachedHeaders {
   readonly headers: string
   readonly reached: string
-  readonly late: string
+  readonly accepted: string
 }
 
 class FastLane {
@@ -188,9 +188,9 @@ class FastLane {
   /** A reply as the other lane would write it. */
   replyTo (outcome: Outcome | RequestError): string {
     const cached = this.#cached ??= this.#makeCached()
-    if (outcome === 'reached' || outcome === 'late') {
+    if (typeof outcome === 'string') {
       this.options.replied(outcome === 'reached' ? 204 : 202)
-      return cached[outcome]
+      return outcome === 'reached' ? cached.reached : cached.accepted
     }
     const error = 'refused' in outcome ? refusal(outcome.refused) : outcome
     this.options.replied(error.statusCode)
@@ -207,7 +207,7 @@ class FastLane {
     const now = new Date()
     const headers = `Date: ${now.toUTCString()}\r\nConnection: keep-alive\r\nKeep-Alive: timeout=${Math.floor(this.#server.keepAliveTimeout / 1000)}\r\n\r\n`
     setTimeout(() => { this.#cached = undefined }, 1000 - now.getMilliseconds()).unref()
-    return { headers, reached: this.#head(204, headers), late: this.#head(202, `content-length: 0\r\n${headers}`) }
+    return { headers, reached: this.#head(204, headers), accepted: this.#head(202, `content-length: 0\r\n${headers}`) }
   }
 }
 
@@ -384,7 +384,7 @@ class Connection {
     const reply = new Reply(this)
     this.#due.push(reply)
     try {
-      if (admit(options, request, reply) === 'in memory') this.answer(reply, 'late')
+      if (admit(options, request, reply) === 'accepted') this.answer(reply, 'accepted')
     } catch (error) {
       this.answer(reply, options.toRequestError(error))
     }

@@ -35,11 +35,11 @@ export interface CountRequest {
 
 /**
  * Counts a request whole, or not at all.
- * @param reply settled later, with what became of it; never if it is 'in memory'
- * @returns whether the reply is held until its ack level is reached, or was only to be in memory and so is due now
+ * @param reply settled later, with what became of it; never if it is 'accepted'
+ * @returns 'pending': the reply waits for its ack level; 'accepted': the level is memory, so the reply is due now
  * @throws RequestError if nothing was counted
  */
-export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountRequest, reply: PendingReply): 'held' | 'in memory' {
+export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountRequest, reply: PendingReply): 'pending' | 'accepted' {
   const level = ackLevel(request.ack, limits.ack)
   const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
   const once = readIdempotent(request, increments, limits.apiKeys.length > 0)
@@ -60,7 +60,7 @@ export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountR
   }
   if (reached === 'memory') {
     flusher.accept(increments, once, reached, undefined)
-    return 'in memory'
+    return 'accepted'
   }
   reply.heldAt = performance.now()
   if (reached === 'stored') {
@@ -69,7 +69,7 @@ export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountR
     else reply.once = pending ?? once
   }
   flusher.accept(increments, once, reached, reply)
-  return 'held'
+  return 'pending'
 }
 
 /** What a client is told of what the consumer refused. */

@@ -67,9 +67,9 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     const { query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody } = request
     // While its reply is held, all of a request stays in memory: without its body that is known to be little.
     request.body = undefined
-    const when = admit(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
+    const outcome = admit(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
       { ...notPending, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome) })
-    if (when === 'in memory') reply.code(202).send()
+    if (outcome === 'accepted') settle(reply, outcome)
   })
 }
 
@@ -84,7 +84,7 @@ function headerBytes ({ raw }: FastifyRequest): number {
 
 function settle (reply: FastifyReply, outcome: Outcome): void {
   if (outcome === 'reached') reply.code(204).send()
-  else if (outcome === 'late') reply.code(202).send()
+  else if (typeof outcome === 'string') reply.code(202).send()
   else reply.send(refusal(outcome.refused))
 }
 
