@@ -200,7 +200,7 @@ test('a route that does not say what it needs is closed to all but admin keys, a
   const apiKeys = new ApiKeys(['count:c', 'read:r', 'admin:a', 'both'].map(parseApiKey))
   const app = fastify()
   onTestFinished(async () => { await app.close() })
-  app.addHook('onRequest', (request, reply, done) => done(refuseCaller(apiKeys, request, reply)))
+  app.addHook('onRequest', (request, _reply, done) => done(refuseCaller(apiKeys, request)))
   app.get('/forgotten', async () => 'secret')
   app.get('/open', { config: { needs: 'none' } }, async () => 'open')
   const ask = async (url: string): Promise<number[]> => await Promise.all(['c', 'r', 'a', 'both', 'x'].map(async (key) =>

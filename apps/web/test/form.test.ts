@@ -2,7 +2,8 @@
 import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import { echo, RequestError } from '../src/http/errors.ts'
+import { echo } from '@gearbox/runtime/http/echo.ts'
+import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { parseForm } from '../src/increment/form.ts'
 import { acceptedRows, longEcho, refusedRows } from './fixtures/odd-bodies.ts'
 

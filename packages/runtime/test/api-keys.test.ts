@@ -32,7 +32,7 @@ describe('an Authorization', () => {
   })
 
   test.each([undefined, '', 'Bearer', 'Bearer ', 'Bearerk', 'Basic k', 'k', 'Bearer K', 'Bearer k, k', 'Bearer kk', 'Bearer\tk', `Bearer ${' '.repeat(20_000)}k x`])('%j is not', (authorization) => {
-    expect(keys('k').refusal(authorization, 'count')).toMatchObject({ statusCode: 401, code: 'GBX_UNAUTHORIZED', challenge: 'Bearer' })
+    expect(keys('k').refusal(authorization, 'count')).toMatchObject({ statusCode: 401, code: 'GBX_UNAUTHORIZED', headers: { 'www-authenticate': 'Bearer' } })
   })
 
   test('is nothing that is asked for without API_KEYS', () => {
@@ -42,7 +42,7 @@ describe('an Authorization', () => {
 
   test('that is not for what was asked gets a 403 that names the scope and nothing of the key', () => {
     const refusal = keys('count:s3cret').refusal('Bearer s3cret', 'read')
-    expect(refusal).toMatchObject({ statusCode: 403, code: 'GBX_FORBIDDEN_SCOPE', message: expect.stringContaining('"read"'), challenge: 'Bearer error="insufficient_scope", scope="read"' })
+    expect(refusal).toMatchObject({ statusCode: 403, code: 'GBX_FORBIDDEN_SCOPE', message: expect.stringContaining('"read"'), headers: { 'www-authenticate': 'Bearer error="insufficient_scope", scope="read"' } })
     expect(JSON.stringify(refusal)).not.toContain('s3cret')
   })
 })

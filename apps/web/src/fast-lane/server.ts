@@ -7,7 +7,7 @@ import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
 import type { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import { admit, refusal, type AdmitOptions, type CountRequest } from '../increment/admit.ts'
-import type { RequestError } from '../http/errors.ts'
+import type { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { notPending, type PendingReply, type Outcome } from '../deliver/pending-replies.ts'
 import { RequestMatcher } from './request-matcher.ts'
 

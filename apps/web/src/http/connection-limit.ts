@@ -1,5 +1,5 @@
-// How many connections a worker takes: CONNECTIONS_MAX, or as many as it has file descriptors for. What comes beyond is closed on
-// arrival, which its client sees as a connection that ends without a word; so it is counted and logged here.
+// How many connections a worker takes: CONNECTIONS_MAX, or as many as it has file descriptors for. What comes beyond is
+// closed on arrival, which its client sees as a connection that ends without a word; so it is counted and logged here.
 import { readdirSync, readFileSync } from 'node:fs'
 import type { Server } from 'node:net'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
@@ -8,15 +8,18 @@ import type { Logger } from '@gearbox/runtime/log/logger.ts'
 export type DropReason = 'limit' | 'descriptors'
 
 /**
- * File descriptors kept for everything else that a worker opens once it listens: the queue's connections, the database's readers,
- * scrapes, and the file of unsent batches, without which a stop would lose them. A dozen were seen.
+ * File descriptors kept for everything else that a worker opens once it listens: the queue's connections, the
+ * database's readers, scrapes, and the file of unsent batches, without which a stop would lose them. A dozen were seen.
  */
 const descriptorsReserved = 32
 
 /** Closed connections are summed up in one line: the first after a moment, and the next after a pause. */
 const logMs = { first: 500, pause: 10_000 }
 
-/** The limit on descriptors can be raised while a process runs (prlimit), and is read again this often while connections are dropped. */
+/**
+ * The limit on descriptors can be raised while a process runs (prlimit), and is read again this often while connections
+ * are dropped.
+ */
 const readAgainMs = 1000
 
 export interface ConnectionLimitOptions {
@@ -65,8 +68,8 @@ export class ConnectionLimit {
   }
 
   /**
-   * Past the real limit the kernel refuses to accept, and Node closes what waits without telling anybody. So this one is kept below
-   * it, where every connection that is closed can be counted.
+   * Past the real limit the kernel refuses to accept, and Node closes what waits without telling anybody. So this one
+   * is kept below it, where every connection that is closed can be counted.
    */
   get #room (): number {
     return Math.max(1, Math.min(this.#connectionsMax, this.#descriptorsMax - this.#inUse - descriptorsReserved))

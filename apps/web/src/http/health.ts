@@ -2,7 +2,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
-import { errorSchema, RequestError } from './errors.ts'
+import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { Flusher } from '../deliver/flusher.ts'
 
 const okSchema = { type: 'object', properties: { status: { type: 'string', enum: ['ok'] } } } as const

@@ -1,7 +1,7 @@
 // GET /metrics: Prometheus text of every process under `npm start`; a worker without a parent says where to scrape.
 import type { FastifyInstance } from 'fastify'
 import { metricsContentType } from '@gearbox/runtime/metrics.ts'
-import { errorSchema } from './errors.ts'
+import { errorSchema } from '@gearbox/runtime/http/errors.ts'
 
 const schema = {
   tags: ['operation'],

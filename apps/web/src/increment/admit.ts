@@ -4,14 +4,15 @@ import { fits, idempotentBytesMax, type IdempotentRequest } from '@gearbox/proto
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
-import { echo, echoAll, RequestError } from '../http/errors.ts'
+import { echo, echoAll } from '@gearbox/runtime/http/echo.ts'
+import { RequestError } from '@gearbox/runtime/http/errors.ts'
+import { oneOf } from '@gearbox/runtime/http/query.ts'
 import type { Flusher } from '../deliver/flusher.ts'
 import { parseForm } from './form.ts'
 import { idempotentBytes } from '../accumulate/accumulator.ts'
 import { packedBytes, packKeys } from '../deliver/reply-keys.ts'
 import type { PendingReply } from '../deliver/pending-replies.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
-import { oneOf } from '../http/query.ts'
 
 export interface AdmitOptions {
   readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>

@@ -2,7 +2,8 @@
 // Pure; the server feeds it, the accumulator takes what comes out.
 import { isUtf8 } from 'node:buffer'
 import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/batch.ts'
-import { echo, echoPair, RequestError, textOf } from '../http/errors.ts'
+import { echo, echoPair, textOf } from '@gearbox/runtime/http/echo.ts'
+import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { IncrementColumns } from '../accumulate/columns.ts'
 import { hashBasis, hashByte, hashEnd, hashOf } from '../accumulate/key-table.ts'
 

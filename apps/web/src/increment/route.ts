@@ -2,8 +2,9 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/runtime/config.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
+import { echo } from '@gearbox/runtime/http/echo.ts'
+import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
 import { admit, refusal, type AdmitOptions } from './admit.ts'
-import { echo, errorSchema, RequestError } from '../http/errors.ts'
 import { notPending, type Outcome } from '../deliver/pending-replies.ts'
 
 export interface IncrementOptions extends AdmitOptions {

@@ -5,8 +5,9 @@
 import { existsSync, statSync } from 'node:fs'
 import { Worker } from 'node:worker_threads'
 import type Database from 'better-sqlite3'
+import { echo } from '@gearbox/runtime/http/echo.ts'
+import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
-import { echo, RequestError } from '../http/errors.ts'
 
 /** One key and its total. */
 export interface Total {

@@ -1,6 +1,7 @@
 // GET /totals/KEY, /totals?key= and /totals: what the database says.
 import type { FastifyInstance } from 'fastify'
-import { echo, errorSchema, RequestError } from '../http/errors.ts'
+import { echo } from '@gearbox/runtime/http/echo.ts'
+import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { Total, Totals } from './reads.ts'
 
 const totalSchema = {

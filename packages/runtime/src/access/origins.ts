@@ -1,17 +1,15 @@
-// CORS_ORIGINS: pages of which other origins may count and read. A form needs no permission to be sent (no preflight), so without this
-// check any page that somebody looks at could count here.
+// CORS_ORIGINS: pages of which other origins may count and read. A form needs no permission to be sent (no preflight),
+// so without this check any page that somebody looks at could count here.
+import { echo } from '../http/echo.ts'
 import type { Hosts } from './hosts.ts'
-
-/** Longest piece of a setting that a message shows. */
-const shownCharactersMax = 64
 
 const wildcard = '*.'
 /** Stands in for the wildcard where a URL is parsed. */
 const anyLabel = 'any-label.'
 
 /**
- * One entry of CORS_ORIGINS: `https://example.org`, `https://*.example.org` (every name below it, not itself), or `*`. Browsers send an
- * Origin in one form only, so an entry in any other can never match.
+ * One entry of CORS_ORIGINS: `https://example.org`, `https://*.example.org` (every name below it, not itself), or `*`.
+ * Browsers send an Origin in one form only, so an entry in any other can never match.
  * @throws Error that suggests the right form
  */
 export function parseOrigin (text: string): string {
@@ -20,7 +18,7 @@ export function parseOrigin (text: string): string {
   if (right === text) return text
   if (text === 'null') throw new Error('must be origins, and null is none: it stands for every page without an origin; only * allows those')
   // What stands before an @ is a user and a password.
-  const shown = text.includes('@') ? '' : `, not ${JSON.stringify(text.length > shownCharactersMax ? `${text.slice(0, shownCharactersMax)}…` : text)}`
+  const shown = text.includes('@') ? '' : `, not ${echo(text)}`
   const suggestion = right === undefined ? '' : `: browsers send ${right}`
   throw new Error(`must be comma-separated origins such as https://example.org or https://*.example.org, or * for all${shown}${suggestion}`)
 }
@@ -63,7 +61,8 @@ export class Origins {
 
   /**
    * Whether a page of this origin may count.
-   * @param host the request's Host header. A page of that host may; where a proxy has changed it, a page of a name in HOSTS_ALLOWED
+   * @param host the request's Host header. A page of that host may; where a proxy has changed it, a page of a name in
+   * HOSTS_ALLOWED
    */
   mayCount (origin: string, host: string | undefined): boolean {
     if (this.isListed(origin)) return true

@@ -1,11 +1,12 @@
-// The OpenAPI page and document. They are open to all: they say nothing of any total, and a page has no other way to ask for a key.
+// The OpenAPI page and document. They are open to all: they say nothing of any total, and a page has no other way to
+// ask for a key.
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { docsTheme } from './theme.ts'
 
 /**
- * A key may be typed into this page, so nothing but its own files runs in it, it speaks to this service alone, and no other page frames it.
- * Swagger UI draws with style attributes and has its icons inline.
+ * A key may be typed into this page, so nothing but its own files runs in it, it speaks to this service alone, and no
+ * other page frames it. Swagger UI draws with style attributes and has its icons inline.
  */
 const contentSecurityPolicy = [
   "default-src 'none'",

@@ -1,7 +1,8 @@
-// Where reading a connection ends on the standard path (Node and Fastify): which request is the last that is read, and how the reply
-// to what can't be read is written. Whoever gets a 400 for unreadable bytes, 408, 413, 417 or 431 sends again, so nothing that
-// arrives behind such a reply may ever be read as a request: it would count twice. Node itself goes on parsing a connection whose
-// writable side has ended, and parses all of a chunk in one go, also what follows a request that is refused meanwhile.
+// Where reading a connection ends on the standard path (Node and Fastify): which request is the last that is read, and
+// how the reply to what can't be read is written. A client that gets a 400 for unreadable bytes, 408, 413, 417 or 431
+// sends its request again. So nothing that arrives behind such a reply may be read as a request: it would count twice.
+// Node by itself goes on parsing a connection whose writable side has ended. It also parses a chunk to its end, with
+// what follows a request that is refused meanwhile.
 //
 // | when the input is refused                        | the client gets, before the connection is closed              |
 // |--------------------------------------------------|---------------------------------------------------------------|
@@ -11,20 +12,22 @@
 // | within a body whose request is answered already  | that reply only: a second one would answer nothing            |
 // | by Fastify or by an Expect (413, 417)            | the replies due before it, then the refusal                   |
 //
-// In every row the parser is taken off the connection at once. What was parsed of the same chunk by then is given to nobody.
-import {
-  STATUS_CODES, type IncomingMessage, type RequestListener, type Server, type ServerResponse,
-} from 'node:http'
+// In every row the parser is taken off the connection at once. What it has parsed of the same chunk by then is dropped.
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { RequestError } from './errors.ts'
+import { errorReply, errorText } from '@gearbox/runtime/http/error-reply.ts'
+import { RequestError } from '@gearbox/runtime/http/errors.ts'
 
 /**
- * How long what still arrives behind the last reply is thrown away. Closing a socket that has unread bytes resets the connection, and
- * a reset can overtake the reply: so the client gets time to read it and to close.
+ * For how long input is thrown away behind the last reply. Closing a socket that has unread bytes resets the
+ * connection, and a reset can overtake the reply. So the client gets time to read it and to close.
  */
 const lingerMs = 2000
 
-/** Of that, at most so much: the longest body that any BODY_BYTES_MAX allows, sent whole before its sender reads. */
+/**
+ * At most so much is thrown away meanwhile: the longest body that any BODY_BYTES_MAX allows, sent whole before its
+ * sender reads.
+ */
 const lingerBytesMax = 2 ** 26
 
 /** One connection's input. */
@@ -39,13 +42,25 @@ interface Input {
   stopped: boolean
 }
 
-/** Decides what is read of each connection of one server, and refuses what can't be. */
-export class Refusals {
+/**
+ * The input of each connection of one server, and the replies to what never becomes a request.
+ *
+ * A connection goes through these states, forward only; it may skip any of them.
+ * - *reading*: every request is read (`last` is Infinity). The initial state.
+ * - *ending*: the request with the number `last` is the last one that is read. Entered by a request that asks to close
+ *   or to upgrade (`#admit`), and by `stopBehind`.
+ * - *stopped*: the parser is off the connection, which is paused. Entered by input that can't be parsed (`refuse`), by
+ *   an Expect or CONNECT (`listen`), by `stopBehind` where the body is incomplete, and by a request that arrives behind
+ *   `last`.
+ * - *lingering*: the last reply is written, the writable side has ended, and input is thrown away. Entered when Node or
+ *   this class calls the socket's `destroySoon`; left when the client closes, or after lingerMs or lingerBytesMax.
+ */
+export class UnparsedReplies {
   readonly #inputs = new WeakMap<Socket, Input>()
   readonly #numbers = new WeakMap<IncomingMessage, number>()
   readonly #replied: (statusCode: number) => void
 
-  /** @param replied counts the replies that are written here, past the server's request listener */
+  /** @param replied counts the replies that are written here, without the server's request listener */
   constructor (replied: (statusCode: number) => void) {
     this.#replied = replied
   }
@@ -58,20 +73,20 @@ export class Refusals {
   }
 
   /**
-   * Takes over what Node would answer, or close, outside of its request listener.
+   * Answers what Node would answer, or close, without its request listener.
    * @param check why a request is refused in any case
    */
   listen (server: Server, check: (request: IncomingMessage) => RequestError | undefined): void {
-    // An Expect other than 100-continue, which Node meets by itself. Whether a body follows is known to the client alone.
+    // An Expect other than 100-continue, which Node meets by itself. Only the client knows whether a body follows.
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
       if (!this.#admit(request, response)) return
       this.stopBehind(request)
       const refusal = check(request) ?? new RequestError('GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
-      const headers = { connection: 'close', 'content-type': 'application/json; charset=utf-8' }
-      response.writeHead(refusal.statusCode, headers).end(JSON.stringify(refusal))
-      this.#replied(refusal.statusCode)
+      const { statusCode, headers, body } = errorReply(refusal)
+      response.writeHead(statusCode, { connection: 'close', ...headers }).end(body)
+      this.#replied(statusCode)
     })
-    // Nobody offers a tunnel, and Node would close at once, replies due or not. It has taken its own listeners off.
+    // There are no tunnels, and Node would close at once, replies due or not. It has taken its own listeners off.
     server.on('connect', (_request: IncomingMessage, socket: Socket) => {
       socket.on('error', () => {})
       this.#stop(socket)
@@ -79,7 +94,10 @@ export class Refusals {
     })
   }
 
-  /** Whether a request is read at all; false if what came before it on its connection was refused after Node had parsed both. */
+  /**
+   * Whether a request is read at all; false if what came before it on its connection was refused after Node had parsed
+   * both.
+   */
   isRead (request: IncomingMessage): boolean {
     const number = this.#numbers.get(request)
     return number === undefined || number <= (this.#inputs.get(request.socket)?.last ?? Infinity)
@@ -94,7 +112,9 @@ export class Refusals {
     if (!request.complete) this.#stop(request.socket)
   }
 
-  /** Answers what Node's parser refuses or has waited for too long, which never becomes a request. For `clientError`. */
+  /**
+   * For `clientError`: answers what Node's parser refuses, or has waited for too long. That never becomes a request.
+   */
   refuse (error: NodeJS.ErrnoException, socket: Socket): void {
     const input = this.#inputOf(socket)
     if (error.code === 'ECONNRESET') socket.destroy()
@@ -111,15 +131,13 @@ export class Refusals {
       socket.destroySoon()
     } else {
       const refusal = refusalOf(error)
-      const body = JSON.stringify(refusal)
-      socket.write(`HTTP/1.1 ${refusal.statusCode} ${STATUS_CODES[refusal.statusCode]}\r\n` +
-        `Content-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`)
+      socket.write(errorText(refusal, '', 'connection: close\r\n\r\n'), 'latin1')
       socket.destroySoon()
       this.#replied(refusal.statusCode)
     }
   }
 
-  /** Takes in a request that Node has parsed. @returns false if its connection's input had ended before it */
+  /** Numbers a request that Node has parsed. @returns false if its connection's input had ended before it */
   #admit (request: IncomingMessage, response: ServerResponse): boolean {
     const input = this.#inputOf(request.socket)
     const number = ++input.parsed
@@ -129,13 +147,13 @@ export class Refusals {
       return false
     }
     input.reply = response
-    // HTTP wants nothing read behind these. Node also drops what came together with an Upgrade and goes on behind it: later replies
-    // would seem to answer what was dropped.
+    // By HTTP nothing is read behind these. Node also drops what came together with an Upgrade and goes on behind it:
+    // later replies would seem to answer what was dropped.
     if (!response.shouldKeepAlive || request.headers.upgrade !== undefined) input.last = number
     return true
   }
 
-  /** Takes the parser off a connection. From here on Node, too, closes it by way of `linger`. */
+  /** Takes the parser off a connection. From here on Node's `destroySoon`, too, is `linger`. */
   #stop (socket: Socket): void {
     const input = this.#inputOf(socket)
     if (input.stopped) return
@@ -148,7 +166,7 @@ export class Refusals {
       bytes += chunk.length
       if (bytes > lingerBytesMax) socket.destroy()
     })
-    // Until no reply is due any more, what arrives stays in the kernel.
+    // While replies are due, what arrives stays in the kernel.
     socket.pause()
     let lingering = false
     const destroySoon = (): void => {
@@ -181,8 +199,8 @@ function refusalOf ({ code }: NodeJS.ErrnoException): RequestError {
 }
 
 /**
- * Gives a refusal to whoever reads a request's body: its reply then comes in its turn, behind those that are due before it.
- * With API_KEYS the head may still be looked at, and nobody reads yet.
+ * Gives a refusal to the reader of a request's body: the reply then comes in its turn, behind those that are due before
+ * it. With API_KEYS the head may still be checked, and there is no reader yet.
  */
 function refuseBody (reply: ServerResponse, refusal: RequestError): void {
   const { req } = reply
@@ -197,12 +215,15 @@ function refuseBody (reply: ServerResponse, refusal: RequestError): void {
   else req.on('newListener', refuseReader)
 }
 
-/** Closes a socket so that what was written arrives: ends it, and throws away what still comes until the client ends it too. */
+/**
+ * Closes a socket so that what was written arrives: ends it, and throws away what still comes until the client ends it
+ * too.
+ */
 function linger (socket: Socket): void {
   socket.end()
   const timer = setTimeout(() => socket.destroy(), lingerMs).unref()
   socket.once('close', () => clearTimeout(timer))
   socket.resume()
-  // While the parser read the handle, the stream was left believing that it does so itself, and would not begin.
+  // While the parser read the handle, the stream's state said that it reads by itself, so it would not begin.
   socket._read(0)
 }

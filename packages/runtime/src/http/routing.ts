@@ -1,17 +1,18 @@
-// What is checked of every request before its route gets it, whichever plugin the route belongs to: that there is a route at
-// its path, that the route takes its method, and that it knows the query parameters.
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+// What is checked of every request before its route gets it, whichever plugin the route belongs to: that there is a
+// route for its path, that the route has its method, and that it knows the query parameters. For every port that
+// Fastify serves.
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { RequestError } from './errors.ts'
 import { checkQuery } from './query.ts'
 
-/** The paths and methods of all routes that are registered after it was made. */
+/** The paths and methods of all routes that are registered after it was constructed. */
 export class Routing {
   readonly #methods = new Map<string, Set<string>>()
   readonly #notFound: string
 
-  /** @param basePath what stands before all paths */
-  constructor (app: FastifyInstance, basePath: string) {
-    this.#notFound = `not found; see ${basePath}/docs for the available endpoints`
+  /** @param notFound what a 404 says; it should tell where to look */
+  constructor (app: FastifyInstance, notFound: string) {
+    this.#notFound = notFound
     app.addHook('onRoute', ({ url, method }) => {
       const methods = this.#methods.get(url) ?? new Set()
       for (const name of [method].flat()) methods.add(name)
@@ -21,23 +22,23 @@ export class Routing {
   }
 
   /**
-   * For `onRequest`, behind whatever decides who may come in.
+   * For `onRequest`, after the checks of who may come in.
    * @returns why the request goes no further; undefined if it may
    */
-  check (request: FastifyRequest, reply: FastifyReply): RequestError | undefined {
+  check (request: FastifyRequest): RequestError | undefined {
     // Before its body: Fastify would read that, and judge its type and size, before it says that there is no route.
-    return request.is404 ? this.refuse(request, reply) : checkQuery(request)
+    return request.is404 ? this.refuse(request) : checkQuery(request)
   }
 
-  /** A 405 with `Allow` where the path takes other methods, else a 404. */
-  refuse (request: FastifyRequest, reply: FastifyReply): RequestError {
+  /** A 405 with `Allow` where the path has other methods, else a 404. */
+  refuse (request: FastifyRequest): RequestError {
     const methods = this.#methodsOf(request.url)
     if (methods === undefined || methods.has(request.method)) {
       return new RequestError('GBX_NOT_FOUND', this.#notFound)
     }
     const names = [...methods].sort()
-    reply.header('allow', names.join(', '))
-    return new RequestError('GBX_METHOD_NOT_ALLOWED', `method not allowed; use ${names.join(' or ')}`)
+    const allow = { allow: names.join(', ') }
+    return new RequestError('GBX_METHOD_NOT_ALLOWED', `method not allowed; use ${names.join(' or ')}`, allow)
   }
 
   #methodsOf (url: string): ReadonlySet<string> | undefined {
@@ -59,7 +60,9 @@ function pathOf (url: string): string | undefined {
   }
 }
 
-/** As the router does it: `:name` stands for one segment, also an empty one, a `*` at the end for all that are left. */
+/**
+ * As the router does it: `:name` matches one segment, also an empty one; a `*` at the end matches all that are left.
+ */
 function matches (parts: readonly string[], segments: readonly string[]): boolean {
   const isWildcard = parts.length > 1 && parts.at(-1) === '*'
   const fixed = isWildcard ? parts.length - 1 : parts.length

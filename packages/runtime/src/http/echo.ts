@@ -1,69 +1,5 @@
-// Every error a client can get: its code, its status, and the shape of its reply.
+// What a client sent, as a message may show it: quoted, escaped and cut.
 import { isUtf8 } from 'node:buffer'
-import { STATUS_CODES } from 'node:http'
-
-/** 4xx and 503: nothing of the request was counted (GBX_TOTAL_OVERFLOW names the keys that were refused). */
-const statuses = {
-  GBX_BAD_REQUEST: 400,
-  GBX_BAD_PAIR: 400,
-  GBX_BAD_QUERY: 400,
-  GBX_BAD_IDEMPOTENCY_KEY: 400,
-  GBX_EMPTY_BODY: 400,
-  GBX_TOO_MANY_PAIRS: 400,
-  GBX_UNAUTHORIZED: 401,
-  GBX_FORBIDDEN_ORIGIN: 403,
-  GBX_FORBIDDEN_SCOPE: 403,
-  GBX_METRICS_ELSEWHERE: 404,
-  GBX_NOT_FOUND: 404,
-  GBX_METHOD_NOT_ALLOWED: 405,
-  GBX_REQUEST_TIMEOUT: 408,
-  GBX_BODY_TOO_LARGE: 413,
-  GBX_UNSUPPORTED_MEDIA_TYPE: 415,
-  GBX_EXPECTATION_FAILED: 417,
-  GBX_UNKNOWN_HOST: 421,
-  GBX_SUM_OVERFLOW: 422,
-  GBX_TOTAL_OVERFLOW: 422,
-  GBX_OTHER_BODY: 422,
-  GBX_TOO_LATE: 422,
-  GBX_HEADERS_TOO_LARGE: 431,
-  GBX_INTERNAL: 500,
-  GBX_NO_DATABASE: 503,
-  GBX_OVERLOADED: 503,
-  GBX_QUEUE_UNREACHABLE: 503,
-  GBX_STOPPING: 503,
-} as const
-
-export type ErrorCode = keyof typeof statuses
-
-/** A reply that is an error. Its message is for the client: it says what to change, and echoes little. */
-export class RequestError extends Error {
-  readonly code: ErrorCode
-  readonly statusCode: number
-
-  constructor (code: ErrorCode, message: string) {
-    super(message)
-    this.name = 'RequestError'
-    this.code = code
-    this.statusCode = statuses[code]
-  }
-
-  /** The reply's body. */
-  toJSON (): { statusCode: number, code: string, error: string, message: string } {
-    return { statusCode: this.statusCode, code: this.code, error: STATUS_CODES[this.statusCode] ?? 'Error', message: this.message }
-  }
-}
-
-/** JSON schema of an error's body. */
-export const errorSchema = {
-  type: 'object',
-  required: ['statusCode', 'code', 'error', 'message'],
-  properties: {
-    statusCode: { type: 'integer' },
-    code: { type: 'string', description: 'one of the GBX_ codes' },
-    error: { type: 'string', description: "the status's name" },
-    message: { type: 'string', description: 'what was wrong and what to change' },
-  },
-} as const
 
 /** Longest piece of a client's input that a message shows. */
 const echoCharactersMax = 64
@@ -110,8 +46,8 @@ function lengthOf (shown: string): number {
 }
 
 /**
- * Bytes as text for `echo`, which shows the bytes that are not UTF-8 as \xff: they are lone surrogates in it, U+DC80 to U+DCFF,
- * which no UTF-8 gives.
+ * Bytes as text for `echo`, which shows the bytes that are not UTF-8 as \xff: they are lone surrogates in it, U+DC80 to
+ * U+DCFF, which no UTF-8 gives.
  */
 export function textOf (bytes: Buffer): string {
   if (isUtf8(bytes)) return bytes.toString()
@@ -124,7 +60,10 @@ export function textOf (bytes: Buffer): string {
   return text
 }
 
-/** Control and format characters, blanks other than the space, and whatever else has no shape of its own or turns text around. */
+/**
+ * Control and format characters, blanks other than the space, and whatever else has no shape of its own or turns text
+ * around.
+ */
 const invisible = /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u
 
 function toVisible (character: string): string {

@@ -1,9 +1,10 @@
-// The query parameters of a request, compared with the schema of its route: a name that the route does not know, a repeated
-// one, and a value that is not allowed are refused with a message that shows them.
+// The query parameters of a request, compared with the schema of its route: a name that the route does not know, a
+// repeated one, and a value that is not allowed are refused with a message that shows them.
 import type { FastifyRequest } from 'fastify'
-import { echo, RequestError } from './errors.ts'
+import { echo } from './echo.ts'
+import { RequestError } from './errors.ts'
 
-/** What Ajv says of a value, as far as it is used here. */
+/** What Ajv reports of a value, as far as it is used here. */
 interface Invalid {
   readonly keyword: string
   readonly instancePath: string
@@ -26,7 +27,7 @@ export function checkQuery ({ url, query, routeOptions }: FastifyRequest): Reque
   const mark = url.search(/[?#]/)
   if (mark < 0) return undefined
   try {
-    // Whoever parses a query leaves as it is what can't be decoded, and so would read another name or value.
+    // A parser of queries leaves what can't be decoded as it is, and so would read another name or value.
     decodeURIComponent(url.slice(mark + 1))
   } catch {
     return new RequestError('GBX_BAD_QUERY', 'the query is not percent-encoded UTF-8')
@@ -34,7 +35,7 @@ export function checkQuery ({ url, query, routeOptions }: FastifyRequest): Reque
   const known = propertiesOf(routeOptions.schema?.querystring)
   for (const [name, value] of entriesOf(query)) {
     if (!known.has(name)) return new RequestError('GBX_BAD_QUERY', describeUnknown(name, [...known.keys()]))
-    // Ajv takes whatever JavaScript makes a number of, such as 0x10, 1e2 and Infinity, which 400 digits are too.
+    // Ajv accepts all that JavaScript can convert to a number: 0x10, 1e2, and 400 digits, which become Infinity.
     if (known.get(name) === 'integer' && typeof value === 'string' && !/^-?\d{1,15}$/.test(value)) {
       return new RequestError('GBX_BAD_QUERY', `"${name}" must be a whole number, not ${echo(value)}`)
     }
@@ -46,7 +47,7 @@ export function checkQuery ({ url, query, routeOptions }: FastifyRequest): Reque
   return undefined
 }
 
-/** What a schema does not allow, with the value that was sent. */
+/** A message about what Ajv found, with the value that was sent. @param query the request's, as parsed */
 export function describeInvalid ([invalid]: readonly Invalid[], query: unknown): string {
   const name = invalid?.instancePath.slice(1) ?? ''
   const sent = entriesOf(query).find(([known]) => known === name)?.[1]
@@ -55,7 +56,7 @@ export function describeInvalid ([invalid]: readonly Invalid[], query: unknown):
   return `${name === '' ? 'the query' : `"${name}"`} ${rule}${sent === undefined ? '' : `, not ${echo(String(sent))}`}`
 }
 
-/** What a value must be that can only be one of a few. */
+/** The rule for a value that must be one of a few, as a message has it after the value's name. */
 export function oneOf (allowed: readonly unknown[]): string {
   return allowed.length === 1 ? `can only be "${String(allowed[0])}"` : `must be one of ${allowed.join(', ')}`
 }

@@ -1,0 +1,49 @@
+// What a client is told of any error that is thrown while its request is served: Fastify's own become ours, as far as a
+// client can cause them; of all others it learns only that something went wrong.
+import type { FastifyError } from 'fastify'
+import { RequestError, type ErrorCode } from './errors.ts'
+import { describeInvalid } from './query.ts'
+
+const codeOfStatus: { readonly [status: number]: ErrorCode } = {
+  400: 'GBX_BAD_REQUEST',
+  401: 'GBX_UNAUTHORIZED',
+  // A path out of the documentation's own directory.
+  403: 'GBX_NOT_FOUND',
+  404: 'GBX_NOT_FOUND',
+  408: 'GBX_REQUEST_TIMEOUT',
+  413: 'GBX_BODY_TOO_LARGE',
+  // A key in the path that is longer than any key.
+  414: 'GBX_NOT_FOUND',
+  415: 'GBX_UNSUPPORTED_MEDIA_TYPE',
+  431: 'GBX_HEADERS_TOO_LARGE',
+  503: 'GBX_STOPPING',
+}
+
+const messageOfCode: { readonly [code: string]: string } = {
+  GBX_BAD_REQUEST: 'the request can not be read; is its URL encoded right?',
+  GBX_NOT_FOUND: 'not found',
+  GBX_BODY_TOO_LARGE: 'the body is larger than BODY_BYTES_MAX allows; send it in several requests',
+  GBX_UNSUPPORTED_MEDIA_TYPE: 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without Content-Encoding',
+}
+
+/** Longest text of a library's error that a client is shown. */
+const textCharactersMax = 200
+
+/**
+ * Any error as one of the catalogue. Where the result's status is 500 the caller must log `error`: its reply says that
+ * the log does.
+ * @param query what the request had, for a message about it
+ */
+export function toRequestError (error: unknown, query?: unknown): RequestError {
+  if (error instanceof RequestError) return error
+  if (error instanceof Error) {
+    if (isInvalid(error)) return new RequestError('GBX_BAD_QUERY', describeInvalid(error.validation, query))
+    const code = 'statusCode' in error && typeof error.statusCode === 'number' ? codeOfStatus[error.statusCode] : undefined
+    if (code !== undefined) return new RequestError(code, messageOfCode[code] ?? error.message.slice(0, textCharactersMax))
+  }
+  return new RequestError('GBX_INTERNAL', 'something went wrong; the log says what')
+}
+
+function isInvalid (error: Error): error is Error & Required<Pick<FastifyError, 'validation'>> {
+  return 'validation' in error && Array.isArray(error.validation)
+}
