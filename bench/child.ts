@@ -7,7 +7,8 @@ import { pinned } from './machine.ts'
 
 /** Runs a module of this folder. @throws Error if it fails */
 export async function runChild (core: number | undefined, module: string, args: readonly string[]): Promise<unknown> {
-  const [command, ...rest] = pinned(core, [process.execPath, ...process.execArgv, join(import.meta.dirname, module), ...args])
+  const [command, ...rest] = pinned(core,
+    [process.execPath, ...process.execArgv, join(import.meta.dirname, module), ...args])
   const child = spawn(command, rest, { stdio: ['ignore', 'pipe', 'inherit'] })
   const [output, [code]] = await Promise.all([text(child.stdout), once(child, 'exit')])
   if (code !== 0) throw new Error(`${module} ended with ${String(code)}`)

@@ -1,4 +1,5 @@
-// How many rows a second the consumer's own Store commits, on a real file, by distinct keys. A process of its own: argv is a directory and the rounds.
+// How many rows a second the consumer's own Store commits, on a real file, by distinct keys. A process of its own: argv
+// is a directory and the rounds.
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
 import { runBytesMax, runElementsMax } from '@gearbox/queue/queue.ts'
@@ -48,7 +49,10 @@ function measure (path: string, keys: number, elementsMax: number): ConsumerRate
     let transactions = 0
     for (let first = 0; first < elements.length; transactions++) {
       let [end, bytes] = [first, 0]
-      while (end < elements.length && end - first < elementsMax && (end === first || bytes + elements[end]!.length <= runBytesMax)) bytes += elements[end++]!.length
+      while (end < elements.length && end - first < elementsMax &&
+        (end === first || bytes + elements[end]!.length <= runBytesMax)) {
+        bytes += elements[end++]!.length
+      }
       const from = performance.now()
       store.apply(elements.slice(first, end))
       seconds += (performance.now() - from) / 1000

@@ -1,5 +1,6 @@
-// Loaded into a web worker with `--import`: at each SIGUSR2 it writes the longest pause of the event loop since the one before, and the most
-// CPU time that one took, both in ms, to the file that EVENT_LOOP_FILE names. In any other process it does nothing.
+// Loaded into a web worker with `--import`: at each SIGUSR2 it writes the longest pause of the event loop since the one
+// before, and the most CPU time that one took, both in ms, to the file that EVENT_LOOP_FILE names. In any other process
+// it does nothing.
 import { renameSync, writeFileSync } from 'node:fs'
 
 export interface Pause {

@@ -21,7 +21,13 @@ export function encodeKeys (count: number, producer: string, firstSeq: number): 
     nextIdempotent: () => undefined,
   }
   while (drawn.keys < count) {
-    batches.push(encodeBatch({ producer, seq: firstSeq + batches.length, at: Date.now(), requests: 1, increments: count }, source))
+    batches.push(encodeBatch({
+      producer,
+      seq: firstSeq + batches.length,
+      at: Date.now(),
+      requests: 1,
+      increments: count,
+    }, source))
   }
   return batches
 }

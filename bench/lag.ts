@@ -1,5 +1,6 @@
-// Lag from POST to visible in SQLite: a steady open-loop load at a rate, plus a request with a key of its own every 5 ms, which another
-// connection to the database looks for every millisecond. A process of its own: argv is port, database, requests a second, seconds.
+// Lag from POST to visible in SQLite: a steady open-loop load at a rate, plus a request with a key of its own every 5
+// ms, which another connection to the database looks for every millisecond. A process of its own: argv is port,
+// database, requests a second, seconds.
 import { connect, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'
@@ -51,7 +52,8 @@ class Client {
 
   post (body: string): void {
     this.asked++
-    this.#socket.write(`POST /increment HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
+    this.#socket.write(`POST /increment HTTP/1.1\r\nHost: 127.0.0.1:${port}\r\nContent-Type: ` +
+      `application/x-www-form-urlencoded\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
   }
 }
 
@@ -73,7 +75,9 @@ while (performance.now() - startedAt < Number(seconds) * 1000 + settleMs) {
   const now = performance.now()
   const elapsed = now - startedAt
   if (elapsed < Number(seconds) * 1000) {
-    for (const due = Math.floor(elapsed * Number(rate) / 1000); sent < due; sent++) clients[sent % sockets]!.post('foo=1')
+    for (const due = Math.floor(elapsed * Number(rate) / 1000); sent < due; sent++) {
+      clients[sent % sockets]!.post('foo=1')
+    }
     if (probes < Math.floor(elapsed / probeMs)) {
       probes = Math.floor(elapsed / probeMs)
       const key = `${prefix}${String(probes).padStart(8, '0')}`
@@ -93,7 +97,9 @@ while (performance.now() - startedAt < Number(seconds) * 1000 + settleMs) {
   await delay(1)
 }
 if (sentAt.size > 0) throw new Error(`${sentAt.size} probes were never seen`)
-const [asked, answered] = (['asked', 'answered'] as const).map((count) => [...clients, prober].reduce((sum, client) => sum + client[count], 0)) as [number, number]
+const [asked, answered] = (['asked',
+  'answered'] as const).map((count) => [...clients, prober].reduce((sum, client) => sum + client[count],
+  0)) as [number, number]
 if (asked !== answered) throw new Error(`${asked} requests were sent, ${answered} answered`)
 const lag: Lag = {
   rate: Number(rate),

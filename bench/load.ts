@@ -1,4 +1,5 @@
-// The load: wrk with one thread, closed-loop, pinned to a core of its own. What it sends comes from a Lua script written for each run.
+// The load: wrk with one thread, closed-loop, pinned to a core of its own. What it sends comes from a Lua script
+// written for each run.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { writeFileSync } from 'node:fs'
@@ -43,14 +44,25 @@ export function keyAfter (from: number, requests: number, keys: number): number 
 export async function runLoad (load: Load): Promise<Loaded> {
   const script = join(load.dir, 'load.lua')
   writeFileSync(script, writeScript(load))
-  const [command, ...args] = pinned(load.core, ['wrk', '-t1', `-c${load.connections}`, `-d${load.seconds}s`, `--timeout=${timeoutSeconds}s`, '-s', script, `http://127.0.0.1:${load.port}${load.path}`])
+  const [command, ...args] = pinned(load.core,
+    ['wrk', '-t1', `-c${load.connections}`, `-d${load.seconds}s`, `--timeout=${timeoutSeconds}s`, '-s', script,
+      `http://127.0.0.1:${load.port}${load.path}`])
   const wrk = spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   const [output] = await Promise.all([text(wrk.stdout), once(wrk, 'exit')])
   const result = /^#(\{.*\})$/m.exec(output)?.[1]
   if (result === undefined) throw new Error(`wrk failed: ${output.trim()}`)
-  const { answered, microseconds, p50, p99, failed, statuses } = JSON.parse(result) as Record<'answered' | 'microseconds' | 'p50' | 'p99' | 'failed' | 'statuses', number>
-  const problems = [statuses > 0 && `${statuses} answers were errors`, failed > 0 && `${failed} connections failed or got no answer in ${timeoutSeconds} s`, answered === 0 && 'nothing was answered'].filter((problem) => problem !== false)
-  return { answered, seconds: microseconds / 1e6, p50: p50 / 1000, p99: p99 / 1000, problem: problems.length > 0 ? problems.join(', ') : undefined }
+  const { answered, microseconds, p50, p99, failed, statuses } = JSON.parse(result) as Record<'answered' |
+    'microseconds' | 'p50' | 'p99' | 'failed' | 'statuses', number>
+  const problems = [statuses > 0 && `${statuses} answers were errors`,
+    failed > 0 && `${failed} connections failed or got no answer in ${timeoutSeconds} s`,
+    answered === 0 && 'nothing was answered'].filter((problem) => problem !== false)
+  return {
+    answered,
+    seconds: microseconds / 1e6,
+    p50: p50 / 1000,
+    p99: p99 / 1000,
+    problem: problems.length > 0 ? problems.join(', ') : undefined,
+  }
 }
 
 function writeScript ({ port, path, contentType, body }: Load): string {

@@ -18,14 +18,28 @@ export interface Cores {
 /** @throws FatalError where processes can't be looked at */
 export function findCores (): Cores {
   if (process.platform !== 'linux') throw new FatalError('the bench reads /proc: it needs Linux')
-  const allowed = (/^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ?? '').split(',').flatMap((range) => {
+  const allowed = (/^Cpus_allowed_list:\s*(\S+)$/m.exec(readFileSync('/proc/self/status', 'utf8'))?.[1] ??
+    '').split(',').flatMap((range) => {
     const [first, last = first] = range.split('-').map(Number)
     return Array.from({ length: last! - first! + 1 }, (_, i) => first! + i)
   })
   const [load, server] = allowed
-  const why = findProgram('taskset') === undefined ? 'there is no taskset' : server === undefined ? 'there is one core' : undefined
-  if (why !== undefined) return { load: undefined, server: undefined, note: `**Nothing is pinned, as ${why}: load and server get in each other's way, and the figures say little.**` }
-  return { load, server, note: `The load and what runs beside a server (consumer, Redis, the parent) are pinned to core ${load}, the server under test to core ${server}.` }
+  const why = findProgram('taskset') === undefined
+    ? 'there is no taskset'
+    : server === undefined ? 'there is one core' : undefined
+  if (why !== undefined) {
+    return {
+      load: undefined,
+      server: undefined,
+      note: `**Nothing is pinned, as ${why}: load and server get in each other's way, and the figures say little.**`,
+    }
+  }
+  return {
+    load,
+    server,
+    note: `The load and what runs beside a server (consumer, Redis, the parent) are pinned to core ${load}, the ` +
+      `server under test to core ${server}.`,
+  }
 }
 
 /** A command that runs pinned. */
@@ -60,12 +74,14 @@ export function cpuSeconds (pids: readonly number[]): number {
 
 /** Resident memory of a process in bytes: now (VmRSS), or the most there ever was (VmHWM). */
 export function residentBytes (pid: number, field: 'VmRSS' | 'VmHWM'): number {
-  return Number(new RegExp(`^${field}:\\s*(\\d+) kB$`, 'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
+  return Number(new RegExp(`^${field}:\\s*(\\d+) kB$`,
+    'm').exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
 }
 
 /** Ticks that a core has had so far, and those in which it did anything. */
 export function coreTicks (core: number | undefined): { readonly all: number, readonly busy: number } {
-  const fields = new RegExp(`^cpu${core ?? ''} +(.*)$`, 'm').exec(readFileSync('/proc/stat', 'utf8'))![1]!.split(' ').slice(0, 8).map(Number)
+  const fields = new RegExp(`^cpu${core ?? ''} +(.*)$`,
+    'm').exec(readFileSync('/proc/stat', 'utf8'))![1]!.split(' ').slice(0, 8).map(Number)
   const all = fields.reduce((sum, ticks) => sum + ticks, 0)
   return { all, busy: all - fields[3]! - fields[4]! }
 }
@@ -76,7 +92,8 @@ export function openFilesMax (): number {
 
 export function describeMachine (): string {
   const all = cpus()
-  return `${all[0]?.model.trim() ?? 'unknown CPU'}, ${all.length} cores, ${(totalmem() / 2 ** 30).toFixed(0)} GiB of memory, Linux ${release()}`
+  return `${all[0]?.model.trim() ?? 'unknown CPU'}, ${all.length} cores, ${(totalmem() / 2 ** 30).toFixed(0)} GiB of ` +
+    `memory, Linux ${release()}`
 }
 
 /** The version that is built where there is no rqlited. */

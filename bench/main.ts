@@ -1,4 +1,5 @@
-// `npm run bench`: Gearbox and what it is held against on one machine, in one run, in rounds. Prints ratios and writes them down.
+// `npm run bench`: Gearbox and what it is held against on one machine, in one run, in rounds. Prints ratios and writes
+// them down.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { loadavg, tmpdir } from 'node:os'
 import { basename, join, relative } from 'node:path'
@@ -36,7 +37,8 @@ const rows: readonly Row[] = [
   row('queued-100-pairs', '`queued`, 100 pairs a body', { server: 'queued', body: hundredPairs, increments: 100 }),
   row('queued-1m-keys', '`queued`, 1,000,000 keys', { server: 'queued-keys', body: { keys: 1_000_000 } }),
   ...[64, 1024, 10_000].flatMap((connections) => (['memory', 'queued'] as const).map((server) =>
-    row(`${server}-${connections}`, `\`${server}\`, ${connections.toLocaleString('en')} connections`, { server, connections }))),
+    row(`${server}-${connections}`, `\`${server}\`, ${connections.toLocaleString('en')} connections`,
+      { server, connections }))),
   row('nginx', 'nginx `return 204` (sums nothing)'),
   row('node-net', 'bare `node:net`, no real HTTP'),
   row('node-http', 'bare `node:http`'),
@@ -85,11 +87,19 @@ async function main (): Promise<number> {
   }
   const [rounds, seconds] = [Number(values.rounds), Number(values.seconds)]
   const only = values.only?.split(',')
-  const unknown = only?.filter((name) => !rows.some((row) => row.name === name) && !others.some((other) => other === name)) ?? []
-  if (!(Number.isSafeInteger(rounds) && rounds > 0 && Number.isSafeInteger(seconds) && seconds > 0)) throw new FatalError('--rounds and --seconds are whole numbers above 0', exitCode.usage)
-  if (unknown.length > 0) throw new FatalError(`--only: there is no ${unknown.join(', ')}; npm run bench -- --help lists what there is`, exitCode.usage)
+  const unknown =
+    only?.filter((name) => !rows.some((row) => row.name === name) && !others.some((other) => other === name)) ?? []
+  if (!(Number.isSafeInteger(rounds) && rounds > 0 && Number.isSafeInteger(seconds) && seconds > 0)) {
+    throw new FatalError('--rounds and --seconds are whole numbers above 0', exitCode.usage)
+  }
+  if (unknown.length > 0) {
+    throw new FatalError(`--only: there is no ${unknown.join(', ')}; npm run bench -- --help lists what there is`,
+      exitCode.usage)
+  }
   const missing = ['wrk', 'redis-server'].filter((name) => findProgram(name) === undefined)
-  if (missing.length > 0) throw new FatalError(`the bench needs ${missing.join(' and ')}: sudo apt-get install ${missing.join(' ')}`)
+  if (missing.length > 0) {
+    throw new FatalError(`the bench needs ${missing.join(' and ')}: sudo apt-get install ${missing.join(' ')}`)
+  }
 
   const loadAverage = loadavg()[0] ?? 0
   const cores = findCores()
@@ -130,7 +140,8 @@ async function main (): Promise<number> {
         while (runs.length < pendingRuns) runs.push(await measurePending(host))
         return runs
       }),
-      consumer: await measure('consumer', async () => await runChild(cores.server, 'consumer-rate.ts', [dir, String(rounds)]) as ConsumerRate[]),
+      consumer: await measure('consumer',
+        async () => await runChild(cores.server, 'consumer-rate.ts', [dir, String(rounds)]) as ConsumerRate[]),
       steps: await measure('steps', async () => await runChild(cores.server, 'steps.ts', [String(rounds)]) as Steps),
     }
     // Half a run is no result.
@@ -164,23 +175,41 @@ async function measureLags (host: Host, seconds: number): Promise<Lag[]> {
   const { port, databasePath } = await host.get('queued')
   const lags: Lag[] = []
   // The percentiles need some thousand probes.
-  for (const rate of lagRates) lags.push(await runChild(host.cores.load, 'lag.ts', [port, databasePath, rate, seconds * 4].map(String)) as Lag)
+  for (const rate of lagRates) {
+    lags.push(await runChild(host.cores.load, 'lag.ts', [port, databasePath, rate, seconds * 4].map(String)) as Lag)
+  }
   return lags
 }
 
 function charts ({ rows, consumer, pending }: Results): Chart[] {
-  const byConnections = (figure: 'requestsPerSecond' | 'p99'): Chart['lines'] => (['memory', 'queued'] as const).map((server) => ({
-    name: server,
-    points: rows.filter(({ row, rounds }) => row.server === server && row.body === 'foo=1' && rounds.length > 0)
-      .map(({ row, rounds }) => [row.connections, spread(rounds.map((figures) => figures[figure])).median] as const)
-      .sort(([a], [b]) => a - b),
-  }))
+  const byConnections = (figure: 'requestsPerSecond' | 'p99'): Chart['lines'] =>
+    (['memory', 'queued'] as const).map((server) => ({
+      name: server,
+      points: rows.filter(({ row, rounds }) => row.server === server && row.body === 'foo=1' && rounds.length > 0)
+        .map(({ row, rounds }) => [row.connections, spread(rounds.map((figures) => figures[figure])).median] as const)
+        .sort(([a], [b]) => a - b),
+    }))
   return [
     { title: 'requests a second', x: 'connections', lines: byConnections('requestsPerSecond') },
     { title: 'latency p99, ms', x: 'connections', lines: byConnections('p99') },
     // The first one has transactions of another size.
-    { title: 'consumer, rows a second', x: 'distinct keys', lines: [{ name: 'keys that are there', points: (consumer ?? []).slice(1).map(({ keys, updated }) => [keys, spread(updated).median]) }] },
-    { title: 'memory of a worker, MiB', x: 'pending keys', lines: [{ name: 'resident', points: memoryOf(pending ?? []).filter(({ keys }) => keys > 0).map(({ keys, bytes }) => [keys, bytes.median / 2 ** 20]) }] },
+    {
+      title: 'consumer, rows a second',
+      x: 'distinct keys',
+      lines: [{
+        name: 'keys that are there',
+        points: (consumer ?? []).slice(1).map(({ keys, updated }) => [keys, spread(updated).median]),
+      }],
+    },
+    {
+      title: 'memory of a worker, MiB',
+      x: 'pending keys',
+      lines: [{
+        name: 'resident',
+        points: memoryOf(pending ?? []).filter(({ keys }) => keys > 0)
+          .map(({ keys, bytes }) => [keys, bytes.median / 2 ** 20]),
+      }],
+    },
   ]
 }
 

@@ -1,5 +1,5 @@
-// A real worker that is filled with a million keys of 16 bytes between two flushes: its memory by pending keys, and the longest pause of its
-// event loop while they come in and while they leave.
+// A real worker that is filled with a million keys of 16 bytes between two flushes: its memory by pending keys, and the
+// longest pause of its event loop while they come in and while they leave.
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { Agent } from 'node:http'
 import { join } from 'node:path'
@@ -19,7 +19,10 @@ export interface Pending {
   /** Longest pauses. */
   readonly filling: Pause
   readonly flushing: Pause
-  /** The same of the same worker with nothing to do, for about as long as it took to fill it: what the machine itself does. */
+  /**
+   * The same of the same worker with nothing to do, for about as long as it took to fill it: what the machine itself
+   * does.
+   */
   readonly idle: Pause
 }
 
@@ -53,7 +56,10 @@ async function fill (server: Server, file: string): Promise<Pending> {
   const url = `http://127.0.0.1:${port}/increment`
   const agent = new Agent({ keepAlive: true, maxSockets: 1 })
   const pendingKeys = async (): Promise<number> => (await readFigures(port))('gearbox_pending_keys')
-  const flushed = async (): Promise<void> => { await until('the flush', async () => await pendingKeys() === 0, 2 * flushIntervalMs) }
+  const flushed = async (): Promise<void> => {
+    await until('the flush', async () => await pendingKeys() === 0,
+      2 * flushIntervalMs)
+  }
   const longestPause = async (): Promise<Pause> => {
     rmSync(file, { force: true })
     process.kill(pid, 'SIGUSR2')
@@ -68,7 +74,8 @@ async function fill (server: Server, file: string): Promise<Pending> {
   let keys = 0
   for (const upTo of [1000, 100_000, keysMost]) {
     for (; keys < upTo; keys += pairs) {
-      const status = await postWith(agent, url, Array.from({ length: pairs }, (_, i) => `${keyOf(keys + i, keysMost)}=1`).join('&'))
+      const status = await postWith(agent, url,
+        Array.from({ length: pairs }, (_, i) => `${keyOf(keys + i, keysMost)}=1`).join('&'))
       if (status !== 202) throw new Error(`filling the worker: status ${status}`)
     }
     memory.push({ keys, bytes: residentBytes(pid, 'VmRSS') })

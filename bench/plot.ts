@@ -28,7 +28,9 @@ export function draw (charts: readonly Chart[]): string {
 <style>${style}
 </style>
 <rect class="back" width="${w}" height="${h}"/>
-${drawable.map((chart, i) => `<g transform="translate(${i % columns * width} ${Math.floor(i / columns) * height})">\n${drawChart(chart)}\n</g>`).join('\n')}
+${drawable.map((chart, i) =>
+  `<g transform="translate(${i % columns * width} ${Math.floor(i / columns) * height})">\n${drawChart(chart)}\n</g>`)
+    .join('\n')}
 </svg>
 `
 }
@@ -38,17 +40,27 @@ function drawChart ({ title, x, lines }: Chart): string {
   const xs = [...new Set(points.map(([at]) => at))].sort((a, b) => a - b)
   const ticks = ticksTo(Math.max(...points.map(([, y]) => y)))
   const [first, last] = [Math.log(xs[0]!), Math.log(xs.at(-1)!)]
-  const atX = (value: number): number => round(margin.left + (width - margin.left - margin.right) * (last === first ? 0.5 : (Math.log(value) - first) / (last - first)))
-  const atY = (value: number): number => round(height - margin.bottom - (height - margin.top - margin.bottom) * value / ticks.at(-1)!)
+  const atX = (value: number): number =>
+    round(margin.left +
+      (width - margin.left - margin.right) * (last === first ? 0.5 : (Math.log(value) - first) / (last - first)))
+  const atY = (value: number): number =>
+    round(height - margin.bottom - (height - margin.top - margin.bottom) * value / ticks.at(-1)!)
   return [
     `<text class="title" x="12" y="20">${escape(title)}</text>`,
-    ...ticks.map((tick) => `<path class="grid" d="M${margin.left} ${atY(tick)}H${width - margin.right}"/><text class="end" x="${margin.left - 8}" y="${atY(tick) + 4}">${short(tick)}</text>`),
-    ...xs.map((at) => `<text class="${at === xs.at(-1) ? 'end' : 'middle'}" x="${at === xs.at(-1) ? width - margin.right + 8 : atX(at)}" y="${height - margin.bottom + 18}">${short(at)}</text>`),
+    ...ticks.map((tick) =>
+      `<path class="grid" d="M${margin.left} ${atY(tick)}H${width - margin.right}"/><text class="end" ` +
+        `x="${margin.left - 8}" y="${atY(tick) + 4}">${short(tick)}</text>`),
+    ...xs.map((at) =>
+      `<text class="${at === xs.at(-1) ? 'end' : 'middle'}" ` +
+        `x="${at === xs.at(-1) ? width - margin.right + 8 : atX(at)}" ` +
+        `y="${height - margin.bottom + 18}">${short(at)}</text>`),
     `<text class="middle" x="${(margin.left + width - margin.right) / 2}" y="${height - 8}">${escape(x)}</text>`,
     ...lines.flatMap(({ name, points }, i) => [
       `<polyline class="l${i}" points="${points.map(([px, py]) => `${atX(px)},${atY(py)}`).join(' ')}"/>`,
       ...points.map(([px, py]) => `<circle class="l${i} key" cx="${atX(px)}" cy="${atY(py)}" r="3.5"/>`),
-      ...lines.length > 1 ? [`<text class="l${i} key end" x="${width - margin.right}" y="${20 + 15 * i}">${escape(name)}</text>`] : [],
+      ...lines.length > 1
+        ? [`<text class="l${i} key end" x="${width - margin.right}" y="${20 + 15 * i}">${escape(name)}</text>`]
+        : [],
     ]),
   ].join('\n')
 }

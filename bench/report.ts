@@ -52,19 +52,25 @@ function column (results: Results, name: string, figure: keyof Figures): number[
 }
 
 /** One row's figure ÷ another's, round by round; undefined unless both were measured. */
-function ratioOf (results: Results, above: string, below: string, figure: keyof Figures, belowFigure = figure): Spread | undefined {
+function ratioOf (results: Results, above: string, below: string, figure: keyof Figures, belowFigure = figure): Spread |
+  undefined {
   const [a, b] = [column(results, above, figure), column(results, below, belowFigure)]
   return a.length === 0 || b.length === 0 ? undefined : ratio(a, b)
 }
 
 /** What Gearbox is to reach, held against what was measured. */
 export function whatToReach (results: Results): Reach[] {
-  const line = (figure: string, sign: '≥' | '≤', limit: number, unit: string, measured: Spread | number | undefined): Reach => {
+  const line = (figure: string, sign: '≥' | '≤', limit: number, unit: string, measured: Spread | number |
+    undefined): Reach => {
     const value = typeof measured === 'number' ? measured : measured?.median
     return {
       figure,
       reach: `${sign} ${limit}${unit}`,
-      measured: measured === undefined ? 'not measured' : typeof measured === 'number' ? `${number(measured)}${unit}` : shown(measured, unit),
+      measured: measured === undefined
+        ? 'not measured'
+        : typeof measured === 'number'
+          ? `${number(measured)}${unit}`
+          : shown(measured, unit),
       reached: value === undefined ? undefined : sign === '≥' ? value >= limit : value <= limit,
     }
   }
@@ -78,12 +84,17 @@ export function whatToReach (results: Results): Reach[] {
     line('`queued` ÷ nginx `return 204`', '≥', 0.8, '', than('nginx')),
     line('`queued` ÷ webdis `INCRBY`', '≥', 2, '', than('webdis')),
     line('`queued` ÷ Fastify + SQLite upsert a request', '≥', 10, '', than('fastify-sqlite')),
-    line('increments/s with 100 pairs a body ÷ requests/s with one pair', '≥', 30, '', ratioOf(results, 'queued-100-pairs', 'queued', 'incrementsPerSecond', 'requestsPerSecond')),
-    line('consumer, 1,000 keys a transaction', '≥', 1.2, ' M rows/s', rate === undefined ? undefined : scaled(spread(rate.updated), 1e-6)),
+    line('increments/s with 100 pairs a body ÷ requests/s with one pair', '≥', 30, '',
+      ratioOf(results, 'queued-100-pairs', 'queued', 'incrementsPerSecond', 'requestsPerSecond')),
+    line('consumer, 1,000 keys a transaction', '≥', 1.2, ' M rows/s',
+      rate === undefined ? undefined : scaled(spread(rate.updated), 1e-6)),
     line('lag p99 at 9,000 requests/s, Redis mode', '≤', 60, ' ms', lag?.p99),
-    line('`queued` latency p99 ÷ `memory` latency p99, 64 connections', '≤', 1.5, '', ratioOf(results, 'queued-64', 'memory-64', 'p99')),
-    line('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB', full === undefined ? undefined : scaled(full.bytes, 1e-6)),
-    line('longest event-loop stall while filling and flushing those', '≤', 20, ' ms', pauses === undefined ? undefined : spread(pauses)),
+    line('`queued` latency p99 ÷ `memory` latency p99, 64 connections', '≤', 1.5, '',
+      ratioOf(results, 'queued-64', 'memory-64', 'p99')),
+    line('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB',
+      full === undefined ? undefined : scaled(full.bytes, 1e-6)),
+    line('longest event-loop stall while filling and flushing those', '≤', 20, ' ms',
+      pauses === undefined ? undefined : spread(pauses)),
   ]
 }
 
@@ -98,14 +109,17 @@ ${date}, \`${command}\`: ${rounds} ${rounds === 1 ? 'round' : 'rounds'} of ${sec
 - Versions: ${versions}
 - ${pinning}
 - Load: wrk, one thread, closed-loop, POST of \`foo=1\`, 256 connections where nothing else is said. wrk itself can be the limit: where the server used less than ${fullShare * 100} % of its core while the load's core was full, the row is marked
-  *load-bound*, and the CPU time of a request says more than the rate. Where neither core was full, it *waits*: for its disk or a timer.
+  * load-bound*, and the CPU time of a request says more than the rate. Where neither core was full, it *waits*: for its
+  * disk or a timer.
 - Every server stays up for all rounds; in each round each gets the load once, in an order that turns. A figure is the median of the rounds, (least–most) in brackets; a ratio is taken within each round first.
 - After every run the total was held against what was answered; Gearbox's own is exactly what it accepted. Express and nginx sum nothing.
 - \`queued\` and \`stored\` go through a Redis with \`appendfsync always\`, except where it says *embedded*.
 
 ${failuresOf(results)}## What to reach
 
-${table(['figure', 'reach', 'measured', ''], whatToReach(results).map(({ figure, reach, measured, reached }) => [figure, reach, measured, reached === undefined ? '–' : reached ? 'reached' : '**not reached**']))}
+${table(['figure', 'reach', 'measured', ''],
+  whatToReach(results).map(({ figure, reach, measured, reached }) =>
+    [figure, reach, measured, reached === undefined ? '–' : reached ? 'reached' : '**not reached**']))}
 
 ## Against others
 
@@ -115,7 +129,8 @@ ${againstOthers(results)}
 
 ## Gearbox
 
-${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s a million increments', 'beside it'], results.rows.filter(isOwn).map(ownLine))}
+${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s a million increments', 'beside it'],
+  results.rows.filter(isOwn).map(ownLine))}
 
 *Beside it* is the CPU of consumer, parent and Redis for a million increments, until all was stored.
 
@@ -132,12 +147,18 @@ function isOwn ({ row }: RowResult): boolean {
 }
 
 function failuresOf (results: Results): string {
-  const failed = [...results.rows.flatMap(({ row, failed }) => failed === undefined ? [] : [[row.name, failed] as const]), ...results.failures]
-  return failed.length === 0 ? '' : `**Failed, and so without figures:**\n\n${failed.map(([name, why]) => `- ${name}: ${why}`).join('\n')}\n\n`
+  const failed =
+    [...results.rows.flatMap(({ row, failed }) => failed === undefined ? [] : [[row.name, failed] as const]),
+      ...results.failures]
+  return failed.length === 0
+    ? ''
+    : `**Failed, and so without figures:**\n\n${failed.map(([name, why]) => `- ${name}: ${why}`).join('\n')}\n\n`
 }
 
 function againstOthers (results: Results): string {
-  return table(['against', 'requests/s', 'p99 ms', 'server CPU', 'CPU s a million', '`queued` ÷ it', '`memory` ÷ it', '`stored` ÷ it', "its CPU a request ÷ `queued`'s"], results.rows.filter((result) => !isOwn(result)).map((result) => {
+  return table(['against', 'requests/s', 'p99 ms', 'server CPU', 'CPU s a million', '`queued` ÷ it', '`memory` ÷ it',
+    '`stored` ÷ it', "its CPU a request ÷ `queued`'s"],
+  results.rows.filter((result) => !isOwn(result)).map((result) => {
     const { row, rounds } = result
     if (rounds.length === 0) return [row.label, whyNot(result), '', '', '', '', '', '', '']
     const than = (name: string): string => {
@@ -145,14 +166,17 @@ function againstOthers (results: Results): string {
       return measured === undefined ? '–' : measured.median < 1 ? `**${shown(measured)}**` : shown(measured)
     }
     const cpu = ratioOf(results, row.name, 'queued', 'cpuPerMillionRequests')
-    return [row.label, of(rounds, 'requestsPerSecond'), of(rounds, 'p99'), cpuShown(rounds), of(rounds, 'cpuPerMillionRequests'), than('queued'), than('memory'), than('stored'), cpu === undefined ? '–' : cpu.median < 1 ? `**${shown(cpu)}**` : shown(cpu)]
+    return [row.label, of(rounds, 'requestsPerSecond'), of(rounds, 'p99'), cpuShown(rounds),
+      of(rounds, 'cpuPerMillionRequests'), than('queued'), than('memory'), than('stored'),
+      cpu === undefined ? '–' : cpu.median < 1 ? `**${shown(cpu)}**` : shown(cpu)]
   }))
 }
 
 function ownLine (result: RowResult): string[] {
   const { row, rounds } = result
   if (rounds.length === 0) return [row.label, whyNot(result), '', '', '', '', '', '']
-  return [row.label, of(rounds, 'requestsPerSecond'), of(rounds, 'incrementsPerSecond'), of(rounds, 'p50'), of(rounds, 'p99'), cpuShown(rounds), of(rounds, 'cpuPerMillion'), of(rounds, 'besidePerMillion')]
+  return [row.label, of(rounds, 'requestsPerSecond'), of(rounds, 'incrementsPerSecond'), of(rounds, 'p50'),
+    of(rounds, 'p99'), cpuShown(rounds), of(rounds, 'cpuPerMillion'), of(rounds, 'besidePerMillion')]
 }
 
 function whyNot ({ notMeasured, failed }: RowResult): string {
@@ -179,18 +203,30 @@ function lagTable ({ lags }: Results): string {
 
 /** A worker's memory by pending keys, over all runs. */
 export function memoryOf (runs: readonly Pending[]): Array<{ readonly keys: number, readonly bytes: Spread }> {
-  return runs[0]?.memory.map(({ keys }, i) => ({ keys, bytes: spread(runs.map(({ memory }) => memory[i]!.bytes)) })) ?? []
+  return runs[0]?.memory.map(({ keys }, i) => ({ keys, bytes: spread(runs.map(({ memory }) => memory[i]!.bytes)) })) ??
+    []
 }
 
 function pendingTables ({ pending, steps }: Results): string {
   const parts: string[] = []
   if (pending !== undefined) {
     const most = scaled(spread(pending.map(({ mostBytes }) => mostBytes)), 1 / mebi)
-    const pauses = (['filling', 'flushing', 'idle'] as const).map((phase) => (['wallMs', 'cpuMs'] as const).map((time) => shown(spread(pending.map((run) => run[phase][time])))))
-    parts.push(`### Memory of a worker\n\nResident, by distinct keys of 16 bytes that wait for a flush. The most there ever was, the flush included: ${shown(most)} MiB.\n\n${table(['pending keys', 'MiB'], memoryOf(pending).map(({ keys, bytes }) => [number(keys), shown(scaled(bytes, 1 / mebi))]))}`,
-      `### Event loop\n\nLongest pause of a real worker's event loop while a million keys come in (one client, a thousand pairs a request) and while they leave, ${pending.length} runs on a new worker each. What is not CPU time of its own (which the kernel counts in ticks of some ms), the machine gave to others: the same worker pauses with nothing to do, too.\n\n${table(['', 'pause ms', 'CPU ms'], [['coming in', ...pauses[0]!], ['leaving', ...pauses[1]!], [`idle for ${idleMs / 1000} s`, ...pauses[2]!]])}`)
+    const pauses = (['filling', 'flushing',
+      'idle'] as const).map((phase) =>
+      (['wallMs', 'cpuMs'] as const).map((time) => shown(spread(pending.map((run) => run[phase][time])))))
+    parts.push('### Memory of a worker\n\nResident, by distinct keys of 16 bytes that wait for a flush. The most ' +
+      `there ever was, the flush included: ${shown(most)} ` +
+      `MiB.\n\n${table(['pending keys', 'MiB'], memoryOf(pending).map(({ keys, bytes }) => [number(keys), shown(scaled(bytes, 1 / mebi))]))}`,
+    '### Event loop\n\nLongest pause of a real worker\'s event loop while a million keys come in (one client, a ' +
+        `thousand pairs a request) and while they leave, ${pending.length} runs on a new worker each. What is not ` +
+        'CPU time of its own (which the kernel counts in ticks of some ms), the machine gave to others: the same ' +
+        'worker pauses with nothing to do, ' +
+        `too.\n\n${table(['', 'pause ms', 'CPU ms'], [['coming in', ...pauses[0]!], ['leaving', ...pauses[1]!], [`idle for ${idleMs / 1000} s`, ...pauses[2]!]])}`)
   }
-  if (steps !== undefined) parts.push(`Longest single step of the code alone, by round: parse and add a thousand pairs ${shown(spread(steps.add))} ms, encode a batch ${shown(spread(steps.encode))} ms.`)
+  if (steps !== undefined) {
+    parts.push('Longest single step of the code alone, by round: parse and add a thousand pairs ' +
+      `${shown(spread(steps.add))} ms, encode a batch ${shown(spread(steps.encode))} ms.`)
+  }
   return parts.join('\n\n')
 }
 
@@ -212,5 +248,6 @@ export function number (value: number): string {
 }
 
 function table (head: readonly string[], lines: ReadonlyArray<readonly string[]>): string {
-  return [head, head.map((_, i) => i === 0 ? '---' : '---:'), ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
+  return [head, head.map((_, i) => i === 0 ? '---' : '---:'),
+    ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 }

@@ -1,5 +1,5 @@
-// The rounds: every row gets the load once a round, one after the other, and is checked afterwards: whoever answered anything but 2xx, or
-// whose total is not what was answered, has no figures.
+// The rounds: every row gets the load once a round, one after the other, and is checked afterwards: whoever answered
+// anything but 2xx, or whose total is not what was answered, has no figures.
 import { setTimeout as delay } from 'node:timers/promises'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { keyAfter, runLoad, type Load, type Loaded } from './load.ts'
@@ -51,7 +51,9 @@ export interface RoundOptions {
 
 const warmUp = { seconds: 2, connectionsMost: 256 }
 
-/** More connections than the kernel queues (somaxconn, 4,096) take seconds to be made: such a row gets twice the time. */
+/**
+ * More connections than the kernel queues (somaxconn, 4,096) take seconds to be made: such a row gets twice the time.
+ */
 const queuedConnectionsMax = 4096
 
 /** Whatever is on its way is stored within this long after the load. */
@@ -63,7 +65,11 @@ const stillMs = 100
 /** Files that a process has open beside its connections. */
 const otherFiles = 100
 
-export async function runRounds (host: Host, rows: readonly Row[], { rounds, seconds, say }: RoundOptions): Promise<RowResult[]> {
+export async function runRounds (host: Host, rows: readonly Row[], {
+  rounds,
+  seconds,
+  say,
+}: RoundOptions): Promise<RowResult[]> {
   const figures = new Map<Row, Figures[]>()
   const notMeasured = new Map<Row, string>()
   const failed = new Map<Row, string>()
@@ -94,9 +100,13 @@ export async function runRounds (host: Host, rows: readonly Row[], { rounds, sec
 
   for (const row of rows) {
     await attempt(row, async () => {
-      if (openFilesMax() < row.connections + otherFiles) throw new NotMeasuredError(`a process may open only ${openFilesMax()} files here (ulimit -n)`)
+      if (openFilesMax() < row.connections + otherFiles) {
+        throw new NotMeasuredError(`a process may open only ${openFilesMax()} files here (ulimit -n)`)
+      }
       await host.get(row.server)
-      if (!warm.has(row.server)) await load({ ...row, connections: Math.min(row.connections, warmUp.connectionsMost) }, warmUp.seconds)
+      if (!warm.has(row.server)) {
+        await load({ ...row, connections: Math.min(row.connections, warmUp.connectionsMost) }, warmUp.seconds)
+      }
       warm.add(row.server)
     })
   }
@@ -105,17 +115,28 @@ export async function runRounds (host: Host, rows: readonly Row[], { rounds, sec
       await attempt(row, async () => {
         const found = await load(row, row.connections > queuedConnectionsMax ? 2 * seconds : seconds)
         figures.set(row, [...figures.get(row) ?? [], found])
-        say(`round ${round + 1}/${rounds}  ${row.name.padEnd(22)} ${found.requestsPerSecond.toFixed(0).padStart(8)}/s  p99 ${found.p99.toFixed(2)} ms  CPU ${(found.cpuShare * 100).toFixed(0)} %`)
+        say(`round ${round + 1}/${rounds}  ${row.name.padEnd(22)} ` +
+          `${found.requestsPerSecond.toFixed(0).padStart(8)}/s  p99 ${found.p99.toFixed(2)} ms  CPU ` +
+          `${(found.cpuShare * 100).toFixed(0)} %`)
       })
     }
   }
-  return rows.map((row) => ({ row, rounds: failed.has(row) ? [] : figures.get(row) ?? [], notMeasured: notMeasured.get(row), failed: failed.get(row) }))
+  return rows.map((row) => ({
+    row,
+    rounds: failed.has(row) ? [] : figures.get(row) ?? [],
+    notMeasured: notMeasured.get(row),
+    failed: failed.get(row),
+  }))
 }
 
 /** Loads a server once and checks what became of it. @throws Error if an answer or a total is not as it must be */
-async function measure (host: Host, row: Row, seconds: number, keyFrom: number): Promise<{ figures: Figures, answered: number }> {
+async function measure (host: Host, row: Row, seconds: number, keyFrom: number): Promise<{
+  figures: Figures
+  answered: number
+}> {
   const server = await host.get(row.server)
-  const { path, contentType, body } = server.asks ?? { path: '/increment', contentType: 'application/x-www-form-urlencoded', body: row.body }
+  const { path, contentType, body } = server.asks ??
+    { path: '/increment', contentType: 'application/x-www-form-urlencoded', body: row.body }
   const load: Load = {
     port: server.port,
     path,
@@ -155,11 +176,15 @@ async function measure (host: Host, row: Row, seconds: number, keyFrom: number):
 }
 
 /**
- * Waits until nothing is on its way, then holds the total against what was answered. What wrk had asked when it ended may count without an answer:
- * at most one request a connection. Gearbox itself must have stored exactly what it says it accepted.
+ * Waits until nothing is on its way, then holds the total against what was answered. What wrk had asked when it ended
+ * may count without an answer: at most one request a connection. Gearbox itself must have stored exactly what it says
+ * it accepted.
  * @throws Error
  */
-async function checkTotal (server: Server, before: number, { answered }: Loaded, { increments, connections }: Row): Promise<void> {
+async function checkTotal (server: Server, before: number, { answered }: Loaded, {
+  increments,
+  connections,
+}: Row): Promise<void> {
   const deadline = performance.now() + settleMs
   let seen = ''
   for (;;) {
@@ -169,7 +194,8 @@ async function checkTotal (server: Server, before: number, { answered }: Loaded,
     const problem = stored < answered * increments
       ? `${stored} were counted, ${answered * increments} were answered`
       : stored > (answered + connections) * increments
-        ? `${stored} were counted, but only ${answered * increments} answered and ${connections * increments} more asked`
+        ? `${stored} were counted, but only ${answered * increments} answered and ${connections * increments} ` +
+          'more asked'
         : accepted !== undefined && accepted !== total ? `${total} are stored, ${accepted} were accepted` : undefined
     const now = `${accepted} ${total}`
     if (problem === undefined && now === seen) return

@@ -1,4 +1,5 @@
-// What is measured: Gearbox in its modes and everything it is held against. Each is started once, pinned, and stays up for all rounds.
+// What is measured: Gearbox in its modes and everything it is held against. Each is started once, pinned, and stays up
+// for all rounds.
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, writeFileSync } from 'node:fs'
@@ -64,7 +65,8 @@ export class Host {
   /** Stops all, those that are just starting too. */
   async stop (): Promise<void> {
     this.#stopping = true
-    await Promise.all(Array.from(this.#started.values(), async (started) => await started.then(async (server) => { await server.stop() }, () => {})))
+    await Promise.all(Array.from(this.#started.values(),
+      async (started) => await started.then(async (server) => { await server.stop() }, () => {})))
     await (await this.#redis)?.stop()
   }
 }
@@ -76,10 +78,20 @@ export async function startGearbox (host: Host, env: NodeJS.ProcessEnv, withRedi
   const port = await freePort()
   const [command, ...args] = pinned(host.cores.load, [process.execPath, ...process.execArgv, 'bin/start.ts'])
   // The queue has a name of its own, as several share the Redis.
-  const common = { PORT: String(port), DATABASE_PATH: databasePath, WEB_WORKERS: '1', QUEUE_NAME: `bench-${port}`, REDIS_URL: redis?.url, STATS_INTERVAL_MS: '86400000' }
+  const common = {
+    PORT: String(port),
+    DATABASE_PATH: databasePath,
+    WEB_WORKERS: '1',
+    QUEUE_NAME: `bench-${port}`,
+    REDIS_URL: redis?.url,
+    STATS_INTERVAL_MS: '86400000',
+  }
   const program = await listening(new Program(command, args, { ...common, ...env }))
-  const [pids, consumers] = ['apps/web', 'apps/consumer'].map((app) => program.children(`${app}/src/main.ts`).map(({ pid }) => pid))
-  if (pids?.length !== 1 || consumers?.length !== 1) throw new Error(`not one worker and one consumer:\n${program.output}`)
+  const [pids, consumers] = ['apps/web',
+    'apps/consumer'].map((app) => program.children(`${app}/src/main.ts`).map(({ pid }) => pid))
+  if (pids?.length !== 1 || consumers?.length !== 1) {
+    throw new Error(`not one worker and one consumer:\n${program.output}`)
+  }
   pin(pids[0]!, host.cores.server)
   return {
     port,
@@ -116,9 +128,14 @@ interface Peer extends Partial<Pick<Server, 'asks' | 'total' | 'beside'>> {
   readonly env?: NodeJS.ProcessEnv
 }
 
-/** Starts a program on the server's core; resolves once its port can be reached. @throws NotMeasuredError with its last line if it ends instead */
+/**
+ * Starts a program on the server's core; resolves once its port can be reached.
+ * @throws NotMeasuredError with its last line if it ends instead
+ */
 async function startPeer ({ cores }: Host, { command, port, env = {}, ...rest }: Peer): Promise<Server> {
-  if (findProgram(command[0]) === undefined && !command[0].includes('/')) throw new NotMeasuredError(`${command[0]} is not installed`)
+  if (findProgram(command[0]) === undefined && !command[0].includes('/')) {
+    throw new NotMeasuredError(`${command[0]} is not installed`)
+  }
   const [first, ...args] = pinned(cores.server, command)
   const program = new Program(first, args, env)
   const ended = program.exited.then(() => { throw new NotMeasuredError(program.output.trim().split('\n').at(-1)) })
@@ -134,9 +151,11 @@ async function startPeer ({ cores }: Host, { command, port, env = {}, ...rest }:
 }
 
 /** A peer in JavaScript: its port is its first argument. */
-async function startNode (host: Host, module: string, args: readonly string[] = [], rest: Partial<Server> = {}): Promise<Server> {
+async function startNode (host: Host, module: string, args: readonly string[] = [],
+  rest: Partial<Server> = {}): Promise<Server> {
   const port = await freePort()
-  return await startPeer(host, { ...rest, port, command: [process.execPath, join(import.meta.dirname, 'peers', module), String(port), ...args] })
+  return await startPeer(host,
+    { ...rest, port, command: [process.execPath, join(import.meta.dirname, 'peers', module), String(port), ...args] })
 }
 
 /** One that keeps its sums to itself and tells them when it is asked. */
@@ -153,7 +172,8 @@ async function startNginx (host: Host): Promise<Server> {
   const port = await freePort()
   const dir = mkdtempSync(join(host.dir, 'nginx-'))
   mkdirSync(join(dir, 'logs'))
-  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${dir}/${name};`).join(' ')
+  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi',
+    'scgi'].map((name) => `${name}_temp_path ${dir}/${name};`).join(' ')
   writeFileSync(join(dir, 'nginx.conf'), `daemon off; worker_processes 1; pid ${dir}/pid; error_log ${dir}/error.log;
 events { worker_connections 15000; }
 http { access_log off; keepalive_requests 1000000000; ${paths} server { listen 127.0.0.1:${port} backlog=65535; location / { return 204; } } }
@@ -178,9 +198,20 @@ async function startWebdis (host: Host): Promise<Server> {
   const redis = await host.redis()
   const port = await freePort()
   const config = join(host.dir, 'webdis.json')
-  writeFileSync(config, JSON.stringify({ redis_host: '127.0.0.1', redis_port: redis.port, http_host: '127.0.0.1', http_port: port, threads: 1, daemonize: false, verbosity: 0, logfile: join(host.dir, 'webdis.log') }))
+  writeFileSync(config,
+    JSON.stringify({
+      redis_host: '127.0.0.1',
+      redis_port: redis.port,
+      http_host: '127.0.0.1',
+      http_port: port,
+      threads: 1,
+      daemonize: false,
+      verbosity: 0,
+      logfile: join(host.dir, 'webdis.log'),
+    }))
   const asks = { path: '/', contentType: 'application/x-www-form-urlencoded', body: 'INCRBY/foo/1' }
-  return await startPeer(host, { port, command: ['webdis', config], asks, total: redisTotal(redis), beside: [redis.pid] })
+  return await startPeer(host,
+    { port, command: ['webdis', config], asks, total: redisTotal(redis), beside: [redis.pid] })
 }
 
 async function startSqlite (host: Host): Promise<Server> {
@@ -192,7 +223,9 @@ async function startSqlite (host: Host): Promise<Server> {
 function go (args: readonly string[]): string {
   if (findProgram('go') === undefined) throw new NotMeasuredError('go is not installed')
   const { status, stdout, stderr, error } = spawnSync('go', args, { encoding: 'utf8', timeout: 300_000 })
-  if (status !== 0) throw new NotMeasuredError(`go ${args[0]} failed: ${error?.message ?? stderr.trim().split('\n').at(-1)}`)
+  if (status !== 0) {
+    throw new NotMeasuredError(`go ${args[0]} failed: ${error?.message ?? stderr.trim().split('\n').at(-1)}`)
+  }
   return stdout
 }
 
@@ -200,7 +233,8 @@ async function startGo (host: Host): Promise<Server> {
   const port = await freePort()
   const program = join(host.dir, 'peer-go')
   go(['build', '-o', program, join(import.meta.dirname, 'peers/go/main.go')])
-  return await startPeer(host, { port, command: [program, String(port)], env: { GOMAXPROCS: '1' }, total: totalAt(port) })
+  return await startPeer(host,
+    { port, command: [program, String(port)], env: { GOMAXPROCS: '1' }, total: totalAt(port) })
 }
 
 const rqliteModule = `github.com/rqlite/rqlite/v8@v${rqliteVersion}`
@@ -219,18 +253,25 @@ function findRqlite (dir: string): string {
 async function startRqlite (host: Host): Promise<Server> {
   const [port, raftPort] = [await freePort(), await freePort()]
   const ask = async (path: string, statement: string): Promise<string> => {
-    const response = await fetch(`http://127.0.0.1:${port}/db/${path}`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify([statement]) })
+    const response = await fetch(`http://127.0.0.1:${port}/db/${path}`,
+      { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify([statement]) })
     return await response.text()
   }
-  const upsert = ['INSERT INTO numbers(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = value + excluded.value', 'foo', 1]
+  const upsert =
+    ['INSERT INTO numbers(key, value) VALUES(?, ?) ON CONFLICT(key) DO UPDATE SET value = value + excluded.value',
+      'foo', 1]
   const server = await startPeer(host, {
     port,
-    command: [findRqlite(host.dir), '-http-addr', `127.0.0.1:${port}`, '-raft-addr', `127.0.0.1:${raftPort}`, join(host.dir, 'rqlite')],
+    command: [findRqlite(host.dir), '-http-addr', `127.0.0.1:${port}`, '-raft-addr', `127.0.0.1:${raftPort}`,
+      join(host.dir, 'rqlite')],
     env: { GOMAXPROCS: '1' },
     asks: { path: '/db/execute?queue', contentType: 'application/json', body: JSON.stringify([upsert]) },
-    total: async () => Number(/"values":\[\[(\d+)\]\]/.exec(await ask('query', 'SELECT coalesce(sum(value), 0) FROM numbers'))?.[1]),
+    total: async () =>
+      Number(/"values":\[\[(\d+)\]\]/.exec(await ask('query', 'SELECT coalesce(sum(value), 0) FROM numbers'))?.[1]),
   })
-  await until('rqlite to take writes', async () => (await ask('execute', 'CREATE TABLE IF NOT EXISTS numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL)')).startsWith('{"results":[{'))
+  await until('rqlite to take writes',
+    async () => (await ask('execute',
+      'CREATE TABLE IF NOT EXISTS numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL)')).startsWith('{"results":[{'))
   return server
 }
 

@@ -1,5 +1,5 @@
-// The longest single steps of a worker's own code with a million keys of 16 bytes: parse and add a request of a thousand pairs, encode a batch.
-// A process of its own; argv is the number of rounds.
+// The longest single steps of a worker's own code with a million keys of 16 bytes: parse and add a request of a
+// thousand pairs, encode a batch. A process of its own; argv is the number of rounds.
 import { randomUUID } from 'node:crypto'
 import { encodeBatch } from '@gearbox/protocol/batch.ts'
 import { Accumulator } from '@gearbox/web/accumulate/accumulator.ts'
@@ -21,13 +21,15 @@ for (let round = 0; round < Number(process.argv[2]); round++) {
   const accumulator = new Accumulator()
   const bodies = Array.from({ length: keys / pairs }, (_, request) =>
     Buffer.from(Array.from({ length: pairs }, (_, pair) => `${keyOf(request * pairs + pair, keys)}=1`).join('&')))
-  steps.add.push(longest(bodies, (body) => accumulator.add(parseForm(body, { pairsMax: pairs, pairsOnly: false }), Date.now())))
+  steps.add.push(longest(bodies,
+    (body) => accumulator.add(parseForm(body, { pairsMax: pairs, pairsOnly: false }), Date.now())))
   const drain = accumulator.drain()
   const batches = function * (): Generator<number> {
     for (let seq = 1; drain.pendingKeys > 0; seq++) yield seq
   }
   const producer = randomUUID()
-  steps.encode.push(longest(batches(), (seq) => { encodeBatch({ producer, seq, at: drain.oldestAt, ...drain.takeCounts() }, drain) }))
+  steps.encode.push(longest(batches(),
+    (seq) => { encodeBatch({ producer, seq, at: drain.oldestAt, ...drain.takeCounts() }, drain) }))
 }
 printResult(steps)
 

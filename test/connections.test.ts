@@ -1,4 +1,5 @@
-// More connections than a worker takes, or has file descriptors for: each that is closed on arrival is counted and said.
+// More connections than a worker takes, or has file descriptors for: each that is closed on arrival is counted and
+// said.
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
@@ -30,7 +31,8 @@ async function open (url: string, count: number): Promise<{ kept: Socket[], clos
 /** Asks for the metrics on a connection that is open. */
 async function dropped (metrics: string): Promise<Record<string, number>> {
   const text = await (await fetch(`${metrics}/metrics`, { headers: { connection: 'close' } })).text()
-  return Object.fromEntries(Array.from(text.matchAll(/^gearbox_connections_dropped_total\{reason="(\w+)"\} (\d+)$/gm), ([, reason, count]) => [reason!, Number(count)]))
+  return Object.fromEntries(Array.from(text.matchAll(/^gearbox_connections_dropped_total\{reason="(\w+)"\} (\d+)$/gm),
+    ([, reason, count]) => [reason!, Number(count)]))
 }
 
 /** The lines about closed connections. */
@@ -38,13 +40,22 @@ function lines (program: Program): Array<Record<string, unknown>> {
   return program.logged().filter(({ msg }) => /^closed \d+ new connection/.test(String(msg)))
 }
 
-async function startWeb (env: NodeJS.ProcessEnv, command: readonly [string, ...string[]] = [process.execPath]): Promise<{ web: Program & { url: string }, metrics: string }> {
+async function startWeb (env: NodeJS.ProcessEnv,
+  command: readonly [string, ...string[]] = [process.execPath]): Promise<{
+    web: Program & { url: string }
+    metrics: string
+  }> {
   const redis = await RedisServer.start()
   onTestFinished(async () => { await redis.stop() })
   const metricsPort = await freePort()
   const [program, ...args] = command
   const web = endWithTest(await listening(new Program(program, [...args, 'apps/web/src/main.ts'], {
-    REDIS_URL: redis.url, DATABASE_PATH: join(temporaryDir(), 'numbers.db'), PORT: String(await freePort()), METRICS_PORT: String(metricsPort), ...env,
+    REDIS_URL: redis.url,
+    DATABASE_PATH: join(temporaryDir(),
+      'numbers.db'),
+    PORT: String(await freePort()),
+    METRICS_PORT: String(metricsPort),
+    ...env,
   })))
   return { web, metrics: `http://127.0.0.1:${metricsPort}` }
 }
@@ -60,11 +71,20 @@ test('beyond CONNECTIONS_MAX', async () => {
   expect(said).toBeGreaterThan(0)
   expect(said).toBeLessThanOrEqual(20)
   expect(lines(web)).toHaveLength(1)
-  expect(lines(web)[0]).toMatchObject({ level: 40, reason: 'limit', msg: expect.stringContaining('CONNECTIONS_MAX (5)') })
+  expect(lines(web)[0]).toMatchObject({
+    level: 40,
+    reason: 'limit',
+    msg: expect.stringContaining('CONNECTIONS_MAX (5)'),
+  })
 })
 
 test('under npm start, in the metrics of all', async () => {
-  const gearbox = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), WEB_WORKERS: '1', CONNECTIONS_MAX: '5' }))
+  const gearbox =
+    endWithTest(await startAll({
+      DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+      WEB_WORKERS: '1',
+      CONNECTIONS_MAX: '5',
+    }))
   const { kept, closed } = await open(gearbox.url, 25)
   expect(closed).toBe(20)
   for (const socket of kept) socket.destroy()
@@ -73,9 +93,11 @@ test('under npm start, in the metrics of all', async () => {
 
 const prlimit = findProgram('prlimit')
 
-test.skipIf(prlimit === undefined)(`without file descriptors for more${prlimit === undefined ? ' (skipped: there is no prlimit)' : ''}`, async () => {
+test.skipIf(prlimit === undefined)('without file descriptors for ' +
+  `more${prlimit === undefined ? ' (skipped: there is no prlimit)' : ''}`, async () => {
   const { web, metrics } = await startWeb({}, ['prlimit', '--nofile=120', process.execPath])
-  const [, room] = await web.printed(/no more than (\d+) connections, as this process may have 120 file descriptors: .*LimitNOFILE/)
+  const [, room] =
+    await web.printed(/no more than (\d+) connections, as this process may have 120 file descriptors: .*LimitNOFILE/)
   const { closed } = await open(web.url, 200)
   expect(closed).toBe(200 - Number(room))
   // What else the worker opens still has its place.

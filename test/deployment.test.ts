@@ -7,7 +7,9 @@ import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
-import { endWithTest, listening, Load, post, postWith, Program, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
+import {
+  endWithTest, listening, Load, post, postWith, Program, readTotals, startAll,
+} from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -42,17 +44,24 @@ async function postAnew (url: string, body: string, headers: Record<string, stri
   return await postWith(false, url, body, headers)
 }
 
-test('workers share a port, their batches wait in Redis as readable JSON, and a consumer started later stores all', async () => {
+test('workers share a port, their batches wait in Redis as readable JSON, and a consumer started later ' +
+  'stores all', async () => {
   const redis = await startRedis()
   const dir = temporaryDir()
-  const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: join(dir, 'elsewhere.db'), QUEUE_NAME: 'my.queue' }
+  const env = {
+    REDIS_URL: redis.url,
+    PORT: String(await freePort()),
+    DATABASE_PATH: join(dir, 'elsewhere.db'),
+    QUEUE_NAME: 'my.queue',
+  }
   const before = Date.now()
   const webs = await Promise.all([startWeb(env), startWeb(env), startWeb(env)])
   const { url } = webs[0]!
 
   const posts = 60
   expect(await Promise.all(Array.from({ length: posts }, async (_, i) =>
-    await postAnew(`${url}/increment`, `foo=1&${encodeURIComponent('bär "1"')}=-20&foo=${i}`)))).toEqual(Array(posts).fill(204))
+    await postAnew(`${url}/increment`,
+      `foo=1&${encodeURIComponent('bär "1"')}=-20&foo=${i}`)))).toEqual(Array(posts).fill(204))
   expect(await postAnew(`${url}/increment`, 'big=9223372036854775807&small=-9223372036854775808')).toBe(204)
   expect(await postAnew(`${url}/increment`, 'once=5&foo=0', { 'idempotency-key': 'abc' })).toBe(204)
 
@@ -68,7 +77,11 @@ test('workers share a port, their batches wait in Redis as readable JSON, and a 
   expect(elements.join()).toContain('"big":9223372036854775807')
   expect(elements.join()).toContain('"small":-9223372036854775808')
   const onces = batches.flatMap(({ once }) => once)
-  expect(onces).toEqual([{ id: expect.stringMatching(/^[0-9a-f]{64}$/), at: expect.any(Number), sums: { once: 5, foo: 0 } }])
+  expect(onces).toEqual([{
+    id: expect.stringMatching(/^[0-9a-f]{64}$/),
+    at: expect.any(Number),
+    sums: { once: 5, foo: 0 },
+  }])
   for (const { v, at } of batches) {
     expect(v).toBe(1)
     expect(at).toBeGreaterThanOrEqual(before)
@@ -82,7 +95,8 @@ test('workers share a port, their batches wait in Redis as readable JSON, and a 
   const consumer = await startConsumer(path, env)
   await until('the queue to be empty', async () => await client.llen('my.queue:{0}:batches') === 0)
   expect(readTotals(path)).toEqual(new Map([
-    ['foo', BigInt(posts + posts * (posts - 1) / 2)], ['bär "1"', BigInt(-20 * posts)], ['big', 9223372036854775807n], ['small', -9223372036854775808n], ['once', 5n],
+    ['foo', BigInt(posts + posts * (posts - 1) / 2)], ['bär "1"', BigInt(-20 * posts)], ['big', 9223372036854775807n],
+    ['small', -9223372036854775808n], ['once', 5n],
   ]))
   expect(readdirSync(dir)).toEqual(['data'])
   await stop(...webs, consumer)
@@ -101,7 +115,8 @@ function sum (numbers: readonly number[]): number {
   return numbers.reduce((total, number) => total + number, 0)
 }
 
-test('a newer consumer of the same database takes over from the older, and nothing is lost or counted twice', async () => {
+test('a newer consumer of the same database takes over from the older, and nothing is lost or ' +
+  'counted twice', async () => {
   const redis = await startRedis()
   const path = join(temporaryDir(), 'numbers.db')
   const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: path }
@@ -132,7 +147,8 @@ test('a database that is not the queue\'s own is refused before anything is writ
   expect(await other.exited).toBe(69)
   expect(other.output).toMatch(/^gearbox: .*other\.db .*npm run rebind/m)
   expect(readdirSync(dir)).not.toContain('other.db')
-  const all = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...env, PORT: '0', DATABASE_PATH: join(dir, 'other.db') }, { detached: true }))
+  const all = endWithTest(new Program(process.execPath, ['bin/start.ts'],
+    { ...env, PORT: '0', DATABASE_PATH: join(dir, 'other.db') }, { detached: true }))
   expect(await all.exited, all.output).toBe(69)
   expect(all.output).toMatch(/^gearbox: .*npm run rebind/m)
   expect(all.group()).toEqual([])
@@ -140,7 +156,11 @@ test('a database that is not the queue\'s own is refused before anything is writ
 
 test('a worker without the database in reach counts, and says that it can not read totals', async () => {
   const redis = await startRedis()
-  const web = await startWeb({ REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: join(temporaryDir(), 'not-here', 'numbers.db') })
+  const web = await startWeb({
+    REDIS_URL: redis.url,
+    PORT: String(await freePort()),
+    DATABASE_PATH: join(temporaryDir(), 'not-here', 'numbers.db'),
+  })
   expect((await post(web.url, 'foo=1')).status).toBe(204)
   for (const path of ['/totals/foo', '/totals?key=foo', '/totals', '/totals?order=total']) {
     const response = await fetch(`${web.url}${path}`)
@@ -175,13 +195,16 @@ test.each([webModule, consumerModule])('%s without REDIS_URL says that it must b
   expect(program.output).not.toMatch(/\n +at /)
 })
 
-test('every process of its own serves its metrics on METRICS_PORT, and the shared port of the workers says so', async () => {
+test('every process of its own serves its metrics on METRICS_PORT, and the shared port of the ' +
+  'workers says so', async () => {
   const redis = await startRedis()
   const path = join(temporaryDir(), 'numbers.db')
   const env = { REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: path }
   const [consumerPort, ...webPorts] = await Promise.all([freePort(), freePort(), freePort()])
   const onPort = (port: number): NodeJS.ProcessEnv => ({ ...env, METRICS_PORT: String(port) })
-  const [consumer, ...webs] = await Promise.all([startConsumer(path, onPort(consumerPort)), ...webPorts.map(async (port) => await startWeb(onPort(port)))])
+  const [consumer,
+    ...webs] = await Promise.all([startConsumer(path, onPort(consumerPort)),
+    ...webPorts.map(async (port) => await startWeb(onPort(port)))])
   const { url } = webs[0]!
   const posts = 40
   for (let i = 0; i < posts; i++) expect(await postAnew(`${url}/increment?ack=stored`, 'foo=1&bar=2')).toBe(204)
@@ -212,33 +235,50 @@ test('every process of its own serves its metrics on METRICS_PORT, and the share
     expect(code).toBe('GBX_METRICS_ELSEWHERE')
     expect(webPorts.some((port) => message.includes(`http://127.0.0.1:${port}/metrics`)), message).toBe(true)
   }
-  const elsewhere = await fetch(`http://127.0.0.1:${webPorts[0]}/increment`, { method: 'POST', body: new URLSearchParams({ foo: '1' }) })
-  expect([elsewhere.status, await elsewhere.json()]).toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND', message: expect.stringContaining('/metrics') })])
+  const elsewhere = await fetch(`http://127.0.0.1:${webPorts[0]}/increment`,
+    { method: 'POST', body: new URLSearchParams({ foo: '1' }) })
+  expect([elsewhere.status, await elsewhere.json()])
+    .toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND', message: expect.stringContaining('/metrics') })])
   await stop(...webs, consumer)
 })
 
-test.each([webModule, consumerModule, 'bin/start.ts'])('the metrics port of %s is as closed as all others', async (module) => {
+test.each([webModule, consumerModule,
+  'bin/start.ts'])('the metrics port of %s is as closed as all others', async (module) => {
   const redis = await startRedis()
-  const scrape = async (port: number, headers: Record<string, string>): Promise<{ status: number, text: string }> => await new Promise((resolve, reject) => {
-    request({ host: '127.0.0.1', port, path: '/metrics', headers, agent: false }, (response) => {
-      let text = ''
-      response.setEncoding('utf8').on('data', (chunk: string) => { text += chunk }).on('end', () => resolve({ status: response.statusCode ?? 0, text }))
-    }).on('error', reject).end()
-  })
+  const scrape = async (port: number, headers: Record<string, string>): Promise<{ status: number, text: string }> =>
+    await new Promise((resolve, reject) => {
+      request({ host: '127.0.0.1', port, path: '/metrics', headers, agent: false }, (response) => {
+        let text = ''
+        response.setEncoding('utf8').on('data', (chunk: string) => { text += chunk }).on('end',
+          () => resolve({ status: response.statusCode ?? 0, text }))
+      }).on('error', reject).end()
+    })
   for (const guarded of [{}, { API_KEYS: 'count:c0unt,read:r3ad' }]) {
     const port = await freePort()
     const program = endWithTest(new Program(process.execPath, [module], {
-      REDIS_URL: redis.url, QUEUE_NAME: randomUUID(), PORT: '0', METRICS_PORT: String(port), WEB_WORKERS: '1', DATABASE_PATH: join(temporaryDir(), 'numbers.db'), ...guarded,
+      REDIS_URL: redis.url,
+      QUEUE_NAME: randomUUID(),
+      PORT: '0',
+      METRICS_PORT: String(port),
+      WEB_WORKERS:
+        '1',
+      DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+      ...guarded,
     }, { detached: true }))
     await program.printed(/metrics at/)
-    const statuses = async (...all: ReadonlyArray<Record<string, string>>): Promise<number[]> => await Promise.all(all.map(async (headers) => (await scrape(port, headers)).status))
+    const statuses = async (...all: ReadonlyArray<Record<string, string>>): Promise<number[]> =>
+      await Promise.all(all.map(async (headers) => (await scrape(port, headers)).status))
     if ('API_KEYS' in guarded) {
       const bearer = (key: string): Record<string, string> => ({ Host: 'any.example', Authorization: `Bearer ${key}` })
       expect(await statuses({}, bearer('x'), bearer('c0unt'), bearer('r3ad'))).toEqual([401, 401, 403, 200])
     } else {
       expect(await statuses({}, { Host: 'localhost:1' }, { Host: 'evil.example' })).toEqual([200, 200, 421])
       expect(JSON.parse((await scrape(port, { Host: 'evil.example' })).text)).toEqual({
-        statusCode: 421, code: 'GBX_UNKNOWN_HOST', error: 'Misdirected Request', message: expect.stringContaining('HOSTS_ALLOWED'),
+        statusCode: 421,
+        code: 'GBX_UNKNOWN_HOST',
+        error:
+          'Misdirected Request',
+        message: expect.stringContaining('HOSTS_ALLOWED'),
       })
     }
     await stop(program)
@@ -247,13 +287,19 @@ test.each([webModule, consumerModule, 'bin/start.ts'])('the metrics port of %s i
 
 test('a worker without METRICS_PORT says on its port that it needs one', async () => {
   const redis = await startRedis()
-  const web = await startWeb({ REDIS_URL: redis.url, PORT: String(await freePort()), DATABASE_PATH: join(temporaryDir(), 'numbers.db') })
+  const web = await startWeb({
+    REDIS_URL: redis.url,
+    PORT: String(await freePort()),
+    DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+  })
   const response = await fetch(`${web.url}/metrics`)
-  expect([response.status, await response.json()]).toEqual([404, expect.objectContaining({ code: 'GBX_METRICS_ELSEWHERE', message: expect.stringContaining('set METRICS_PORT') })])
+  expect([response.status, await response.json()]).toEqual([404,
+    expect.objectContaining({ code: 'GBX_METRICS_ELSEWHERE', message: expect.stringContaining('set METRICS_PORT') })])
   await stop(web)
 })
 
-test.each([webModule, consumerModule, 'bin/start.ts'])('%s whose METRICS_PORT is taken says so and leaves', async (module) => {
+test.each([webModule, consumerModule,
+  'bin/start.ts'])('%s whose METRICS_PORT is taken says so and leaves', async (module) => {
   const redis = await startRedis()
   const taken = createServer()
   await new Promise<void>((resolve) => taken.listen(0, '127.0.0.1', resolve))
@@ -299,7 +345,8 @@ test('the original\'s database is taken over by a start, and kept as it was besi
   expect((await post(gearbox.url, 'key=one&value=41')).status).toBe(204)
   expect((await post(gearbox.url, 'none=5&new=6')).status).toBe(204)
   await stop(gearbox)
-  expect(readTotals(path)).toEqual(new Map([['one', 42n], ['none', 5n], ['real', 7n], ['text', 8n], ['most', 9223372036854775807n], ['least', -9223372036854775808n], ['new', 6n]]))
+  expect(readTotals(path)).toEqual(new Map([['one', 42n], ['none', 5n], ['real', 7n], ['text', 8n],
+    ['most', 9223372036854775807n], ['least', -9223372036854775808n], ['new', 6n]]))
   const copy = new Database(`${path}.original`, { readonly: true })
   expect(copy.prepare('SELECT count(*), sum(value IS NULL), max(key) FROM numbers').raw().get()).toEqual([6, 1, 'text'])
   copy.close()
@@ -312,9 +359,11 @@ test('the original\'s database is taken over by a start, and kept as it was besi
 test('a row of the original\'s database that can not be taken over is named, and nothing is changed', async () => {
   const path = join(temporaryDir(), 'numbers.db')
   const original = new Database(path)
-  original.exec("CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); INSERT INTO numbers VALUES ('good', 1), ('bad', 1.5)")
+  original.exec("CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); INSERT INTO numbers VALUES ('good', 1), " +
+    "('bad', 1.5)")
   original.close()
-  const gearbox = endWithTest(new Program(process.execPath, ['bin/start.ts'], { PORT: '0', DATABASE_PATH: path }, { detached: true }))
+  const gearbox = endWithTest(new Program(process.execPath, ['bin/start.ts'], { PORT: '0', DATABASE_PATH: path },
+    { detached: true }))
   expect(await gearbox.exited).toBe(1)
   expect(gearbox.output.trimEnd().split('\n')).toHaveLength(1)
   expect(gearbox.output).toMatch(/row 2 .*'bad'.*1\.5/)
@@ -324,11 +373,15 @@ test('a row of the original\'s database that can not be taken over is named, and
   db.close()
 })
 
-const noNamespace = process.getuid?.() !== 0 || spawnSync('unshare', ['--pid', '--fork', '--mount-proc', 'true']).status !== 0
+const noNamespace = process.getuid?.() !== 0 ||
+  spawnSync('unshare', ['--pid', '--fork', '--mount-proc', 'true']).status !== 0
 
 test.skipIf(noNamespace)('as PID 1 of a container everything counts, and stops at SIGTERM', async () => {
   const databasePath = join(temporaryDir(), 'numbers.db')
-  const container = endWithTest(await listening(new Program('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', './run-node', 'bin/start.ts'], { PORT: String(await freePort()), DATABASE_PATH: databasePath })))
+  const container = endWithTest(await listening(
+    new Program('unshare', ['--pid', '--fork', '--kill-child', '--mount-proc', './run-node', 'bin/start.ts'],
+      { PORT: String(await freePort()), DATABASE_PATH: databasePath })
+  ))
   const [first] = container.children('bin/start.ts')
   expect((await post(`${container.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
   process.kill(first!.pid, 'SIGTERM')

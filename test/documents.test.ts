@@ -5,7 +5,8 @@ import { expect, test } from 'vitest'
 import { describeConfig } from '@gearbox/runtime/config.ts'
 import { root } from '@gearbox/test-kit/gearbox.ts'
 
-const documents = ['README.md', 'DESIGN.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'vegeta/README.md', 'install/README.md', 'docs/redis.md', 'docs/browsers.md', 'docs/operations.md']
+const documents = ['README.md', 'DESIGN.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'vegeta/README.md',
+  'install/README.md', 'docs/redis.md', 'docs/browsers.md', 'docs/operations.md']
 
 function read (name: string): string {
   return readFileSync(join(root, name), 'utf8')
@@ -27,7 +28,9 @@ test.each(documents)('%s links only to files that there are', (name) => {
 })
 
 test('DESIGN and CONTRIBUTING name only files that there are', () => {
-  const paths = Array.from(`${read('DESIGN.md')}${read('CONTRIBUTING.md')}`.matchAll(/`((?:apps|packages|test|vegeta|install)\/[\w./-]+\.(?:ts|lua|sh))`/g), ([, path]) => path ?? '')
+  const paths = Array.from(`${read('DESIGN.md')}${read('CONTRIBUTING.md')}`.matchAll(
+    /`((?:apps|packages|test|vegeta|install)\/[\w./-]+\.(?:ts|lua|sh))`/g
+  ), ([, path]) => path ?? '')
   expect(paths.length).toBeGreaterThan(5)
   expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([])
 })

@@ -1,4 +1,5 @@
-// Any mix of valid requests, over several workers, queues, gears and ack levels, gives the sums that a model in BigInt gives.
+// Any mix of valid requests, over several workers, queues, gears and ack levels, gives the sums that a model in BigInt
+// gives.
 import { randomInt } from 'node:crypto'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -35,7 +36,9 @@ interface RequestPlan {
 const text = fc.string({ unit: 'grapheme', minLength: 0, maxLength: 12 })
   .filter((key) => key.isWellFormed() && !/[\x00-\x1f\x7f]/.test(key)) // eslint-disable-line no-control-regex
 const longText = fc.integer({ min: 1, max: keyBytesMax - 24 }).map((length) => 'k'.repeat(length))
-const keyTexts = fc.array(fc.oneof({ weight: 5, arbitrary: text }, fc.constantFrom('__proto__', 'constructor', 'a&b=c', '%41', '+', '"\\', 'key', 'value', '\u{10ffff}', '\ufeff'), longText), { minLength: 2, maxLength: 5 })
+const keyTexts = fc.array(fc.oneof({ weight: 5, arbitrary: text },
+  fc.constantFrom('__proto__', 'constructor', 'a&b=c', '%41', '+', '"\\', 'key', 'value', '\u{10ffff}', '\ufeff'),
+  longText), { minLength: 2, maxLength: 5 })
 
 const delta = fc.oneof(
   fc.bigInt({ min: -100n, max: 100n }),
@@ -55,7 +58,12 @@ const requestPlan: fc.Arbitrary<RequestPlan> = fc.record({
 function spell (value: string, spelling: Spelling): Buffer {
   if (spelling === 'usual') return Buffer.from(encodeURIComponent(value))
   if (spelling === 'plus') return Buffer.from(encodeURIComponent(value).replaceAll('%20', '+'))
-  if (spelling === 'all hex') return Buffer.from(Array.from(Buffer.from(value), (byte, i) => i % 2 === 0 ? `%${byte.toString(16).padStart(2, '0')}` : `%${byte.toString(16).padStart(2, '0').toUpperCase()}`).join(''))
+  if (spelling === 'all hex') {
+    return Buffer.from(Array.from(Buffer.from(value),
+      (byte, i) => i % 2 === 0
+        ? `%${byte.toString(16).padStart(2, '0')}`
+        : `%${byte.toString(16).padStart(2, '0').toUpperCase()}`).join(''))
+  }
   return Buffer.from(value.replace(/[%&=+]/g, (character) => encodeURIComponent(character)))
 }
 
@@ -82,20 +90,35 @@ function prepare (plan: RequestPlan, keys: readonly string[], id: string, fit: (
     const pair = { key: keys[key % keys.length]!, delta }
     return { key: pair.key, delta: fit(pair) }
   })
-  const spelt = pairs.map(({ key, delta }) => [spell(key, plan.spelling), spellDelta(delta, plan.zeros, plan.spelling)] as const)
+  const spelt =
+    pairs.map(({ key, delta }) => [spell(key, plan.spelling), spellDelta(delta, plan.zeros, plan.spelling)] as const)
   const fields = original
     ? [[Buffer.from('key'), spelt[0]![0]], [spell('value', plan.spelling), spelt[0]![1]]]
     : spelt
   if (plan.shape === 'original reversed') fields.reverse()
-  const body = Buffer.concat(fields.flatMap(([name, value], i) => [Buffer.from(i === 0 ? '' : '&'), name!, Buffer.from('='), value!]))
-  const query = new URLSearchParams({ ...(plan.ack === 'default' ? {} : { ack: plan.ack }), ...(plan.shape === 'forced pairs' ? { form: 'pairs' } : {}) })
-  return { pairs, query: String(query), body, idempotencyKey: plan.repeats === 0 ? undefined : id, sends: Math.max(1, plan.repeats) }
+  const body = Buffer.concat(fields.flatMap(([name, value], i) =>
+    [Buffer.from(i === 0 ? '' : '&'), name!, Buffer.from('='), value!]))
+  const query = new URLSearchParams({
+    ...(plan.ack === 'default' ? {} : { ack: plan.ack }),
+    ...(plan.shape === 'forced pairs' ? { form: 'pairs' } : {}),
+  })
+  return {
+    pairs,
+    query: String(query),
+    body,
+    idempotencyKey: plan.repeats === 0 ? undefined : id,
+    sends: Math.max(1, plan.repeats),
+  }
 }
 
 /** Each time on a connection of its own, so that all workers get some; repeats of a request at once. */
-async function send (url: string, { query, body, idempotencyKey, sends }: Prepared): Promise<Array<{ status: number, text: string }>> {
+async function send (url: string, { query, body, idempotencyKey, sends }: Prepared): Promise<Array<{
+  status: number
+  text: string
+}>> {
   const headers = idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey }
-  return await Promise.all(Array.from({ length: sends }, async () => await replyTo(false, `${url}/increment?${query}`, body, headers)))
+  return await Promise.all(Array.from({ length: sends },
+    async () => await replyTo(false, `${url}/increment?${query}`, body, headers)))
 }
 
 /** Keys of a run: no other run has them, and no two are the same. */
@@ -103,11 +126,19 @@ function keysOf (run: number, texts: readonly string[]): string[] {
   return texts.map((text, i) => `${run}.${i} ${text}`)
 }
 
-async function startMode (queue: string, flushIntervalMs: string): Promise<{ gearbox: Program & { url: string }, databasePath: string }> {
+async function startMode (queue: string, flushIntervalMs: string): Promise<{
+  gearbox: Program & { url: string }
+  databasePath: string
+}> {
   const redis = queue === 'Redis' ? await RedisServer.start() : undefined
   onTestFinished(async () => { await redis?.stop() })
   const databasePath = join(temporaryDir(), 'numbers.db')
-  const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, REDIS_URL: redis?.url, FLUSH_INTERVAL_MS: flushIntervalMs }))
+  const gearbox =
+    endWithTest(await startAll({
+      DATABASE_PATH: databasePath,
+      REDIS_URL: redis?.url,
+      FLUSH_INTERVAL_MS: flushIntervalMs,
+    }))
   return { gearbox, databasePath }
 }
 
@@ -132,35 +163,42 @@ function workersHeardOf (databasePath: string): unknown {
 
 /** What SQLite holds, once it is what it should be or has not become it; nothing is sent meanwhile. */
 async function settled (databasePath: string, model: ReadonlyMap<string, bigint>): Promise<string[]> {
-  await until('the totals to be the model\'s', () => differences(readTotals(databasePath), model).length === 0, 5000).catch(() => {})
+  await until('the totals to be the model\'s', () => differences(readTotals(databasePath), model).length === 0,
+    5000).catch(() => {})
   return differences(readTotals(databasePath), model)
 }
 
 describe.each(['the embedded queue', 'Redis'])('with %s', (queue) => {
-  test.each([{ flushIntervalMs: 'auto', numRuns: 25 }, { flushIntervalMs: '200', numRuns: 8 }])('all valid requests add up, flush interval $flushIntervalMs', async ({ flushIntervalMs, numRuns }) => {
+  test.each([{ flushIntervalMs: 'auto', numRuns: 25 },
+    {
+      flushIntervalMs: '200',
+      numRuns: 8,
+    }])('all valid requests add up, flush interval $flushIntervalMs', async ({ flushIntervalMs, numRuns }) => {
     const { gearbox, databasePath } = await startMode(queue, flushIntervalMs)
     const model = new Map<string, bigint>()
     let run = 0
-    await fc.assert(fc.asyncProperty(keyTexts, fc.array(requestPlan, { minLength: 1, maxLength: 12 }), async (texts, plans) => {
-      run++
-      const keys = keysOf(run, texts)
-      // In whatever order the batches arrive, a total stays within 64 bits if all that goes up and all that goes down do.
-      const [up, down] = [new Map<string, bigint>(), new Map<string, bigint>()]
-      const fit = ({ key, delta }: Pair): bigint => {
-        const [side, most] = delta > 0n ? [up, int64Max] : [down, int64Min]
-        const sum = (side.get(key) ?? 0n) + delta
-        if (delta > 0n ? sum > most : sum < most) return 0n
-        side.set(key, sum)
-        return delta
-      }
-      const requests = plans.map((plan, i) => prepare(plan, keys, `${run}.${i}`, fit))
-      const replies = await Promise.all(requests.map(async (request) => await send(gearbox.url, request)))
-      for (const [i, request] of requests.entries()) {
-        addTo(model, request.pairs)
-        for (const { status, text } of replies[i]!) expect(status, text).toBe(plans[i]!.ack === 'memory' ? 202 : 204)
-      }
-      expect(await settled(databasePath, model)).toEqual([])
-    }), { seed, numRuns, endOnFailure: true })
+    await fc.assert(fc.asyncProperty(keyTexts,
+      fc.array(requestPlan, { minLength: 1, maxLength: 12 }), async (texts, plans) => {
+        run++
+        const keys = keysOf(run, texts)
+        // In whatever order the batches arrive, a total stays within 64 bits if all that goes up and all that goes down
+        // do.
+        const [up, down] = [new Map<string, bigint>(), new Map<string, bigint>()]
+        const fit = ({ key, delta }: Pair): bigint => {
+          const [side, most] = delta > 0n ? [up, int64Max] : [down, int64Min]
+          const sum = (side.get(key) ?? 0n) + delta
+          if (delta > 0n ? sum > most : sum < most) return 0n
+          side.set(key, sum)
+          return delta
+        }
+        const requests = plans.map((plan, i) => prepare(plan, keys, `${run}.${i}`, fit))
+        const replies = await Promise.all(requests.map(async (request) => await send(gearbox.url, request)))
+        for (const [i, request] of requests.entries()) {
+          addTo(model, request.pairs)
+          for (const { status, text } of replies[i]!) expect(status, text).toBe(plans[i]!.ack === 'memory' ? 202 : 204)
+        }
+        expect(await settled(databasePath, model)).toEqual([])
+      }), { seed, numRuns, endOnFailure: true })
     expect(workersHeardOf(databasePath), 'workers').toBe(2)
   })
 
@@ -170,7 +208,10 @@ describe.each(['the embedded queue', 'Redis'])('with %s', (queue) => {
     const model = new Map<string, bigint>()
     let run = 0
     let refusals = 0
-    const bigDelta = fc.oneof({ weight: 3, arbitrary: fc.constantFrom(int64Max, int64Min, int64Max - 1n, 2n ** 62n, -(2n ** 62n)) }, { weight: 2, arbitrary: delta })
+    const bigDelta = fc.oneof({
+      weight: 3,
+      arbitrary: fc.constantFrom(int64Max, int64Min, int64Max - 1n, 2n ** 62n, -(2n ** 62n)),
+    }, { weight: 2, arbitrary: delta })
     const bigPlan: fc.Arbitrary<RequestPlan> = fc.record({
       pairs: fc.array(fc.record({ key: fc.nat(2), delta: bigDelta }), { minLength: 1, maxLength: 4 }),
       shape: fc.constantFrom('pairs', 'original'),
@@ -233,7 +274,9 @@ async function settledWithRejected (databasePath: string, model: ReadonlyMap<str
 function readRejected (databasePath: string): Pair[] {
   const db = new Database(databasePath, { readonly: true })
   try {
-    const rows = db.prepare<[], { reason: string, key: string, value: bigint | null, sums: string | null }>('SELECT reason, key, value, sums FROM rejected').safeIntegers().all()
+    const rows = db.prepare<[], { reason: string, key: string, value: bigint | null, sums: string | null }>(
+      'SELECT reason, key, value, sums FROM rejected'
+    ).safeIntegers().all()
     return rows.flatMap(({ reason, key, value, sums }) => {
       expect(reason).toBe('overflow')
       if (sums === null) return [{ key, delta: value ?? 0n }]
@@ -244,10 +287,12 @@ function readRejected (databasePath: string): Pair[] {
   }
 }
 
-test('a stored request is in the database when its answer comes, and so is a queued one with the embedded queue', async () => {
+test('a stored request is in the database when its answer comes, and so is a queued one with the ' +
+  'embedded queue', async () => {
   const { gearbox, databasePath } = await startMode('the embedded queue', 'auto')
   for (let i = 1; i <= 50; i++) {
-    const { status } = await replyTo(false, `${gearbox.url}/increment?ack=${i % 2 === 0 ? 'stored' : 'queued'}`, 'foo=1')
+    const { status } = await replyTo(false, `${gearbox.url}/increment?ack=${i % 2 === 0 ? 'stored' : 'queued'}`,
+      'foo=1')
     expect(status).toBe(204)
     expect(readTotals(databasePath).get('foo')).toBe(BigInt(i))
   }
@@ -261,7 +306,8 @@ test('a stored request is in the database when its answer comes, with Redis', as
   }
 })
 
-test('what was accepted in memory reaches the database within the flush interval, with no further request', async () => {
+test('what was accepted in memory reaches the database within the flush interval, with no ' +
+  'further request', async () => {
   const { gearbox, databasePath } = await startMode('the embedded queue', '300')
   for (let i = 1; i <= 4; i++) {
     expect((await replyTo(false, `${gearbox.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
@@ -273,7 +319,8 @@ test('what was accepted in memory reaches the database within the flush interval
 
 test('an idempotent request that was refused, repeated, and tried again by hand counts whole and once', async () => {
   const { gearbox, databasePath } = await startMode('the embedded queue', 'auto')
-  const add = async (body: string, headers: Record<string, string> = {}): Promise<{ status: number, text: string }> => await replyTo(false, `${gearbox.url}/increment?ack=stored`, body, headers)
+  const add = async (body: string, headers: Record<string, string> = {}): Promise<{ status: number, text: string }> =>
+    await replyTo(false, `${gearbox.url}/increment?ack=stored`, body, headers)
   expect((await add(`foo=${int64Max}`)).status).toBe(204)
   for (let repeats = 1; repeats <= 3; repeats++) {
     const { status, text } = await add('foo=10&bar=1', { 'idempotency-key': 'k' })
@@ -287,6 +334,7 @@ test('an idempotent request that was refused, repeated, and tried again by hand 
   expect(readTotals(databasePath)).toEqual(new Map([['foo', 10n], ['bar', 1n]]))
   gearbox.kill('SIGTERM')
   expect(await gearbox.exited).toBe(0)
-  await new Program(process.execPath, ['apps/consumer/src/commands/rejected.ts', '--retry', 'all'], { DATABASE_PATH: databasePath }).exited
+  await new Program(process.execPath, ['apps/consumer/src/commands/rejected.ts', '--retry', 'all'],
+    { DATABASE_PATH: databasePath }).exited
   expect(readTotals(databasePath)).toEqual(new Map([['foo', 10n], ['bar', 1n]]))
 })

@@ -4,7 +4,9 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 
 import { dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, listening, Load, post, Program, readTotals, SlowRequest, startAll, type ProgramOptions } from '@gearbox/test-kit/gearbox.ts'
+import {
+  endWithTest, listening, Load, post, Program, readTotals, SlowRequest, startAll, type ProgramOptions,
+} from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -30,7 +32,11 @@ async function makePlace (mode: Mode): Promise<Place> {
   const redis = mode === 'Redis' ? await RedisServer.start() : undefined
   onTestFinished(async () => { await redis?.stop() })
   const databasePath = join(dir, 'data', 'numbers.db')
-  return { databasePath, tmp, env: { DATABASE_PATH: databasePath, TMPDIR: tmp, REDIS_URL: redis?.url, WEB_WORKERS: '2' } }
+  return {
+    databasePath,
+    tmp,
+    env: { DATABASE_PATH: databasePath, TMPDIR: tmp, REDIS_URL: redis?.url, WEB_WORKERS: '2' },
+  }
 }
 
 async function start ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & { url: string }> {
@@ -48,7 +54,8 @@ async function later (ms: number): Promise<void> {
 }
 
 async function refusesConnections (url: string): Promise<void> {
-  await until('connections to be refused', async () => await fetch(`${url}/healthz`, { headers: { connection: 'close' } }).then(() => false, () => true))
+  await until('connections to be refused',
+    async () => await fetch(`${url}/healthz`, { headers: { connection: 'close' } }).then(() => false, () => true))
 }
 
 describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
@@ -60,10 +67,30 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     readonly skip?: boolean
   }
   const ways: Way[] = [
-    { name: 'SIGTERM to npm', command: ['npm', 'start'], options: { detached: true }, stop: (program) => program.kill('SIGTERM') },
-    { name: 'SIGTERM to the parent', command: [process.execPath, 'bin/start.ts'], options: { detached: true }, stop: (program) => program.kill('SIGTERM') },
-    { name: 'SIGTERM to all processes at once', command: ['npm', 'start'], options: { detached: true }, stop: (program) => program.killGroup('SIGTERM') },
-    { name: 'SIGINT to all processes at once', command: ['npm', 'start'], options: { detached: true }, stop: (program) => program.killGroup('SIGINT') },
+    {
+      name: 'SIGTERM to npm',
+      command: ['npm', 'start'],
+      options: { detached: true },
+      stop: (program) => program.kill('SIGTERM'),
+    },
+    {
+      name: 'SIGTERM to the parent',
+      command: [process.execPath, 'bin/start.ts'],
+      options: { detached: true },
+      stop: (program) => program.kill('SIGTERM'),
+    },
+    {
+      name: 'SIGTERM to all processes at once',
+      command: ['npm', 'start'],
+      options: { detached: true },
+      stop: (program) => program.killGroup('SIGTERM'),
+    },
+    {
+      name: 'SIGINT to all processes at once',
+      command: ['npm', 'start'],
+      options: { detached: true },
+      stop: (program) => program.killGroup('SIGINT'),
+    },
     {
       name: 'Ctrl-C in a terminal',
       // exec: a shell that stayed in between would itself die of the Ctrl-C and say 130.
@@ -78,7 +105,8 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
   for (const { name, command: [command, ...args], options, stop, skip = false } of ways) {
     test.skipIf(skip)(`${name} under load: exit code 0, and all that was answered is stored`, async () => {
       const place = await makePlace(mode)
-      const program = endWithTest(await listening(new Program(command, args, { ...place.env, PORT: String(await freePort()), npm_config_update_notifier: 'false' }, options)))
+      const program = endWithTest(await listening(new Program(command, args,
+        { ...place.env, PORT: String(await freePort()), npm_config_update_notifier: 'false' }, options)))
       const load = new Load(program.url)
       await load.more(300)
       stop(program)
@@ -114,16 +142,20 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     expect((await post(`${program.url}/increment?ack=stored`, 'first=1')).status).toBe(204)
     const replies = ['memory', 'queued', 'stored'].map(async (level) =>
       await post(`${program.url}/increment?ack=${level}`, `${level}=7`).then(({ status }) => status, () => 'no answer'))
-    await until('all to be in hand', async () => /^gearbox_pending_keys 3$/m.test(await (await fetch(`${program.url}/metrics`)).text()))
+    await until('all to be in hand',
+      async () => /^gearbox_pending_keys 3$/m.test(await (await fetch(`${program.url}/metrics`)).text()))
     const stoppedAt = performance.now()
     program.kill('SIGTERM')
     expect(await Promise.all(replies)).toEqual([202, 204, 204])
     expect(await program.exited).toBe(0)
     expect(performance.now() - stoppedAt).toBeLessThan(5000)
-    expect(readTotals(place.databasePath)).toEqual(new Map([['first', 1n], ['memory', 7n], ['queued', 7n], ['stored', 7n]]))
+    expect(readTotals(place.databasePath))
+      .toEqual(new Map([['first', 1n], ['memory', 7n], ['queued', 7n], ['stored', 7n]]))
   })
 
-  test.each([['SIGTERM', 143], ['SIGINT', 130]] as const)('a second %s that is no echo ends the parent at once, and still nothing is lost', async (signal, code) => {
+  test.each([['SIGTERM', 143],
+    ['SIGINT', 130]] as const)('a second %s that is no echo ends the parent at once, and still ' +
+      'nothing is lost', async (signal, code) => {
     const place = await makePlace(mode)
     const program = await start(place)
     const load = new Load(program.url)
@@ -191,7 +223,8 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     const before = program.children('apps/web').map(({ pid }) => pid)
     process.kill(before[0]!, 'SIGTERM')
     await program.printed(/web \d ended \(exit code 0\)/)
-    await until('another worker', () => program.children('apps/web').filter(({ pid }) => pid !== before[0]).length === 2)
+    await until('another worker',
+      () => program.children('apps/web').filter(({ pid }) => pid !== before[0]).length === 2)
     await load.more(200)
     program.kill('SIGTERM')
     expect(await program.exited).toBe(0)
@@ -253,7 +286,8 @@ test('a part that keeps dying is started again after growing pauses', async () =
 
 test('a stop that comes while parts are still starting leaves nothing behind', async () => {
   const place = await makePlace('the embedded queue')
-  const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
+  const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' },
+    { detached: true }))
   await until('the first part', () => program.children('apps/consumer').length > 0)
   program.killGroup('SIGTERM')
   expect(await program.exited, program.output).toBe(0)
@@ -266,7 +300,8 @@ describe('a start that can not work says so in one line, at once, and leaves not
 
   async function attempt (place: Place, env: NodeJS.ProcessEnv, { code, says }: Attempt): Promise<void> {
     const startedAt = performance.now()
-    const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0', ...env }, { detached: true }))
+    const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0', ...env },
+      { detached: true }))
     expect(await program.exited, program.output).toBe(code)
     expect(performance.now() - startedAt).toBeLessThan(5000)
     expect(program.output.trimEnd().split('\n'), 'one line').toHaveLength(1)
@@ -289,11 +324,14 @@ describe('a start that can not work says so in one line, at once, and leaves not
     const first = await start(place)
     const sockets = leftIn(place)
     const startedAt = performance.now()
-    const second = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' }, { detached: true }))
+    const second = endWithTest(new Program(process.execPath, ['bin/start.ts'], { ...place.env, PORT: '0' },
+      { detached: true }))
     expect(await second.exited).toBe(1)
     expect(performance.now() - startedAt).toBeLessThan(5000)
     expect(second.output.trimEnd().split('\n')).toHaveLength(1)
-    expect(second.output).toMatch(new RegExp(`another npm start \\(process ${first.pid}, at ${first.url}\\).*${place.databasePath}.*DATABASE_PATH`))
+    expect(second.output).toMatch(new RegExp(
+      `another npm start \\(process ${first.pid}, at ${first.url}\\).*${place.databasePath}.*DATABASE_PATH`
+    ))
     expect(leftIn(place)).toEqual(sockets)
     expect((await post(first.url, 'foo=1')).status).toBe(204)
   })
@@ -342,7 +380,8 @@ describe('a start that can not work says so in one line, at once, and leaves not
   test('a Redis that is not there', async () => {
     const place = await makePlace('the embedded queue')
     const port = await freePort()
-    await attempt(place, { REDIS_URL: `redis://:secret@127.0.0.1:${port}` }, { code: 1, says: new RegExp(`^(?!.*secret).*redis://127.0.0.1:${port} can't be used.*REDIS_URL`) })
+    await attempt(place, { REDIS_URL: `redis://:secret@127.0.0.1:${port}` },
+      { code: 1, says: new RegExp(`^(?!.*secret).*redis://127.0.0.1:${port} can't be used.*REDIS_URL`) })
     expect(existsSync(place.databasePath)).toBe(false)
   })
 })
@@ -352,10 +391,20 @@ const programs = ['bin/start.ts', 'apps/web/src/main.ts', 'apps/consumer/src/mai
 test.each(programs)('%s names every problem of its environment at once', async (module) => {
   const place = await makePlace('the embedded queue')
   const program = new Program(process.execPath, [module], {
-    ...place.env, REDIS_URL: 'http://127.0.0.1', PORT: '70000', ACK: 'maybe', FLUSH_INTERVAL_MS: '1.5', ACK_TIMEOUT_MS: '30001', CORS_ORIGINS: 'example.org', BODY_PAIRS_MAX: 'many', HOST: '',
+    ...place.env,
+    REDIS_URL: 'http://127.0.0.1',
+    PORT: '70000',
+    ACK: 'maybe',
+    FLUSH_INTERVAL_MS: '1.5',
+    ACK_TIMEOUT_MS:
+      '30001',
+    CORS_ORIGINS: 'example.org',
+    BODY_PAIRS_MAX: 'many',
+    HOST: '',
   })
   expect(await program.exited).toBe(78)
-  for (const name of ['REDIS_URL', 'PORT', 'ACK', 'FLUSH_INTERVAL_MS', 'ACK_TIMEOUT_MS', 'CORS_ORIGINS', 'BODY_PAIRS_MAX']) {
+  for (const name of ['REDIS_URL', 'PORT', 'ACK', 'FLUSH_INTERVAL_MS', 'ACK_TIMEOUT_MS', 'CORS_ORIGINS',
+    'BODY_PAIRS_MAX']) {
     expect(program.output).toMatch(new RegExp(`^  ${name} must be `, 'm'))
   }
   expect(program.output).toMatch(/7 problems/)
@@ -363,7 +412,8 @@ test.each(programs)('%s names every problem of its environment at once', async (
   expect(existsSync(dirname(place.databasePath))).toBe(false)
 })
 
-test.each([...programs, 'apps/consumer/src/commands/rejected.ts', 'apps/consumer/src/commands/rebind.ts'])('%s names an option that it does not know, in one line', async (module) => {
+test.each([...programs, 'apps/consumer/src/commands/rejected.ts',
+  'apps/consumer/src/commands/rebind.ts'])('%s names an option that it does not know, in one line', async (module) => {
   const program = new Program(process.execPath, [module, '--bogus'], {})
   expect(await program.exited).not.toBe(0)
   expect(program.output).toMatch(/--bogus/)
@@ -371,9 +421,13 @@ test.each([...programs, 'apps/consumer/src/commands/rejected.ts', 'apps/consumer
 })
 
 const variables = [
-  'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
-  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS',
-  'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS', 'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
+  'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS',
+  'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
+  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX',
+  'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS',
+  'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS', 'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX',
+  'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL',
+  'STATS_INTERVAL_MS',
 ]
 
 test.each(programs)('%s --help lists every variable, whatever the environment', async (module) => {
@@ -383,55 +437,73 @@ test.each(programs)('%s --help lists every variable, whatever the environment', 
 })
 
 // Two stops sit out their deadline of 10 s.
-test('what a stopping worker can not push to a dead Redis waits in UNSENT_DIR, and counts once after the next start', { timeout: 60_000 }, async () => {
-  const redis = await RedisServer.start()
-  onTestFinished(async () => { await redis.stop() })
-  const dir = temporaryDir()
-  const unsentDir = join(dir, 'unsent')
-  const env = { REDIS_URL: redis.url, DATABASE_PATH: join(dir, 'numbers.db'), PORT: String(await freePort()), UNSENT_DIR: unsentDir, ACK_TIMEOUT_MS: '500' }
-  const startWeb = async (): Promise<Program & { url: string }> => endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], env, { detached: true })))
-  // Beside it an npm start that has nowhere to leave anything: a file stands where the directory should be.
-  writeFileSync(join(dir, 'file'), '')
-  const unlucky = await start({ ...await makePlace('the embedded queue'), env: { ...env, DATABASE_PATH: join(dir, 'unlucky.db'), QUEUE_NAME: 'unlucky', UNSENT_DIR: join(dir, 'file', 'unsent'), PORT: '0' } })
-  const web = await startWeb()
+test('what a stopping worker can not push to a dead Redis waits in UNSENT_DIR, and counts once after the next start',
+  { timeout: 60_000 }, async () => {
+    const redis = await RedisServer.start()
+    onTestFinished(async () => { await redis.stop() })
+    const dir = temporaryDir()
+    const unsentDir = join(dir, 'unsent')
+    const env = {
+      REDIS_URL: redis.url,
+      DATABASE_PATH: join(dir, 'numbers.db'),
+      PORT: String(await freePort()),
+      UNSENT_DIR: unsentDir,
+      ACK_TIMEOUT_MS: '500',
+    }
+    const startWeb = async (): Promise<Program & { url: string }> =>
+      endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], env, { detached: true })))
+    // Beside it an npm start that has nowhere to leave anything: a file stands where the directory should be.
+    writeFileSync(join(dir, 'file'), '')
+    const unlucky = await start({
+      ...await makePlace('the embedded queue'),
+      env: {
+        ...env,
+        DATABASE_PATH: join(dir, 'unlucky.db'),
+        QUEUE_NAME: 'unlucky',
+        UNSENT_DIR: join(dir, 'file', 'unsent'),
+        PORT: '0',
+      },
+    })
+    const web = await startWeb()
 
-  expect((await post(web.url, 'foo=1')).status).toBe(204)
-  await redis.kill()
-  expect((await post(web.url, 'foo=10')).status, 'not reached in time').toBe(202)
-  expect((await post(`${web.url}/increment?ack=memory`, 'foo=100&bar=-5', { 'idempotency-key': 'once' })).status).toBe(202)
-  expect((await post(`${web.url}/increment?ack=memory`, 'foo=1000')).status).toBe(202)
-  expect((await post(`${unlucky.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
-  expect((await fetch(`${web.url}/readyz`)).status).toBe(503)
-  const stoppedAt = performance.now()
-  web.kill('SIGTERM')
-  unlucky.kill('SIGTERM')
-  expect(await unlucky.exited, unlucky.output).toBe(75)
-  expect(performance.now() - stoppedAt, 'ms for workers and consumer together').toBeLessThan(12_500)
-  expect(unlucky.output).toMatch(/\b1 batch(es)? .*lost.*unsent/)
-  expect(await web.exited, web.output).toBe(0)
-  const [file, ...others] = readdirSync(unsentDir)
-  expect(others).toEqual([])
-  expect(file).toMatch(/^[0-9a-f-]{36}\.jsonl$/)
-  expect(web.output).toContain(join(unsentDir, file!))
-  const copy = join(dir, 'copy.jsonl')
-  copyFileSync(join(unsentDir, file!), copy)
+    expect((await post(web.url, 'foo=1')).status).toBe(204)
+    await redis.kill()
+    expect((await post(web.url, 'foo=10')).status, 'not reached in time').toBe(202)
+    expect((await post(`${web.url}/increment?ack=memory`, 'foo=100&bar=-5', { 'idempotency-key': 'once' })).status)
+      .toBe(202)
+    expect((await post(`${web.url}/increment?ack=memory`, 'foo=1000')).status).toBe(202)
+    expect((await post(`${unlucky.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
+    expect((await fetch(`${web.url}/readyz`)).status).toBe(503)
+    const stoppedAt = performance.now()
+    web.kill('SIGTERM')
+    unlucky.kill('SIGTERM')
+    expect(await unlucky.exited, unlucky.output).toBe(75)
+    expect(performance.now() - stoppedAt, 'ms for workers and consumer together').toBeLessThan(12_500)
+    expect(unlucky.output).toMatch(/\b1 batch(es)? .*lost.*unsent/)
+    expect(await web.exited, web.output).toBe(0)
+    const [file, ...others] = readdirSync(unsentDir)
+    expect(others).toEqual([])
+    expect(file).toMatch(/^[0-9a-f-]{36}\.jsonl$/)
+    expect(web.output).toContain(join(unsentDir, file!))
+    const copy = join(dir, 'copy.jsonl')
+    copyFileSync(join(unsentDir, file!), copy)
 
-  await redis.startAgain()
-  const successor = await startWeb()
-  const consumer = endWithTest(new Program(process.execPath, ['apps/consumer/src/main.ts'], env, { detached: true }))
-  await until('the file to go', () => readdirSync(unsentDir).length === 0)
-  expect(readTotals(env.DATABASE_PATH)).toEqual(new Map([['foo', 1111n], ['bar', -5n]]))
-  successor.kill('SIGTERM')
-  expect(await successor.exited).toBe(0)
+    await redis.startAgain()
+    const successor = await startWeb()
+    const consumer = endWithTest(new Program(process.execPath, ['apps/consumer/src/main.ts'], env, { detached: true }))
+    await until('the file to go', () => readdirSync(unsentDir).length === 0)
+    expect(readTotals(env.DATABASE_PATH)).toEqual(new Map([['foo', 1111n], ['bar', -5n]]))
+    successor.kill('SIGTERM')
+    expect(await successor.exited).toBe(0)
 
-  // As after a crash between the push and the file's removal.
-  copyFileSync(copy, join(unsentDir, file!))
-  const again = await startWeb()
-  await until('the file to go', () => readdirSync(unsentDir).length === 0)
-  expect((await post(`${again.url}/increment?ack=stored`, 'last=1')).status).toBe(204)
-  expect(readTotals(env.DATABASE_PATH)).toEqual(new Map([['foo', 1111n], ['bar', -5n], ['last', 1n]]))
-  again.kill('SIGTERM')
-  consumer.kill('SIGTERM')
-  expect(await again.exited).toBe(0)
-  expect(await consumer.exited).toBe(0)
-})
+    // As after a crash between the push and the file's removal.
+    copyFileSync(copy, join(unsentDir, file!))
+    const again = await startWeb()
+    await until('the file to go', () => readdirSync(unsentDir).length === 0)
+    expect((await post(`${again.url}/increment?ack=stored`, 'last=1')).status).toBe(204)
+    expect(readTotals(env.DATABASE_PATH)).toEqual(new Map([['foo', 1111n], ['bar', -5n], ['last', 1n]]))
+    again.kill('SIGTERM')
+    consumer.kill('SIGTERM')
+    expect(await again.exited).toBe(0)
+    expect(await consumer.exited).toBe(0)
+  })

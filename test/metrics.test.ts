@@ -7,10 +7,14 @@ import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 
 const names = [
-  'gearbox_requests_total', 'gearbox_increments_total', 'gearbox_pending_keys', 'gearbox_unstored_batches', 'gearbox_flush_duration_seconds',
-  'gearbox_batches_pushed_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_queue_length', 'gearbox_queue_durable',
-  'gearbox_batches_applied_total', 'gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_rejected_total',
-  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'gearbox_connections_dropped_total', 'gearbox_keys', 'gearbox_log_lines_lost_total',
+  'gearbox_requests_total', 'gearbox_increments_total', 'gearbox_pending_keys', 'gearbox_unstored_batches',
+  'gearbox_flush_duration_seconds',
+  'gearbox_batches_pushed_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_queue_length',
+  'gearbox_queue_durable',
+  'gearbox_batches_applied_total', 'gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total',
+  'gearbox_rejected_total',
+  'gearbox_commit_duration_seconds', 'gearbox_lag_seconds', 'gearbox_connections_dropped_total', 'gearbox_keys',
+  'gearbox_log_lines_lost_total',
   'gearbox_set_aside_total', 'gearbox_rejected_rows',
   'process_cpu_seconds_total', 'process_resident_memory_bytes', 'nodejs_eventloop_lag_seconds',
 ]
@@ -24,12 +28,14 @@ interface Scrape {
 
 /** Any worker's view; on a connection of its own, as the one before may have died with its worker. */
 async function scrape (url: string): Promise<Scrape> {
-  const response = await until('a scrape', async () => await fetch(`${url}/metrics`, { headers: { connection: 'close' } }))
+  const response = await until('a scrape',
+    async () => await fetch(`${url}/metrics`, { headers: { connection: 'close' } }))
   expect(response.status).toBe(200)
   expect(response.headers.get('content-type')).toMatch(/^text\/plain; version=0\.0\.4/)
   const text = await response.text()
   const types = new Map(Array.from(text.matchAll(/^# TYPE (\S+) (\S+)$/gm), ([, name, type]) => [name!, type!]))
-  const samples = new Map(Array.from(text.matchAll(/^(?!#)(\S+(?:\{.*\})?) (\S+)$/gm), ([, sample, value]) => [sample!, Number(value)]))
+  const samples = new Map(Array.from(text.matchAll(/^(?!#)(\S+(?:\{.*\})?) (\S+)$/gm),
+    ([, sample, value]) => [sample!, Number(value)]))
   return { types, samples }
 }
 
@@ -51,13 +57,18 @@ function fallen (before: Scrape, after: Scrape): string[] {
 async function start (queue: string, env: NodeJS.ProcessEnv = {}): Promise<Program & { url: string }> {
   const redis = queue === 'Redis' ? await RedisServer.start() : undefined
   onTestFinished(async () => { await redis?.stop() })
-  return endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis?.url, ...env }, { detached: true }))
+  return endWithTest(await startAll({
+    DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+    REDIS_URL: redis?.url,
+    ...env,
+  }, { detached: true }))
 }
 
 test.each(['the embedded queue', 'Redis'])('one scrape shows every worker and the consumer, with %s', async (queue) => {
   const gearbox = await start(queue, { WEB_WORKERS: '3' })
   const posts = 45
-  const statuses = await Promise.all(Array.from({ length: posts }, async (_, i) => await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&bar=2&key${i}=3`)))
+  const statuses = await Promise.all(Array.from({ length: posts },
+    async (_, i) => await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&bar=2&key${i}=3`)))
   expect(statuses).toEqual(Array(posts).fill(204))
   expect(await postWith(false, `${gearbox.url}/increment`, 'foo=x')).toBe(400)
 
@@ -71,20 +82,24 @@ test.each(['the embedded queue', 'Redis'])('one scrape shows every worker and th
   expect(samples.get('gearbox_batches_applied_total')).toBe(pushed)
   expect(samples.get('gearbox_flush_duration_seconds_count')).toBeGreaterThan(0)
   expect(samples.get('gearbox_commit_duration_seconds_count')).toBeGreaterThan(0)
-  for (const name of ['gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_push_retries_total', 'gearbox_window_replays_total', 'gearbox_pending_keys']) {
+  for (const name of ['gearbox_batches_duplicate_total', 'gearbox_sequence_gaps_total', 'gearbox_push_retries_total',
+    'gearbox_window_replays_total', 'gearbox_pending_keys']) {
     expect(samples.get(name), name).toBe(0)
   }
   expect(samples.get('gearbox_queue_durable'), 'the lowest of all').toBe(1)
   await until('no lag at rest', async () => {
     const { samples } = await scrape(gearbox.url)
-    return ['gearbox_lag_seconds', 'gearbox_queue_length', 'gearbox_unstored_batches'].every((name) => samples.get(name) === 0)
+    return ['gearbox_lag_seconds', 'gearbox_queue_length',
+      'gearbox_unstored_batches'].every((name) => samples.get(name) === 0)
   })
 })
 
 test('under npm start, METRICS_PORT shows the same as the workers\' port', async () => {
   const port = await freePort()
   const gearbox = await start('the embedded queue', { METRICS_PORT: String(port) })
-  for (let i = 0; i < 10; i++) expect(await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&key${i}=3`)).toBe(204)
+  for (let i = 0; i < 10; i++) {
+    expect(await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&key${i}=3`)).toBe(204)
+  }
   await until('the keys to be counted', async () => (await scrape(gearbox.url)).samples.get('gearbox_keys') === 11)
   const [own, shared] = [await scrape(`http://127.0.0.1:${port}`), await scrape(gearbox.url)]
   expect([...own.types]).toEqual([...shared.types])
@@ -96,7 +111,8 @@ test('under npm start, METRICS_PORT shows the same as the workers\' port', async
   expect(await gearbox.exited).toBe(0)
 })
 
-test.each(['the embedded queue', 'Redis'])('no sum falls when a worker or the consumer is killed, with %s', async (queue) => {
+test.each(['the embedded queue',
+  'Redis'])('no sum falls when a worker or the consumer is killed, with %s', async (queue) => {
   const gearbox = await start(queue)
   const load = new Load(gearbox.url)
   await load.more(200)
@@ -113,7 +129,8 @@ test.each(['the embedded queue', 'Redis'])('no sum falls when a worker or the co
     await load.more(100)
     const after = await scrape(gearbox.url)
     expect(fallen(before, after)).toEqual([])
-    expect(after.samples.get('gearbox_increments_total')).toBeGreaterThan(before.samples.get('gearbox_increments_total')!)
+    expect(after.samples.get('gearbox_increments_total'))
+      .toBeGreaterThan(before.samples.get('gearbox_increments_total')!)
     before = after
   }
   await load.stop()
@@ -144,16 +161,28 @@ test('the log has a line of figures an interval while there is traffic, and none
 
   const load = new Load(gearbox.url)
   // A batch may be counted in another interval than its requests: not every line has both ratios.
-  await until('a line with both ratios', () => figures().some(({ requestsPerBatch, batchesPerCommit }) => Number(requestsPerBatch) > 0 && Number(batchesPerCommit) > 0))
+  await until('a line with both ratios',
+    () => figures().some(({ requestsPerBatch, batchesPerCommit }) =>
+      Number(requestsPerBatch) > 0 && Number(batchesPerCommit) > 0))
   await load.stop()
   expect([...load.statuses.keys()].sort()).toEqual([202, 204])
   const count = (name: string): number => figures().reduce((sum, line) => sum + Number(line[name]), 0)
-  await until('all of it in the log', () => count('requests') === load.answered && count('increments') === load.answered)
+  await until('all of it in the log',
+    () => count('requests') === load.answered && count('increments') === load.answered)
   for (const line of figures()) {
     expect(line).toMatchObject({
-      level: 30, part: 'gearbox', pendingKeys: expect.any(Number), queueLength: expect.any(Number), lagMs: expect.any(Number), msg: expect.stringMatching(/requests.*increments.*requests a batch.*batches a commit.*pending.*queued.*lag/),
+      level: 30,
+      part: 'gearbox',
+      pendingKeys: expect.any(Number),
+      queueLength: expect.any(Number),
+      lagMs: expect.any(
+        Number
+      ),
+      msg: expect.stringMatching(/requests.*increments.*requests a batch.*batches a commit.*pending.*queued.*lag/),
     })
-    for (const ratio of [line.requestsPerBatch, line.batchesPerCommit]) expect(ratio === null || Number(ratio) > 0, String(ratio)).toBe(true)
+    for (const ratio of [line.requestsPerBatch, line.batchesPerCommit]) {
+      expect(ratio === null || Number(ratio) > 0, String(ratio)).toBe(true)
+    }
   }
   await intervals(2)
   const lines = figures().length
@@ -162,8 +191,10 @@ test('the log has a line of figures an interval while there is traffic, and none
 })
 
 test('the line of figures counts requests and increments of the same replies', async () => {
-  const gearbox = await start('the embedded queue', { STATS_INTERVAL_MS: '100', CORS_ORIGINS: 'https://friend.example', COMMIT_INTERVAL_MS: '200' })
-  const count = (name: string): number => gearbox.logged().filter((entry) => 'requestsPerBatch' in entry).reduce((sum, line) => sum + Number(line[name]), 0)
+  const gearbox = await start('the embedded queue',
+    { STATS_INTERVAL_MS: '100', CORS_ORIGINS: 'https://friend.example', COMMIT_INTERVAL_MS: '200' })
+  const count = (name: string): number =>
+    gearbox.logged().filter((entry) => 'requestsPerBatch' in entry).reduce((sum, line) => sum + Number(line[name]), 0)
   const url = `${gearbox.url}/increment?ack=stored`
   const statuses: number[] = []
   for (let i = 0; i < 10; i++) statuses.push(await postWith(false, url, 'a=1&b=2&c=3'))
@@ -171,11 +202,14 @@ test('the line of figures counts requests and increments of the same replies', a
   statuses.push(await postWith(false, url, `big=${2n ** 63n - 1n}`))
   expect(statuses).toEqual([...Array<number>(10).fill(204), 202, 204])
   // Repeats of one that waits add nothing, but have their replies.
-  expect(await Promise.all(Array.from({ length: 4 }, async () => await postWith(false, url, 'k=1&l=1', { 'idempotency-key': 'same' })))).toEqual(Array(4).fill(204))
-  // None of these is a reply that promises anything: what was accepted and then refused, what was not accepted, what counts nothing.
+  expect(await Promise.all(Array.from({ length: 4 },
+    async () => await postWith(false, url, 'k=1&l=1', { 'idempotency-key': 'same' })))).toEqual(Array(4).fill(204))
+  // None of these is a reply that promises anything: what was accepted and then refused, what was not accepted, what
+  // counts nothing.
   expect(await postWith(false, url, 'big=1&other=1')).toBe(422)
   expect(await postWith(false, url, 'a=x')).toBe(400)
-  const preflight = await fetch(url, { method: 'OPTIONS', headers: { origin: 'https://friend.example', 'access-control-request-method': 'POST' } })
+  const preflight = await fetch(url,
+    { method: 'OPTIONS', headers: { origin: 'https://friend.example', 'access-control-request-method': 'POST' } })
   expect(preflight.status).toBe(204)
   await until('all in the log', () => count('requests') >= 16 && count('increments') >= 41)
   // What comes later is in a later line.

@@ -11,7 +11,8 @@ import { until } from '@gearbox/test-kit/until.ts'
 
 /** What a clone of this working tree would hold, uncommitted changes included; undefined where there is no git. */
 function copyRepository (): string | undefined {
-  const { stdout, status } = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+  const { stdout, status } = spawnSync('git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+    { cwd: root, encoding: 'utf8' })
   if (status !== 0) return undefined
   const copy = join(temporaryDir(), 'gearbox')
   for (const path of stdout.split('\0').filter((path) => path !== '')) {
@@ -28,7 +29,8 @@ function linkPackages (copy: string): void {
   for (const name of readdirSync(from)) {
     if (name !== '@gearbox') symlinkSync(join(from, name), join(to, name))
   }
-  for (const [name, path] of [['web', 'apps/web'], ['consumer', 'apps/consumer'], ['queue', 'packages/queue'], ['runtime', 'packages/runtime']] as const) {
+  for (const [name, path] of [['web', 'apps/web'], ['consumer', 'apps/consumer'], ['queue', 'packages/queue'],
+    ['runtime', 'packages/runtime']] as const) {
     symlinkSync(join(copy, path), join(to, '@gearbox', name))
   }
 }
@@ -46,7 +48,8 @@ async function follow (copy: string): Promise<void> {
   const [databasePath, query] = [firstMatch(readme, /sqlite3 (\S+) '/), firstMatch(readme, /sqlite3 \S+ '([^']+)'/)]
   // All defaults but the port, which may be taken on this machine.
   const port = await freePort()
-  const gearbox = endWithTest(await listening(new Program('npm', ['start'], { PORT: String(port), npm_config_update_notifier: 'false' }, { cwd: copy, detached: true })))
+  const gearbox = endWithTest(await listening(new Program('npm', ['start'],
+    { PORT: String(port), npm_config_update_notifier: 'false' }, { cwd: copy, detached: true })))
   expect(gearbox.url).toBe(`http://127.0.0.1:${port}`)
   await gearbox.printed(new RegExp(`stores in ${join(copy, databasePath)}`))
   await gearbox.printed(new RegExp(`curl -d '${body}' ${gearbox.url}/increment`.replaceAll(/[.?*+]/g, '\\$&')))
@@ -78,7 +81,8 @@ test('a fresh copy starts and counts as the README says', async ({ skip }) => {
 test('npm ci installs all that npm start needs', { timeout: 120_000 }, async ({ skip }) => {
   const copy = copyRepository()
   if (copy === undefined) return skip('this is not a git working tree')
-  const { status, stdout, stderr } = spawnSync('npm', ['ci', '--omit=dev', '--offline'], { cwd: copy, encoding: 'utf8' })
+  const { status, stdout, stderr } = spawnSync('npm', ['ci', '--omit=dev', '--offline'],
+    { cwd: copy, encoding: 'utf8' })
   // An "npm ci" of this repository leaves in npm's cache what this one needs.
   if (/ENOTCACHED/.test(stderr)) return skip('npm\'s cache does not hold the packages, and tests use no network')
   expect(status, stdout + stderr).toBe(0)

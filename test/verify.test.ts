@@ -11,12 +11,18 @@ import { until } from '@gearbox/test-kit/until.ts'
 
 const programOf = (name: string): string => `apps/consumer/src/${name === 'main' ? '' : 'commands/'}${name}.ts`
 
-async function verify (env: NodeJS.ProcessEnv, ...urls: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, [programOf('verify'), ...urls.flatMap((url) => ['--url', url])], env))
+async function verify (env: NodeJS.ProcessEnv, ...urls: readonly string[]): Promise<{
+  code: number |
+  NodeJS.Signals,
+  output: string
+}> {
+  const program = endWithTest(new Program(process.execPath,
+    [programOf('verify'), ...urls.flatMap((url) => ['--url', url])], env))
   return { code: await program.exited, output: program.output }
 }
 
-test.each(['the embedded queue', 'Redis'])('what every worker accepted is found, under load and at rest, with %s', async (queue) => {
+test.each(['the embedded queue',
+  'Redis'])('what every worker accepted is found, under load and at rest, with %s', async (queue) => {
   const redis = queue === 'Redis' ? await RedisServer.start() : undefined
   onTestFinished(async () => { await redis?.stop() })
   const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis?.url }
@@ -32,7 +38,12 @@ test.each(['the embedded queue', 'Redis'])('what every worker accepted is found,
 
 test('the address and the key come from the variables that the workers have', async () => {
   const env = {
-    DATABASE_PATH: join(temporaryDir(), 'numbers.db'), PORT: String(await freePort()), WEB_WORKERS: '1', BASE_PATH: '/gear/box', API_KEYS: 'count:c0unt,read:r3ad',
+    DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+    PORT: String(await freePort()),
+    WEB_WORKERS: '1',
+    BASE_PATH:
+      '/gear/box',
+    API_KEYS: 'count:c0unt,read:r3ad',
   }
   const gearbox = endWithTest(await startAll(env))
   expect(gearbox.url).toBe(`http://127.0.0.1:${env.PORT}/gear/box`)
@@ -57,7 +68,8 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   consumer.kill('SIGTERM')
   await consumer.exited
   const metricsPort = String(await freePort())
-  const web = endWithTest(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, PORT: '0', METRICS_PORT: metricsPort }))
+  const web = endWithTest(new Program(process.execPath, ['apps/web/src/main.ts'],
+    { ...env, PORT: '0', METRICS_PORT: metricsPort }))
   // The consumer is away: what is pushed stays in the list.
   const [, port] = await web.printed(/"producer":.*listens on http:\/\/[^:]+:(\d+)/)
   const url = `http://127.0.0.1:${port}`
@@ -78,7 +90,8 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   expect(hole.code).toBe(1)
 })
 
-test('what a worker that is gone left in a file is counted and fills its hole, where it belongs to this database', async () => {
+test('what a worker that is gone left in a file is counted and fills its hole, where it belongs to ' +
+  'this database', async () => {
   const redis = await RedisServer.start()
   onTestFinished(async () => { await redis.stop() })
   const client = redis.client()
@@ -95,9 +108,11 @@ test('what a worker that is gone left in a file is counted and fills its hole, w
 
   const dir = join(dirname(databasePath), 'unsent')
   const here = { queue: 'of the test', generation: undefined, database: readDatabaseUuid(databasePath) }
-  const theirs = await writeSpool(dir, producerB, { ...here, database: 'another' }, [element({ producer: producerB, increments: 1000 })])
+  const theirs = await writeSpool(dir, producerB, { ...here, database: 'another' },
+    [element({ producer: producerB, increments: 1000 })])
   const missing = await verify(env, gearbox.url)
-  expect(missing.output).toContain(`unsent file ${theirs} is not counted: it belongs to database another (of the test)\n`)
+  expect(missing.output).toContain(`unsent file ${theirs} is not counted: it belongs to database another (of ` +
+    'the test)\n')
   expect(missing.code).toBe(1)
   // The first was stored before it could be deleted.
   await writeSpool(dir, producerA, here, [batch(1), batch(2), batch(4)])
@@ -114,11 +129,16 @@ test('what a worker that is gone left in a file is counted and fills its hole, w
 test('workers that share a port are asked on the METRICS_PORT of each, and the shared port says so', async () => {
   const redis = await RedisServer.start()
   onTestFinished(async () => { await redis.stop() })
-  const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url, PORT: String(await freePort()) }
+  const env = {
+    DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+    REDIS_URL: redis.url,
+    PORT: String(await freePort()),
+  }
   const ports = [await freePort(), await freePort()]
   const consumer = endWithTest(new Program(process.execPath, [programOf('main')], env))
   const webs = await Promise.all(ports.map(async (port) =>
-    endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, METRICS_PORT: String(port) })))))
+    endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'],
+      { ...env, METRICS_PORT: String(port) })))))
   await consumer.printed(/takes from/)
   const { url } = webs[0]!
   for (let i = 0; i < 30; i++) expect(await postWith(false, `${url}/increment?ack=stored`, 'a=1')).toBe(204)

@@ -16,7 +16,8 @@ const keysMax = 1_000_000
 /** What the service takes in one body unless BODY_PAIRS_MAX says otherwise. */
 const pairsMax = 1000
 
-const usage = `Makes N random POST /increment targets for Vegeta, with keys that are UUIDs and values from -${valueMax} to ${valueMax}.
+const usage =
+  `Makes N random POST /increment targets for Vegeta, with keys that are UUIDs and values from -${valueMax} to ${valueMax}.
 
 usage: npm run targets -- N HOST[:PORT][BASE_PATH] [options]      (port 3333 unless named)
 
@@ -122,31 +123,46 @@ async function main (): Promise<number> {
     return 0
   }
   const [countText, host] = positionals
-  if (countText === undefined || host === undefined || positionals.length > 2) throw new FatalError(`N and HOST[:PORT] are needed\n\n${usage}`)
+  if (countText === undefined || host === undefined || positionals.length > 2) {
+    throw new FatalError(`N and HOST[:PORT] are needed\n\n${usage}`)
+  }
   const count = wholeNumber('N', countText, 1, 100_000_000)
   const pairs = wholeNumber('--pairs', values.pairs, 1, pairsMax)
   const keyCount = values.keys === undefined ? undefined : wholeNumber('--keys', values.keys, 1, keysMax)
   const exponent = Number(values.zipf ?? '1')
-  if (!(exponent >= 0 && exponent <= 100) || values.zipf?.trim() === '') throw new FatalError(`--zipf must be a number from 0 to 100, not ${JSON.stringify(values.zipf)}`)
-  if (values.zipf !== undefined && keyCount === undefined) throw new FatalError('--zipf needs --keys: the number of keys that are drawn from')
-  if (values.format !== 'json' && values.format !== 'http') throw new FatalError(`--format must be json or http, not ${JSON.stringify(values.format)}`)
-  if (values.ack !== undefined && !ackLevels.some((level) => level === values.ack)) throw new FatalError(`--ack must be one of ${ackLevels.join(', ')}, not ${JSON.stringify(values.ack)}`)
+  if (!(exponent >= 0 && exponent <= 100) || values.zipf?.trim() === '') {
+    throw new FatalError(`--zipf must be a number from 0 to 100, not ${JSON.stringify(values.zipf)}`)
+  }
+  if (values.zipf !== undefined && keyCount === undefined) {
+    throw new FatalError('--zipf needs --keys: the number of keys that are drawn from')
+  }
+  if (values.format !== 'json' && values.format !== 'http') {
+    throw new FatalError(`--format must be json or http, not ${JSON.stringify(values.format)}`)
+  }
+  if (values.ack !== undefined && !ackLevels.some((level) => level === values.ack)) {
+    throw new FatalError(`--ack must be one of ${ackLevels.join(', ')}, not ${JSON.stringify(values.ack)}`)
+  }
   const seed = values.seed ?? randomUUID()
   const url = `${baseUrl(host)}/increment${values.ack === undefined ? '' : `?ack=${values.ack}`}`
-  const path = resolve(values.out ?? join(import.meta.dirname, '../.tmp/vegeta', values.format === 'json' ? 'targets.json' : 'targets.txt'))
+  const path = resolve(values.out ?? join(import.meta.dirname, '../.tmp/vegeta',
+    values.format === 'json' ? 'targets.json' : 'targets.txt'))
   const expectedPath = join(dirname(path), 'expected.json')
   const bodies = `${path}.bodies`
   mkdirSync(values.format === 'http' ? bodies : dirname(path), { recursive: true })
 
   const random = new Random(seed)
   const expected = new ExpectedSums(expectedPath)
-  const keys = keyCount === undefined ? distinctKeys(random, expected) : sharedKeys(keyCount, exponent, random, expected)
+  const keys = keyCount === undefined
+    ? distinctKeys(random, expected)
+    : sharedKeys(keyCount, exponent, random,
+      expected)
   const targets = new Output(path)
   for (let number = 0; number < count; number++) {
     const body = makeBody(pairs, keys, random)
     const idempotencyKey = values['idempotency-keys'] === true ? random.uuid() : undefined
-    // The fragment stays with Vegeta: it is never sent, and it is all that tells in a result which target was hit.
-    // A result's sequence number does not: workers draw it and their target one after the other, and so in different orders.
+    // The fragment stays with Vegeta: it is never sent, and it is all that tells in a result which target was hit. A
+    // result's sequence number does not: workers draw it and their target one after the other, and so in different
+    // orders.
     const target = { url: `${url}#${number}`, body, idempotencyKey }
     if (values.format === 'json') targets.write(jsonTarget(target))
     else targets.write(httpTarget(target, join(bodies, String(number))))
@@ -180,7 +196,9 @@ function parse () {
 
 function wholeNumber (name: string, text: string, min: number, max: number): number {
   const value = Number(text)
-  if (!/^[0-9]+$/.test(text) || value < min || value > max) throw new FatalError(`${name} must be a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`)
+  if (!/^[0-9]+$/.test(text) || value < min || value > max) {
+    throw new FatalError(`${name} must be a whole number from ${min} to ${max}, not ${JSON.stringify(text)}`)
+  }
   return value
 }
 
@@ -214,14 +232,18 @@ interface NewTarget {
 const contentType = 'application/x-www-form-urlencoded'
 
 function jsonTarget ({ url, body, idempotencyKey }: NewTarget): string {
-  const header = { 'Content-Type': [contentType], ...(idempotencyKey === undefined ? {} : { 'Idempotency-Key': [idempotencyKey] }) }
+  const header = {
+    'Content-Type': [contentType],
+    ...(idempotencyKey === undefined ? {} : { 'Idempotency-Key': [idempotencyKey] }),
+  }
   return `${JSON.stringify({ method: 'POST', url, header, body: Buffer.from(body).toString('base64') })}\n`
 }
 
 /** Writes the body's file, too. Its path is absolute: Vegeta would look for others where it is started. */
 function httpTarget ({ url, body, idempotencyKey }: NewTarget, bodyPath: string): string {
   writeFileSync(bodyPath, body)
-  return `POST ${url}\nContent-Type: ${contentType}\n${idempotencyKey === undefined ? '' : `Idempotency-Key: ${idempotencyKey}\n`}@${bodyPath}\n\n`
+  return `POST ${url}\nContent-Type: ` +
+    `${contentType}\n${idempotencyKey === undefined ? '' : `Idempotency-Key: ${idempotencyKey}\n`}@${bodyPath}\n\n`
 }
 
 await runMain(main)

@@ -47,8 +47,8 @@ export class Random {
 }
 
 /**
- * Ranks 0 to count − 1 after Zipf's law: rank k comes with a probability proportional to 1 / (k + 1)^exponent; an exponent of 0
- * makes all ranks as likely. Sampled by inversion: a binary search of the cumulative distribution's table
+ * Ranks 0 to count − 1 after Zipf's law: rank k comes with a probability proportional to 1 / (k + 1)^exponent; an
+ * exponent of 0 makes all ranks as likely. Sampled by inversion: a binary search of the cumulative distribution's table
  * (L. Devroye, Non-Uniform Random Variate Generation, Springer 1986, chapter III.2).
  */
 export class Zipf {

@@ -30,8 +30,8 @@ interface VegetaResult {
 }
 
 /**
- * The results of one attack, in the order of their replies. Those of no request are left out: with -lazy, Vegeta writes one for each
- * worker that found no more targets.
+ * The results of one attack, in the order of their replies. Those of no request are left out: with -lazy, Vegeta writes
+ * one for each worker that found no more targets.
  * @throws FatalError where the file can't be read, or lacks results
  */
 export async function * readResults (path: string): AsyncGenerator<Result> {
@@ -56,7 +56,10 @@ export async function * readResults (path: string): AsyncGenerator<Result> {
   if (await ended !== 0) throw new FatalError(`vegeta can't read ${path}: ${errors.trim()}`, 2)
   if (count === 0) throw new FatalError(`${path} holds no results`, 2)
   // Sequence numbers count up from 0, one for each request.
-  if (count !== seqMax + 1) throw new FatalError(`${path} has ${count} results of at least ${seqMax + 1} requests: Vegeta was killed, or it is of several attacks. Nothing can be said of the rest`, 2)
+  if (count !== seqMax + 1) {
+    throw new FatalError(`${path} has ${count} results of at least ${seqMax + 1} requests: Vegeta was killed, or it ` +
+      'is of several attacks. Nothing can be said of the rest', 2)
+  }
 }
 
 function parse (path: string, line: string): VegetaResult {
@@ -66,9 +69,11 @@ function parse (path: string, line: string): VegetaResult {
 }
 
 function isResult (value: unknown): value is VegetaResult {
-  return typeof value === 'object' && value !== null && 'seq' in value && Number.isSafeInteger(value.seq) && 'code' in value && typeof value.code === 'number' &&
+  return typeof value === 'object' && value !== null && 'seq' in value && Number.isSafeInteger(value.seq) &&
+    'code' in value && typeof value.code === 'number' &&
     'method' in value && typeof value.method === 'string' && 'url' in value && typeof value.url === 'string' &&
-    'error' in value && typeof value.error === 'string' && 'body' in value && (value.body === null || typeof value.body === 'string')
+    'error' in value && typeof value.error === 'string' && 'body' in value &&
+      (value.body === null || typeof value.body === 'string')
 }
 
 function promisedBy ({ code, error, body }: VegetaResult): Promised {

@@ -52,12 +52,16 @@ async function findTargets (tallies: Tallies, path: string): Promise<void> {
     if (tally === undefined) continue
     tally.target ??= target
     if (!tally.target.body.equals(target.body) || tally.target.idempotencyKey !== target.idempotencyKey) {
-      throw new FatalError(`${path}: the targets in lines ${tally.target.line} and ${target.line} have the same URL and differ, so results can't tell which one was hit. ` +
+      throw new FatalError(`${path}: the targets in lines ${tally.target.line} and ${target.line} have the same URL ` +
+      'and differ, so results can\'t tell which one was hit. ' +
         'Give each URL a #fragment of its own, as create_targets.ts does: it is not sent', 2)
     }
   }
   for (const [name, { target }] of tallies) {
-    if (target === undefined) throw new FatalError(`there are results of ${name}, which is not in ${path}: --targets names the file that Vegeta had`, 2)
+    if (target === undefined) {
+      throw new FatalError(`there are results of ${name}, which is not in ${path}: --targets names the file that ` +
+        'Vegeta had', 2)
+    }
   }
 }
 
@@ -74,7 +78,8 @@ function countOnce (tallies: Iterable<Tally>): Tally[] {
     const seen = byKey.get(target.idempotencyKey) ?? { target, counted: 0, refused: 0, unknown: 0 }
     byKey.set(target.idempotencyKey, seen)
     if (seen.target?.body.equals(target.body) !== true) {
-      throw new FatalError(`the targets in lines ${seen.target?.line} and ${target.line} have the same Idempotency-Key and different bodies: which one came first can't be told`, 2)
+      throw new FatalError(`the targets in lines ${seen.target?.line} and ${target.line} have the same ` +
+        'Idempotency-Key and different bodies: which one came first can\'t be told', 2)
     }
     seen.counted = Math.min(1, seen.counted + tally.counted)
     seen.unknown = seen.counted > 0 ? 0 : Math.min(1, seen.unknown + tally.unknown)
@@ -90,7 +95,8 @@ function readBody ({ url, body }: Target): Map<string, bigint> {
   const fields = [...new URLSearchParams(body.toString())]
   const named = (name: string): string | undefined => fields.find(([field]) => field === name)?.[1]
   const [key, value] = [named('key'), named('value')]
-  const original = fields.length === 2 && key !== undefined && value !== undefined && new URL(url).searchParams.get('form') !== 'pairs'
+  const original = fields.length === 2 && key !== undefined && value !== undefined &&
+    new URL(url).searchParams.get('form') !== 'pairs'
   const deltas = new Map<string, bigint>()
   for (const [name, number] of original ? [[key, value] as const] : fields) {
     if (!/^-?[0-9]{1,5000}$/.test(number)) return new Map()
@@ -105,7 +111,9 @@ const reachableMax = 65_536
 export interface Range {
   readonly min: bigint
   readonly max: bigint
-  /** All sums from min to max that can be; undefined where they are too many to list, so that only the ends are known. */
+  /**
+   * All sums from min to max that can be; undefined where they are too many to list, so that only the ends are known.
+   */
   readonly sums: ReadonlySet<bigint> | undefined
 }
 
@@ -121,7 +129,9 @@ export function reachable (before: bigint, { sure, maybe = new Map() }: Sum): Ra
   return { min, max, sums }
 }
 
-/** All sums with `delta` added never to `count` times. Parts of 1, 2, 4, … and the rest make up every number of times. */
+/**
+ * All sums with `delta` added never to `count` times. Parts of 1, 2, 4, … and the rest make up every number of times.
+ */
 function withDelta (sums: Set<bigint>, delta: bigint, count: number): Set<bigint> | undefined {
   const grown = new Set(sums)
   for (let left = count, part = 1; left > 0; left -= part, part *= 2) {

@@ -27,7 +27,9 @@ interface Line { readonly number: number, readonly text: string }
 async function * numberedLines (path: string): AsyncGenerator<Line> {
   let number = 0
   try {
-    for await (const text of createInterface({ input: createReadStream(path), crlfDelay: Infinity })) yield { number: ++number, text: text.trim() }
+    for await (const text of createInterface({ input: createReadStream(path), crlfDelay: Infinity })) {
+      yield { number: ++number, text: text.trim() }
+    }
   } catch (error) {
     throw new FatalError(`the targets can't be read: ${reasonOf(error)}`, 2)
   }
@@ -45,10 +47,13 @@ function jsonTarget (path: string, { number, text }: Line): Target {
   } catch (error) {
     throw bad(path, number, reasonOf(error))
   }
-  if (typeof target !== 'object' || target === null || !('method' in target && typeof target.method === 'string') || !('url' in target && typeof target.url === 'string')) {
+  if (typeof target !== 'object' || target === null || !('method' in target && typeof target.method === 'string') ||
+    !('url' in target && typeof target.url === 'string')) {
     throw bad(path, number, 'it has no method or no url')
   }
-  const headers = 'header' in target && typeof target.header === 'object' && target.header !== null ? Object.entries(target.header) : []
+  const headers = 'header' in target && typeof target.header === 'object' && target.header !== null
+    ? Object.entries(target.header)
+    : []
   const key: unknown = headers.find(([name]) => isIdempotencyKey(name))?.[1]
   return {
     line: number,
@@ -75,7 +80,9 @@ async function * httpTargets (path: string, first: Line, rest: AsyncGenerator<Li
       open = undefined
     } else if (!text.startsWith('#')) {
       const colon = text.indexOf(':')
-      if (colon > 0 && isIdempotencyKey(text.slice(0, colon).trim())) open = { ...open, idempotencyKey: text.slice(colon + 1).trim() }
+      if (colon > 0 && isIdempotencyKey(text.slice(0, colon).trim())) {
+        open = { ...open, idempotencyKey: text.slice(colon + 1).trim() }
+      }
     }
   }
   if (open !== undefined) yield open

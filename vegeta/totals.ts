@@ -18,9 +18,12 @@ export function openDatabase (path: string): Database.Database {
 
 /** Every key and its total, as they stand at one moment. @throws FatalError for a total that is no integer */
 export function * totalsOf (db: Database.Database): Generator<[key: string, total: bigint]> {
-  const rows = db.prepare<[], { key: unknown, value: unknown }>('SELECT key, value FROM numbers').safeIntegers().iterate()
+  const rows = db.prepare<[], { key: unknown, value: unknown }>('SELECT key, value FROM numbers').safeIntegers()
+    .iterate()
   for (const { key, value } of rows) {
-    if (typeof key !== 'string' || typeof value !== 'bigint') throw new FatalError(`${db.name} has a row that is no key and integer: ${String(key)}, ${String(value)}`, 2)
+    if (typeof key !== 'string' || typeof value !== 'bigint') {
+      throw new FatalError(`${db.name} has a row that is no key and integer: ${String(key)}, ${String(value)}`, 2)
+    }
     yield [key, value]
   }
 }
@@ -28,7 +31,9 @@ export function * totalsOf (db: Database.Database): Generator<[key: string, tota
 /** Increments that the consumer could not apply: how many wait in `rejected`. */
 export function countRejected (db: Database.Database): bigint {
   const table = db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'rejected'").get()
-  return table === undefined ? 0n : db.prepare<[], bigint>('SELECT count(*) FROM rejected').pluck().safeIntegers().get() ?? 0n
+  return table === undefined
+    ? 0n
+    : db.prepare<[], bigint>('SELECT count(*) FROM rejected').pluck().safeIntegers().get() ?? 0n
 }
 
 /** Writes down every total for a later comparison. @returns how many they are @throws FatalError */
@@ -86,19 +91,29 @@ export interface DrainOptions {
 const pollMs = 100
 
 /** Resolves when nothing waits any more and the database has come to rest. @throws FatalError at the deadline */
-export async function drained (db: Database.Database, { urls, apiKey, quietMs, deadlineMs }: DrainOptions): Promise<void> {
+export async function drained (db: Database.Database, {
+  urls,
+  apiKey,
+  quietMs,
+  deadlineMs,
+}: DrainOptions): Promise<void> {
   const deadline = performance.now() + deadlineMs
   // Changes with every commit of another connection.
   const version = (): unknown => db.pragma('data_version', { simple: true })
   let last = version()
   let quietSince = performance.now()
   for (;;) {
-    const waiting = (await Promise.all(urls.map(async (url) => await waitingAt(url, apiKey)))).find((what) => what !== undefined)
+    const waiting = (await Promise.all(urls.map(async (url) => await waitingAt(url, apiKey)))).find(
+      (what) => what !== undefined
+    )
     const now = version()
     if (waiting !== undefined || now !== last) quietSince = performance.now()
     last = now
     if (performance.now() - quietSince >= quietMs) return
-    if (performance.now() > deadline) throw new FatalError(`after ${deadlineMs} ms ${waiting ?? 'the database still changes'}: is something still sending, or the consumer down?`, 2)
+    if (performance.now() > deadline) {
+      throw new FatalError(`after ${deadlineMs} ms ${waiting ?? 'the database still changes'}: is something still ` +
+        'sending, or the consumer down?', 2)
+    }
     await delay(Math.min(pollMs, quietMs))
   }
 }
@@ -109,14 +124,20 @@ const waitingMetrics = ['gearbox_pending_keys', 'gearbox_unstored_batches', 'gea
 async function waitingAt (url: string, apiKey: string | undefined): Promise<string | undefined> {
   let text: string
   try {
-    const response = await fetch(`${url.replace(/\/$/, '')}/metrics`, { headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }, signal: AbortSignal.timeout(5000) })
+    const response = await fetch(`${url.replace(/\/$/, '')}/metrics`,
+      { headers: apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }, signal: AbortSignal.timeout(5000) })
     text = await response.text()
     if (response.status !== 200) throw new Error(`${response.status} ${text.slice(0, 200)}`)
   } catch (error) {
-    throw new FatalError(`${url}/metrics can't be read: ${reasonOf(error)} (${error instanceof Error && error.cause !== undefined ? reasonOf(error.cause) : 'no more is known'}). Without --url the database alone is watched`, 2)
+    throw new FatalError(`${url}/metrics can't be read: ${reasonOf(error)} ` +
+      `(${error instanceof Error && error.cause !== undefined ? reasonOf(error.cause) : 'no more is known'}). ` +
+      'Without --url the database alone is watched', 2)
   }
-  const values = waitingMetrics.map((name) => [name, new RegExp(`^${name}(?:\\{.*\\})? (\\S+)$`, 'm').exec(text)?.[1]] as const)
-  if (values.every(([, value]) => value === undefined)) throw new FatalError(`${url}/metrics has none of ${waitingMetrics.join(', ')}`, 2)
+  const values =
+    waitingMetrics.map((name) => [name, new RegExp(`^${name}(?:\\{.*\\})? (\\S+)$`, 'm').exec(text)?.[1]] as const)
+  if (values.every(([, value]) => value === undefined)) {
+    throw new FatalError(`${url}/metrics has none of ${waitingMetrics.join(', ')}`, 2)
+  }
   const waiting = values.filter(([, value]) => value !== undefined && Number(value) !== 0)
   return waiting.length === 0 ? undefined : waiting.map(([name, value]) => `${name} is ${value}`).join(', ')
 }

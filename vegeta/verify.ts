@@ -70,16 +70,22 @@ function parse (): Options | undefined {
   const { values, positionals } = parseOptions()
   if (values.help === true) return undefined
   const number = (name: string, text: string): number => {
-    if (!/^[0-9]{1,9}$/.test(text)) throw new FatalError(`${name} must be a whole number, not ${JSON.stringify(text)}`, 2)
+    if (!/^[0-9]{1,9}$/.test(text)) {
+      throw new FatalError(`${name} must be a whole number, not ${JSON.stringify(text)}`, 2)
+    }
     return Number(text)
   }
   const urls = values.url ?? []
   const wrong = urls.find((url) => !URL.canParse(url))
-  if (wrong !== undefined) throw new FatalError(`--url must be one such as http://127.0.0.1:3333, not ${JSON.stringify(wrong)}`, 2)
+  if (wrong !== undefined) {
+    throw new FatalError(`--url must be one such as http://127.0.0.1:3333, not ${JSON.stringify(wrong)}`, 2)
+  }
   const database = positionals.at(-1)
   const results = positionals.slice(0, -1)
   const saves = values['save-baseline'] !== undefined
-  if (database === undefined || (results.length > 0) === saves) throw new FatalError(`${saves ? 'only DATABASE is' : 'RESULTS and DATABASE are'} needed\n\n${usage}`, 2)
+  if (database === undefined || (results.length > 0) === saves) {
+    throw new FatalError(`${saves ? 'only DATABASE is' : 'RESULTS and DATABASE are'} needed\n\n${usage}`, 2)
+  }
   return {
     results,
     database,
@@ -140,7 +146,8 @@ async function tally (paths: readonly string[]): Promise<{ tallies: Tallies, sum
     }
   }
   const requests = promised.counted + promised.refused + promised.unknown
-  const summary = `${requests} requests (${[...replies].sort().map(([reply, count]) => `${reply}: ${count}`).join(', ')}): ` +
+  const summary =
+    `${requests} requests (${[...replies].sort().map(([reply, count]) => `${reply}: ${count}`).join(', ')}): ` +
     `${promised.counted} counted, ${promised.refused} not counted, ${promised.unknown} may have been\n`
   return { tallies, summary }
 }
@@ -157,7 +164,8 @@ interface Comparison {
 }
 
 /** @param sums what each key grew by; emptied on the way @param before totals before the attack; likewise */
-function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<string, bigint>, show: number): Comparison {
+function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<string, bigint>,
+  show: number): Comparison {
   let [keys, uncertain, ranges, differing, strange] = [0, 0, 0, 0, 0]
   const shown: string[] = []
   const differs = (key: string, what: string): void => {
@@ -178,7 +186,8 @@ function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<str
     if (total === undefined) {
       if (old !== undefined || sum?.stored === true) differs(key, `expected ${describe(range)}, found no row`)
     } else if (!isReachable(total, range)) {
-      differs(key, `expected ${describe(range)}, found ${total}${range.min === range.max ? ` (${total > range.min ? '+' : ''}${total - range.min})` : ''}`)
+      differs(key, `expected ${describe(range)}, found ` +
+        `${total}${range.min === range.max ? ` (${total > range.min ? '+' : ''}${total - range.min})` : ''}`)
     }
   }
   for (const [key, total] of totalsOf(db)) check(key, total)
@@ -189,21 +198,32 @@ function compare (db: Database.Database, sums: Map<string, Sum>, before: Map<str
 function describe ({ min, max, sums }: Range): string {
   if (min === max) return String(min)
   if (sums === undefined) return `something from ${min} to ${max}`
-  return sums.size <= 8 ? [...sums].sort((a, b) => a < b ? -1 : 1).join(' or ') : `one of ${sums.size} sums from ${min} to ${max}`
+  return sums.size <= 8
+    ? [...sums].sort((a, b) => a < b ? -1 : 1).join(' or ')
+    : `one of ${sums.size} sums from ${min} to ${max}`
 }
 
-function report (db: Database.Database, { keys, uncertain, ranges, differing, strange, shown }: Comparison, summary: string, hasBaseline: boolean): number {
+function report (db: Database.Database, { keys, uncertain, ranges, differing, strange, shown }: Comparison,
+  summary: string, hasBaseline: boolean): number {
   const certainty = uncertain === 0
     ? ''
-    : `${uncertain} of them could be one of several, by the requests that may have been counted${ranges === 0 ? '' : `; of ${ranges} only the least and the greatest are known`}\n`
+    : `${uncertain} of them could be one of several, by the requests that may have been ` +
+      `counted${ranges === 0 ? '' : `; of ${ranges} only the least and the greatest are known`}\n`
   if (differing === 0) {
     process.stdout.write(`${summary}${keys} keys: every total is ${uncertain === 0 ? 'exact' : 'right'}\n${certainty}`)
     return 0
   }
   const rejected = countRejected(db)
-  process.stdout.write(`${summary}${keys} keys: ${differing} ${differing === 1 ? 'total differs' : 'totals differ'}\n${certainty}${shown.join('')}` +
+  process.stdout.write(`${summary}${keys} keys: ${differing} ` +
+  `${differing === 1 ? 'total differs' : 'totals differ'}\n${certainty}${shown.join('')}` +
     `${differing > shown.length ? `  … and ${differing - shown.length} more\n` : ''}` +
-    `${strange === 0 ? '' : `${strange} of them were never sent: ${hasBaseline ? 'somebody else counts, or another attack came after the baseline' : 'was the database empty before the attack? If not, --save-baseline first'}\n`}` +
+    `${strange === 0
+? ''
+: `${strange} of them were never sent: ` +
+      `${hasBaseline
+? 'somebody else counts, or another attack came after ' +
+        'the baseline'
+: 'was the database empty before the attack? If not, --save-baseline first'}\n`}` +
     `${rejected === 0n ? '' : `The consumer refused ${rejected} entries; "npm run rejected" lists them\n`}`)
   return 1
 }

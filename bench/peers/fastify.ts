@@ -1,5 +1,5 @@
-// Bare Fastify: it parses, sums in memory and answers 204. With `redis URL` it sends one INCRBY a pair and answers when Redis has it; with
-// `sqlite PATH` it commits one upsert a pair (WAL, synchronous FULL) before it answers.
+// Bare Fastify: it parses, sums in memory and answers 204. With `redis URL` it sends one INCRBY a pair and answers when
+// Redis has it; with `sqlite PATH` it commits one upsert a pair (WAL, synchronous FULL) before it answers.
 import Database from 'better-sqlite3'
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
@@ -9,7 +9,8 @@ const [, , , kind, where = ''] = process.argv
 
 const app = Fastify()
 app.removeAllContentTypeParsers()
-app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'string' }, (_request, body, done) => done(null, body))
+app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'string' },
+  (_request, body, done) => done(null, body))
 app.get('/total', async () => total())
 
 if (kind === 'redis') {
@@ -25,7 +26,9 @@ if (kind === 'redis') {
   db.pragma('journal_mode = WAL')
   db.pragma('synchronous = FULL')
   db.exec('CREATE TABLE IF NOT EXISTS numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID')
-  const upsert = db.prepare('INSERT INTO numbers(key, value) VALUES (?, CAST(? AS INTEGER)) ON CONFLICT(key) DO UPDATE SET value = value + excluded.value')
+  const upsert =
+    db.prepare('INSERT INTO numbers(key, value) VALUES (?, CAST(? AS INTEGER)) ON CONFLICT(key) DO UPDATE SET value ' +
+      '= value + excluded.value')
   app.post<{ Body: string }>('/increment', ({ body }, reply) => {
     eachPair(body, (key, value) => { upsert.run(key, value) })
     reply.code(204).send()

@@ -1,5 +1,6 @@
-// A ceiling: a bare TCP server in Node that knows only as much HTTP as it needs: it looks for the end of the head and for Content-Length, sums
-// the body and answers 204. It is no web server: it checks nothing, has no timeouts, and believes whatever it is sent.
+// A ceiling: a bare TCP server in Node that knows only as much HTTP as it needs: it looks for the end of the head and
+// for Content-Length, sums the body and answers 204. It is no web server: it checks nothing, has no timeouts, and
+// believes whatever it is sent.
 import { createServer } from 'node:net'
 import { port, sum, total } from './sums.ts'
 

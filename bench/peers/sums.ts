@@ -1,5 +1,5 @@
-// What every peer in JavaScript does with a body: parse the pairs, add them up. Plainly written and fast, but with none of the
-// checks that Gearbox makes: a ceiling must not be held down by its parser.
+// What every peer in JavaScript does with a body: parse the pairs, add them up. Plainly written and fast, but with none
+// of the checks that Gearbox makes: a ceiling must not be held down by its parser.
 
 export const totals = new Map<string, number>()
 

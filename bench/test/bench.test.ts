@@ -1,4 +1,5 @@
-// What the bench computes from its measurements: medians, ratios by round, the order of a round, percentiles, the plot, and what counts as reached.
+// What the bench computes from its measurements: medians, ratios by round, the order of a round, percentiles, the plot,
+// and what counts as reached.
 import { expect, test } from 'vitest'
 import { draw, ticksTo } from '../plot.ts'
 import { describe, number, whatToReach, type Results } from '../report.ts'
@@ -7,9 +8,24 @@ import { orderOf, percentile, ratio, spread } from '../statistics.ts'
 
 function result (name: string, rates: readonly number[], more: Partial<RowResult> = {}): RowResult {
   const rounds = rates.map((requestsPerSecond): Figures => ({
-    requestsPerSecond, incrementsPerSecond: requestsPerSecond, p50: 1, p99: 2, cpuShare: 1, loadShare: 1, cpuPerMillionRequests: 10, cpuPerMillion: 10, besidePerMillion: 1,
+    requestsPerSecond,
+    incrementsPerSecond: requestsPerSecond,
+    p50: 1,
+    p99: 2,
+    cpuShare: 1,
+    loadShare:
+      1,
+    cpuPerMillionRequests: 10,
+    cpuPerMillion: 10,
+    besidePerMillion: 1,
   }))
-  return { row: { name, label: name, server: 'queued', connections: 256, body: 'foo=1', increments: 1 }, rounds, notMeasured: undefined, failed: undefined, ...more }
+  return {
+    row: { name, label: name, server: 'queued', connections: 256, body: 'foo=1', increments: 1 },
+    rounds,
+    notMeasured: undefined,
+    failed: undefined,
+    ...more,
+  }
 }
 
 function results (rows: readonly RowResult[]): Results {
@@ -24,7 +40,8 @@ test('a median is the middle, and of an even number the mean of the middle two',
 
 test('a percentile is a measurement that so many are not above', () => {
   const hundred = Array.from({ length: 100 }, (_, i) => 100 - i)
-  expect([percentile(hundred, 0.5), percentile(hundred, 0.99), percentile(hundred, 1), percentile([7], 0)]).toEqual([50, 99, 100, 7])
+  expect([percentile(hundred, 0.5), percentile(hundred, 0.99), percentile(hundred, 1), percentile([7], 0)])
+    .toEqual([50, 99, 100, 7])
 })
 
 test('a round in which the whole machine was slow leaves the ratio as it is', () => {
@@ -40,7 +57,8 @@ test('every round has every row once, and over the rounds different rows come fi
 })
 
 test('what to reach is judged by the measured median, and by nothing where nothing was measured', () => {
-  const reaches = whatToReach(results([result('queued', [150, 140, 130]), result('fastify', [100, 100, 100]), result('nginx', [200, 200, 200])]))
+  const reaches = whatToReach(results([result('queued', [150, 140, 130]), result('fastify', [100, 100, 100]),
+    result('nginx', [200, 200, 200])]))
   const of = (figure: string): unknown => {
     const found = reaches.find((reach) => reach.figure.includes(figure))
     return [found?.measured, found?.reached]
@@ -51,8 +69,11 @@ test('what to reach is judged by the measured median, and by nothing where nothi
 })
 
 test('the results say what failed, what was not measured, and where another one wins', () => {
-  const rows = [result('queued', [100]), result('fastify', [80]), result('nginx', [400]), result('go', [], { failed: 'it lost 3' }), result('webdis', [], { notMeasured: 'webdis is not installed' })]
-  const text = describe(results(rows), { machine: 'm', loadAverage: 0, versions: 'v', date: 'd', command: 'c', pinning: 'p', rounds: 1, seconds: 1 }, 'plot.svg')
+  const rows = [result('queued', [100]), result('fastify', [80]), result('nginx', [400]),
+    result('go', [], { failed: 'it lost 3' }), result('webdis', [], { notMeasured: 'webdis is not installed' })]
+  const text = describe(results(rows),
+    { machine: 'm', loadAverage: 0, versions: 'v', date: 'd', command: 'c', pinning: 'p', rounds: 1, seconds: 1 },
+    'plot.svg')
   expect(text).toContain('- go: it lost 3')
   expect(text).toMatch(/\| go \| \*\*failed\*\*: it lost 3 \|/)
   expect(text).toContain('not measured: webdis is not installed')
@@ -71,7 +92,8 @@ test('an axis ends at a round number at or above the most', () => {
 })
 
 test('the plot has each point within its chart, and leaves out a chart without any', () => {
-  const svg = draw([{ title: 'a < b', x: 'keys', lines: [{ name: 'one', points: [[1, 5], [1000, 10]] }] }, { title: 'empty', x: 'keys', lines: [{ name: 'none', points: [] }] }])
+  const svg = draw([{ title: 'a < b', x: 'keys', lines: [{ name: 'one', points: [[1, 5], [1000, 10]] }] },
+    { title: 'empty', x: 'keys', lines: [{ name: 'none', points: [] }] }])
   const circles = [...svg.matchAll(/cx="([\d.]+)" cy="([\d.]+)"/g)].map(([, x, y]) => [Number(x), Number(y)])
   expect(circles).toHaveLength(2)
   for (const [x, y] of circles) expect(x! > 0 && x! < 420 && y! > 0 && y! < 260).toBe(true)

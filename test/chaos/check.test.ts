@@ -26,14 +26,20 @@ interface Told {
 
 type Rejected = readonly [key: string, value: bigint, reason: string, idempotencyKey?: string]
 
-/** One operation of the pairs a=5 and b=-7, and what a database is found to have. @returns what the ledger says is wrong */
-function judge (told: Told, totals: Readonly<Record<string, bigint>>, rejected: readonly Rejected[] = []): readonly string[] {
+/**
+ * One operation of the pairs a=5 and b=-7, and what a database is found to have.
+ * @returns what the ledger says is wrong
+ */
+function judge (told: Told, totals: Readonly<Record<string, bigint>>,
+  rejected: readonly Rejected[] = []): readonly string[] {
   const dir = temporaryDir()
   const db = new Database(join(dir, 'numbers.db'))
   onTestFinished(() => { db.close() })
-  db.exec('CREATE TABLE numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL); CREATE TABLE rejected(key TEXT, value INTEGER, once TEXT, reason TEXT)')
+  db.exec('CREATE TABLE numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL); CREATE TABLE rejected(key TEXT, value ' +
+    'INTEGER, once TEXT, reason TEXT)')
   const ledger = new Ledger(join(dir, 'operations.jsonl'), db)
-  const pair = (key: string | undefined, delta: bigint | undefined): Operation['edge'] => key === undefined || delta === undefined ? undefined : { key, delta }
+  const pair = (key: string | undefined, delta: bigint | undefined): Operation['edge'] =>
+    key === undefined || delta === undefined ? undefined : { key, delta }
   const operation: Operation = {
     id: 1,
     own: [{ key: 'a', delta: 5n }, { key: 'b', delta: -7n }],
@@ -50,9 +56,12 @@ function judge (told: Told, totals: Readonly<Record<string, bigint>>, rejected: 
   const insert = db.prepare<[string, bigint]>('INSERT INTO numbers VALUES (?, ?)')
   for (const { key, delta } of edges) if (totals[key] === undefined) insert.run(key, delta)
   for (const [key, value] of Object.entries(totals)) insert.run(key, value)
-  const reject = db.prepare<[string, bigint, string, string | null]>('INSERT INTO rejected(key, value, reason, once) VALUES (?, ?, ?, ?)')
+  const reject = db.prepare<[string, bigint, string, string | null]>(
+    'INSERT INTO rejected(key, value, reason, once) VALUES (?, ?, ?, ?)'
+  )
   for (const [key, value, reason, name] of rejected) {
-    reject.run(key, value, reason, name === undefined ? null : createHash('sha256').update(`0:${name.length}:${name}`).digest('hex'))
+    reject.run(key, value, reason,
+      name === undefined ? null : createHash('sha256').update(`0:${name.length}:${name}`).digest('hex'))
   }
   ledger.judge()
   ledger.close()
@@ -72,12 +81,16 @@ describe('a database is held against what was told, and nothing is said', () => 
     ['a shared key', { outcome: 'counted', shared: 3n }, { ...whole, hot: 3n }],
     ['a shared key without an answer', { outcome: 'unknown', shared: 3n }, { ...whole, hot: 0n }],
     ['in memory of a worker that was killed, and lost', { outcome: 'memory', marks: { killed: true } }, {}],
-    ['in memory of a worker that was killed, and lost, beyond 64 bits with an idempotency key', { outcome: 'memory', edge: 1n, once: true, workerKilled: true }, {}],
-    ['queued in a Redis that lost it, from a worker that left', { outcome: 'counted', marks: { orphan: true, dataLost: true } }, {}],
+    ['in memory of a worker that was killed, and lost, beyond 64 bits with an idempotency key',
+      { outcome: 'memory', edge: 1n, once: true, workerKilled: true }, {}],
+    ['queued in a Redis that lost it, from a worker that left',
+      { outcome: 'counted', marks: { orphan: true, dataLost: true } }, {}],
     ['beyond 64 bits, and set aside', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'overflow']]],
     ['beyond 64 bits, and refused', { outcome: 'counted', edge: 1n, refused: true }, whole],
-    ['beyond 64 bits with an idempotency key, and refused whole', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}],
-    ['beyond 64 bits with an idempotency key, and set aside', { outcome: 'counted', edge: 1n, once: true }, {}, [[above, 1n, 'overflow', 'k']]],
+    ['beyond 64 bits with an idempotency key, and refused whole',
+      { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}],
+    ['beyond 64 bits with an idempotency key, and set aside', { outcome: 'counted', edge: 1n, once: true }, {},
+      [[above, 1n, 'overflow', 'k']]],
   ])('%s', (_name, told, totals, rejected) => {
     expect(judge(told, totals, rejected)).toEqual([])
   })
@@ -92,17 +105,26 @@ describe('a database is held against what was told, and it is found', () => {
     ['no answer, and doubled', { outcome: 'unknown' }, { a: 10n, b: -7n }],
     ['no answer, with an idempotency key, and counted in part', { outcome: 'unknown', once: true }, { a: 5n }],
     ['in memory of a worker that left in order, and lost', { outcome: 'memory', marks: { orphan: true } }, {}],
-    ['queued, from a worker that was killed, and lost', { outcome: 'counted', marks: { killed: true, orphan: true } }, {}],
-    ['queued in a Redis that lost it, from a worker that lives, and lost', { outcome: 'counted', marks: { dataLost: true } }, {}],
+    ['queued, from a worker that was killed, and lost', { outcome: 'counted', marks: { killed: true, orphan: true } },
+      {}],
+    ['queued in a Redis that lost it, from a worker that lives, and lost',
+      { outcome: 'counted', marks: { dataLost: true } }, {}],
     ['a shared key with a sum that can not be', { outcome: 'counted', shared: 3n }, { ...whole, hot: 6n }],
-    ['a shared key without an answer, with a sum that can not be', { outcome: 'unknown', shared: 3n }, { ...whole, hot: 2n }],
+    ['a shared key without an answer, with a sum that can not be', { outcome: 'unknown', shared: 3n },
+      { ...whole, hot: 2n }],
     ['beyond 64 bits, and not set aside', { outcome: 'counted', edge: 1n }, whole],
-    ['beyond 64 bits, refused, and kept to be tried again', { outcome: 'counted', edge: 1n, refused: true }, whole, [[above, 1n, 'overflow']]],
-    ['beyond 64 bits with an idempotency key, refused, and kept', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}, [[above, 1n, 'overflow', 'k']]],
-    ['queued, beyond 64 bits with an idempotency key, from a worker that was killed, and lost', { outcome: 'counted', edge: 1n, once: true, workerKilled: true }, {}],
-    ['beyond 64 bits with an idempotency key, promised, and not set aside', { outcome: 'counted', edge: 1n, once: true }, {}],
-    ['beyond 64 bits, and set aside twice', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'overflow'], [above, 1n, 'overflow']]],
-    ['beyond 64 bits with an idempotency key, and counted in part', { outcome: 'notCounted', edge: 1n, once: true, refused: true }, whole],
+    ['beyond 64 bits, refused, and kept to be tried again', { outcome: 'counted', edge: 1n, refused: true }, whole,
+      [[above, 1n, 'overflow']]],
+    ['beyond 64 bits with an idempotency key, refused, and kept',
+      { outcome: 'notCounted', edge: 1n, once: true, refused: true }, {}, [[above, 1n, 'overflow', 'k']]],
+    ['queued, beyond 64 bits with an idempotency key, from a worker that was killed, and lost',
+      { outcome: 'counted', edge: 1n, once: true, workerKilled: true }, {}],
+    ['beyond 64 bits with an idempotency key, promised, and not set aside',
+      { outcome: 'counted', edge: 1n, once: true }, {}],
+    ['beyond 64 bits, and set aside twice', { outcome: 'counted', edge: 1n }, whole,
+      [[above, 1n, 'overflow'], [above, 1n, 'overflow']]],
+    ['beyond 64 bits with an idempotency key, and counted in part',
+      { outcome: 'notCounted', edge: 1n, once: true, refused: true }, whole],
     ['a total at an end of 64 bits that has moved', { outcome: 'counted' }, { ...whole, [above]: 2n ** 63n - 2n }],
     ['set aside though it fits', { outcome: 'counted' }, whole, [['a', 5n, 'overflow']]],
     ['set aside for another reason', { outcome: 'counted', edge: 1n }, whole, [[above, 1n, 'too late']]],
@@ -112,11 +134,13 @@ describe('a database is held against what was told, and it is found', () => {
   })
 })
 
-test('a total that is wrong by one fails a run, which says its seed, its schedule and the operation, and keeps its files', { timeout: 60_000 }, async () => {
+test('a total that is wrong by one fails a run, which says its seed, its schedule and the operation, and ' +
+  'keeps its files', { timeout: 60_000 }, async () => {
   const seed = 4711
   const plant = (path: string): void => {
     const db = new Database(path)
-    db.exec("UPDATE numbers SET value = value + 1 WHERE key = (SELECT key FROM numbers WHERE key GLOB 'c[0-9]*' AND value <> 0 ORDER BY key LIMIT 1)")
+    db.exec("UPDATE numbers SET value = value + 1 WHERE key = (SELECT key FROM numbers WHERE key GLOB 'c[0-9]*' AND " +
+      'value <> 0 ORDER BY key LIMIT 1)')
     db.close()
   }
   const { summary, problems } = await runChaos({ seed, queue: 'embedded', durationMs: 10_000, plant })
@@ -126,9 +150,11 @@ test('a total that is wrong by one fails a run, which says its seed, its schedul
   const [what, ...rest] = problems
   expect(what).toContain(`seed ${seed}, embedded`)
   const wrong = rest.indexOf('what is wrong:')
-  expect(rest.slice(0, wrong)).toEqual(['what befell it:', ...Array.from({ length: wrong - 1 }, () => expect.stringMatching(/^\d+ ms: /))])
+  expect(rest.slice(0, wrong)).toEqual(['what befell it:',
+    ...Array.from({ length: wrong - 1 }, () => expect.stringMatching(/^\d+ ms: /))])
   expect(wrong).toBeGreaterThan(1)
-  expect(rest.slice(wrong + 1)).toEqual(['1 totals disagree with what the clients were told:', expect.stringMatching(/^counted, found .*: operation \d+ c\d+-/)])
+  expect(rest.slice(wrong + 1)).toEqual(['1 totals disagree with what the clients were told:',
+    expect.stringMatching(/^counted, found .*: operation \d+ c\d+-/)])
   const [, operation] = /operation (\d+)/.exec(problems.at(-1) ?? '') ?? []
   expect(readFileSync(join(dir!, 'operations.jsonl'), 'utf8')).toContain(`"id":${operation},`)
   expect(readFileSync(join(dir!, 'output.log'), 'utf8')).toMatch(/listens on/)
@@ -139,7 +165,10 @@ describe('npm run chaos', () => {
   function start (args: readonly string[], env: NodeJS.ProcessEnv = {}): { program: Program, tmp: string } {
     const tmp = join(temporaryDir(), 'tmp')
     mkdirSync(tmp)
-    return { program: endWithTest(new Program(process.execPath, ['test/chaos/main.ts', ...args], { TMPDIR: tmp, ...env })), tmp }
+    return {
+      program: endWithTest(new Program(process.execPath, ['test/chaos/main.ts', ...args], { TMPDIR: tmp, ...env })),
+      tmp,
+    }
   }
 
   test.each(['SIGINT', 'SIGTERM'] as const)('leaves nothing behind at a %s', async (signal) => {
@@ -150,12 +179,14 @@ describe('npm run chaos', () => {
       return counts && listProcesses().filter(({ parent }) => parent === program.pid)
     })
     expect(running.length, 'the product and Redis').toBe(2)
-    const groups = new Set(running.map(({ group }) => group).filter((group) => group !== listProcesses().find(({ pid }) => pid === program.pid)?.group))
+    const groups = new Set(running.map(({ group }) => group)
+      .filter((group) => group !== listProcesses().find(({ pid }) => pid === program.pid)?.group))
     program.kill(signal)
     expect(await program.exited, program.output).toBe(signal === 'SIGINT' ? 130 : 143)
     expect(program.output).toMatch(/^chaos: .*\n$/)
     expect(readdirSync(tmp)).toEqual([])
-    expect(listProcesses().filter(({ pid, group }) => groups.has(group) || running.some((part) => part.pid === pid))).toEqual([])
+    expect(listProcesses().filter(({ pid, group }) => groups.has(group) || running.some((part) => part.pid === pid)))
+      .toEqual([])
   })
 
   const poor = (): NodeJS.ProcessEnv => {

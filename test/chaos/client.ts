@@ -2,7 +2,9 @@
 import { Agent, request } from 'node:http'
 import type { Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
-import { describe, edges, isRefusedWhole, pairsOf, type Attempt, type Ledger, type Level, type Operation, type Pair } from './ledger.ts'
+import {
+  describe, edges, isRefusedWhole, pairsOf, type Attempt, type Ledger, type Level, type Operation, type Pair,
+} from './ledger.ts'
 import type { Random } from '@gearbox/test-kit/random.ts'
 
 /** Times an idempotent request is sent while there is load; what is left open then is asked for again at rest. */
@@ -22,9 +24,14 @@ const sharedDeltas = [1n, -1n, 3n, -9n, 27n, -81n, 243n, 1009n] as const
 /** Brings the edge keys' totals to where anything more would leave 64 bits. */
 export async function goToTheEdges (url: string): Promise<void> {
   for (const { key, delta } of edges) {
-    const headers = { 'content-type': 'application/x-www-form-urlencoded', 'idempotency-key': encodeURIComponent(key), connection: 'close' }
+    const headers = {
+      'content-type': 'application/x-www-form-urlencoded',
+      'idempotency-key': encodeURIComponent(key),
+      connection: 'close',
+    }
     for (let status = 202; status !== 204;) {
-      status = (await fetch(`${url}/increment?ack=stored`, { method: 'POST', headers, body: `${encodeURIComponent(key)}=${delta}` })).status
+      status = (await fetch(`${url}/increment?ack=stored`,
+        { method: 'POST', headers, body: `${encodeURIComponent(key)}=${delta}` })).status
       if (![202, 204, 503].includes(status)) throw new Error(`the first request was answered with ${status}`)
     }
   }
@@ -74,7 +81,10 @@ export class Client {
     return this.#make(level, true)
   }
 
-  /** Sends an idempotent request at level `stored` until it is told as stored. @returns whether it was before `deadline` (performance.now ms) */
+  /**
+   * Sends an idempotent request at level `stored` until it is told as stored.
+   * @returns whether it was before `deadline` (performance.now ms)
+   */
   async settle (operation: Operation, deadline: number): Promise<boolean> {
     while (performance.now() < deadline) {
       const attempt = await this.#send(operation, 'stored')
@@ -93,7 +103,8 @@ export class Client {
       const pauses = random.fork()
       let attempt = await this.#send(operation)
       if (operation.idempotencyKey !== undefined) {
-        for (let attempts = 1; !isDefinite(attempt) && attempts < attemptsMax && !this.#stop.signal.aborted; attempts++) {
+        for (let attempts = 1; !isDefinite(attempt) && attempts < attemptsMax &&
+          !this.#stop.signal.aborted; attempts++) {
           await this.#pause(pauses.int(10, 300))
           this.#reconnect()
           attempt = await this.#send(operation)
@@ -111,9 +122,14 @@ export class Client {
     const { random, name } = this.#options
     const id = ++Client.#operations
     const own: Pair[] = Array.from({ length: random.chance(0.7) ? 1 : random.int(2, 4) }, (_, i) => ({
-      key: `${name}-${id}-${i}`, delta: random.chance(0.05) ? 0n : BigInt(random.int(1, 1_000_000)) * (random.chance(0.3) ? -1n : 1n),
+      key: `${name}-${id}-${i}`,
+      delta: random.chance(0.05)
+        ? 0n
+        : BigInt(random.int(1, 1_000_000)) * (random.chance(0.3) ? -1n : 1n),
     }))
-    const shared = random.chance(0.3) ? { key: `shared ${random.int(1, sharedKeys)}`, delta: random.pick(sharedDeltas) } : undefined
+    const shared = random.chance(0.3)
+      ? { key: `shared ${random.int(1, sharedKeys)}`, delta: random.pick(sharedDeltas) }
+      : undefined
     const { key, delta } = random.pick([edges[0]!, edges[1]!])
     const edge = random.chance(edgeShare) ? { key, delta: delta > 0n ? 1n : -1n } : undefined
     return { id, own, shared, edge, level, idempotencyKey: idempotent ? `${name}-${id}` : undefined, attempts: [] }
@@ -161,7 +177,9 @@ export class Client {
       // Only where the reply comes after the commit can it tell of what the commit refused.
       const told = level === 'stored' || (level === 'queued' && queuedIsStored)
       const expected = told && operation.edge !== undefined ? [202, 422, 503] : [202, 204, 503]
-      if (!expected.includes(status)) ledger.problems.push(`answered with ${status} at level ${level}: ${describe(operation)}`)
+      if (!expected.includes(status)) {
+        ledger.problems.push(`answered with ${status} at level ${level}: ${describe(operation)}`)
+      }
       // Of a refused one all other pairs have counted, unless it counts whole or not at all.
       const reached = status === 204 || (status === 422 && !isRefusedWhole(operation))
       const outcome = reached ? 'counted' : status === 202 ? 'memory' : 'notCounted'

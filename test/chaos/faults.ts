@@ -66,7 +66,10 @@ function breakCommand (random: Random, order: (system: System, mark: string) => 
 }
 
 /** With the consumer standing still from a while before, there is much that can be lost. */
-function planBacklog (random: Random): { readonly details: string, readonly run: (system: System, fault: () => Promise<void>) => Promise<void> } {
+function planBacklog (random: Random): {
+  readonly details: string
+  readonly run: (system: System, fault: () => Promise<void>) => Promise<void>
+} {
   if (random.chance(0.3)) return { details: '', run: async (_system, fault) => { await fault() } }
   const ms = random.int(100, 800)
   return {
@@ -89,15 +92,22 @@ interface Removal {
 /** Ways of taking batches out of the list: from its head, its tail, or all. */
 const removals: readonly [Removal, ...Removal[]] = [
   { name: 'RPOP', run: async ({ admin }) => { await admin.rpop(batches) } },
-  { name: 'LTRIM of the first half', run: async ({ admin }) => { await admin.ltrim(batches, Math.ceil(await admin.llen(batches) / 2), -1) } },
-  { name: 'LTRIM of the last half', run: async ({ admin }) => { await admin.ltrim(batches, 0, Math.ceil(await admin.llen(batches) / 2) - 1) } },
+  {
+    name: 'LTRIM of the first half',
+    run: async ({ admin }) => { await admin.ltrim(batches, Math.ceil(await admin.llen(batches) / 2), -1) },
+  },
+  {
+    name: 'LTRIM of the last half',
+    run: async ({ admin }) => { await admin.ltrim(batches, 0, Math.ceil(await admin.llen(batches) / 2) - 1) },
+  },
   { name: 'DEL', run: async ({ admin }) => { await admin.del(batches) } },
 ]
 
 /** All that was sent until now and has to count is in the database, and no file waits to be pushed. */
 async function allStored (system: System): Promise<void> {
   const now = performance.now()
-  await until('all to be stored, whatever the list lost', () => system.ledger.owed(now).length === 0 && system.unsentFiles().length === 0, 25_000)
+  await until('all to be stored, whatever the list lost',
+    () => system.ledger.owed(now).length === 0 && system.unsentFiles().length === 0, 25_000)
 }
 
 const faults: readonly Fault[] = [
@@ -107,7 +117,10 @@ const faults: readonly Fault[] = [
     queues: both,
     plan: (random) => {
       const which = random.int(0, 9)
-      return { details: `number ${which}`, run: async (system) => { await system.killWorker(await system.worker(which)) } }
+      return {
+        details: `number ${which}`,
+        run: async (system) => { await system.killWorker(await system.worker(which)) },
+      }
     },
   },
   {
@@ -116,11 +129,25 @@ const faults: readonly Fault[] = [
     queues: both,
     plan: (random) => {
       const which = random.int(0, 9)
-      return { details: `number ${which}`, run: async (system) => { await system.stopWorker(await system.worker(which)) } }
+      return {
+        details: `number ${which}`,
+        run: async (system) => { await system.stopWorker(await system.worker(which)) },
+      }
     },
   },
-  { name: 'a worker stands still', targets: ['worker'], queues: both, plan: (random) => forMs(random, 500, 4000, async (system, ms) => { await system.freezeFor(await system.worker(0), ms) }) },
-  { name: 'kill -9 of the consumer', targets: ['consumer'], queues: both, plan: always(async (system) => { await system.killConsumer() }) },
+  {
+    name: 'a worker stands still',
+    targets: ['worker'],
+    queues: both,
+    plan: (random) =>
+      forMs(random, 500, 4000, async (system, ms) => { await system.freezeFor(await system.worker(0), ms) }),
+  },
+  {
+    name: 'kill -9 of the consumer',
+    targets: ['consumer'],
+    queues: both,
+    plan: always(async (system) => { await system.killConsumer() }),
+  },
   {
     name: 'kill -9 of the consumer while another process holds the database',
     targets: ['consumer', 'database'],
@@ -129,7 +156,13 @@ const faults: readonly Fault[] = [
       await Promise.all([system.holdDatabase(ms), delay(ms / 2).then(async () => { await system.killConsumer() })])
     }),
   },
-  { name: 'the consumer stands still', targets: ['consumer'], queues: both, plan: (random) => forMs(random, 500, 4000, async (system, ms) => { await system.freezeFor(await system.consumer(), ms) }) },
+  {
+    name: 'the consumer stands still',
+    targets: ['consumer'],
+    queues: both,
+    plan: (random) =>
+      forMs(random, 500, 4000, async (system, ms) => { await system.freezeFor(await system.consumer(), ms) }),
+  },
   {
     name: 'the consumer stands still until windows are trimmed',
     targets: ['consumer'],
@@ -153,15 +186,36 @@ const faults: readonly Fault[] = [
       return {
         details: `${hours} h ahead, for ${ms} ms, the consumer standing still for ${frozenMs} ms of them`,
         run: async (system) => {
-          await Promise.all([system.runOtherWorker(hours, ms), delay(ms / 3).then(async () => { await system.freezeFor(await system.consumer(), frozenMs) })])
+          await Promise.all([system.runOtherWorker(hours, ms),
+            delay(ms / 3).then(async () => { await system.freezeFor(await system.consumer(), frozenMs) })])
         },
       }
     },
   },
-  { name: 'a newer consumer takes over', targets: ['consumer'], queues: redisOnly, plan: always(async (system) => { await system.startOtherConsumer() }) },
-  { name: 'another process holds the database', targets: ['database'], queues: both, plan: (random) => forMs(random, 300, 3000, async (system, ms) => { await system.holdDatabase(ms) }) },
-  { name: 'nobody reads the log, and its pipe is full', targets: ['log'], queues: both, plan: (random) => forMs(random, 1000, 4000, async (system, ms) => { await system.neglectLog('full', ms) }) },
-  { name: 'the reader of the log leaves, and another comes', targets: ['log'], queues: both, plan: (random) => forMs(random, 500, 3000, async (system, ms) => { await system.neglectLog('broken', ms) }) },
+  {
+    name: 'a newer consumer takes over',
+    targets: ['consumer'],
+    queues: redisOnly,
+    plan: always(async (system) => { await system.startOtherConsumer() }),
+  },
+  {
+    name: 'another process holds the database',
+    targets: ['database'],
+    queues: both,
+    plan: (random) => forMs(random, 300, 3000, async (system, ms) => { await system.holdDatabase(ms) }),
+  },
+  {
+    name: 'nobody reads the log, and its pipe is full',
+    targets: ['log'],
+    queues: both,
+    plan: (random) => forMs(random, 1000, 4000, async (system, ms) => { await system.neglectLog('full', ms) }),
+  },
+  {
+    name: 'the reader of the log leaves, and another comes',
+    targets: ['log'],
+    queues: both,
+    plan: (random) => forMs(random, 500, 3000, async (system, ms) => { await system.neglectLog('broken', ms) }),
+  },
   {
     name: "the database's file is moved away and put back",
     // A consumer that is started by hand meanwhile would refuse to do without it.
@@ -170,7 +224,10 @@ const faults: readonly Fault[] = [
     plan: (random) => {
       const whole = random.chance(0.5)
       const ms = random.int(300, 4000)
-      return { details: `${ms} ms, ${whole ? 'with' : 'without'} its -wal`, run: async (system) => { await system.moveDatabase(ms, whole) } }
+      return {
+        details: `${ms} ms, ${whole ? 'with' : 'without'} its -wal`,
+        run: async (system) => { await system.moveDatabase(ms, whole) },
+      }
     },
   },
   {
@@ -178,10 +235,16 @@ const faults: readonly Fault[] = [
     targets: ['database', 'consumer'],
     queues: ['embedded'],
     plan: (random) => forMs(random, 800, 4000, async (system, ms) => {
-      await Promise.all([system.moveDatabase(ms, true), delay(ms / 2).then(async () => { await system.killConsumer() })])
+      await Promise.all([system.moveDatabase(ms, true),
+        delay(ms / 2).then(async () => { await system.killConsumer() })])
     }),
   },
-  { name: 'kill -9 of Redis, restarted after', targets: ['redis'], queues: redisOnly, plan: (random) => forMs(random, 0, 3000, async (system, ms) => { await system.restartRedis(ms, false) }) },
+  {
+    name: 'kill -9 of Redis, restarted after',
+    targets: ['redis'],
+    queues: redisOnly,
+    plan: (random) => forMs(random, 0, 3000, async (system, ms) => { await system.restartRedis(ms, false) }),
+  },
   {
     name: 'kill -9 of Redis, restarted with nothing after',
     targets: ['redis', 'consumer'],
@@ -190,7 +253,10 @@ const faults: readonly Fault[] = [
     plan: (random) => {
       const backlog = planBacklog(random)
       const ms = random.int(0, 2000)
-      return { details: `${ms} ms${backlog.details}`, run: async (system) => { await backlog.run(system, async () => { await system.restartRedis(ms, true) }) } }
+      return {
+        details: `${ms} ms${backlog.details}`,
+        run: async (system) => { await backlog.run(system, async () => { await system.restartRedis(ms, true) }) },
+      }
     },
   },
   {
@@ -201,10 +267,18 @@ const faults: readonly Fault[] = [
     plan: (random) => {
       const backlog = planBacklog(random)
       const [ageMs, downMs] = [random.int(100, 1500), random.int(0, 1000)]
-      return { details: `of ${ageMs} ms before${backlog.details}`, run: async (system) => { await backlog.run(system, async () => { await system.rollBackRedis(ageMs, downMs) }) } }
+      return {
+        details: `of ${ageMs} ms before${backlog.details}`,
+        run: async (system) => { await backlog.run(system, async () => { await system.rollBackRedis(ageMs, downMs) }) },
+      }
     },
   },
-  { name: 'Redis stands still', targets: ['redis'], queues: redisOnly, plan: (random) => forMs(random, 500, 5000, async (system, ms) => { await system.freezeFor(system.redis.pid, ms) }) },
+  {
+    name: 'Redis stands still',
+    targets: ['redis'],
+    queues: redisOnly,
+    plan: (random) => forMs(random, 500, 5000, async (system, ms) => { await system.freezeFor(system.redis.pid, ms) }),
+  },
   {
     name: 'FLUSHALL',
     targets: ['redis', 'consumer'],
@@ -235,7 +309,10 @@ const faults: readonly Fault[] = [
     plan: (random) => {
       const backlog = planBacklog(random)
       const ageMs = random.int(100, 1000)
-      return { details: `of ${ageMs} ms before${backlog.details}`, run: async (system) => { await backlog.run(system, async () => { await system.swapRedis(ageMs) }) } }
+      return {
+        details: `of ${ageMs} ms before${backlog.details}`,
+        run: async (system) => { await backlog.run(system, async () => { await system.swapRedis(ageMs) }) },
+      }
     },
   },
   {
@@ -248,7 +325,8 @@ const faults: readonly Fault[] = [
       const [backlogMs, which, stopped] = [random.int(200, 1200), random.int(0, 9), random.chance(0.4)]
       const removal = random.pick(removals)
       return {
-        details: `${removal.name}, the consumer standing still from ${backlogMs} ms before${stopped ? `; then SIGTERM of worker ${which}` : ''}`,
+        details: `${removal.name}, the consumer standing still from ${backlogMs} ms ` +
+          `before${stopped ? `; then SIGTERM of worker ${which}` : ''}`,
         run: async (system) => {
           await allStored(system)
           const thaw = system.freeze(await system.consumer())
@@ -287,8 +365,18 @@ const faults: readonly Fault[] = [
       await admin.call('CLIENT', 'KILL', 'TYPE', 'pubsub')
     }),
   },
-  { name: 'SCRIPT FLUSH', targets: ['redis'], queues: redisOnly, plan: always(async ({ admin }) => { await admin.script('FLUSH') }) },
-  { name: 'all connections cut', targets: ['network'], queues: redisOnly, plan: always(async ({ proxy }) => proxy.cutAll()) },
+  {
+    name: 'SCRIPT FLUSH',
+    targets: ['redis'],
+    queues: redisOnly,
+    plan: always(async ({ admin }) => { await admin.script('FLUSH') }),
+  },
+  {
+    name: 'all connections cut',
+    targets: ['network'],
+    queues: redisOnly,
+    plan: always(async ({ proxy }) => proxy.cutAll()),
+  },
   {
     name: 'connections refused',
     targets: ['network'],
@@ -319,8 +407,18 @@ const faults: readonly Fault[] = [
       proxy.release()
     }),
   },
-  { name: 'a reply lost', targets: ['network'], queues: redisOnly, plan: (random) => breakCommand(random, ({ proxy }, mark) => proxy.loseReplyTo(mark)) },
-  { name: 'cut in a command', targets: ['network'], queues: redisOnly, plan: (random) => breakCommand(random, ({ proxy }, mark) => proxy.cutIn(mark)) },
+  {
+    name: 'a reply lost',
+    targets: ['network'],
+    queues: redisOnly,
+    plan: (random) => breakCommand(random, ({ proxy }, mark) => proxy.loseReplyTo(mark)),
+  },
+  {
+    name: 'cut in a command',
+    targets: ['network'],
+    queues: redisOnly,
+    plan: (random) => breakCommand(random, ({ proxy }, mark) => proxy.cutIn(mark)),
+  },
   {
     name: 'SIGTERM of all, and started again',
     targets: ['all'],
@@ -355,7 +453,8 @@ const singleSteps = 5
 
 /**
  * An endless schedule, the same for the same seed.
- * @param trimmed windows are so small that they are trimmed: then Redis alone keeps what was queued, and may lose nothing
+ * @param trimmed windows are so small that they are trimmed: then Redis alone keeps what was queued, and may lose
+ * nothing
  */
 export function * schedule (random: Random, queue: Queue, trimmed: boolean): Generator<Step> {
   const applicable = faults.filter(({ queues, losesData = false, trims = false, setsClock = false }) =>
@@ -367,7 +466,8 @@ export function * schedule (random: Random, queue: Queue, trimmed: boolean): Gen
     const [first, second] = rest
     if (first === undefined) return
     const together = step >= singleSteps && random.chance(0.45) && second !== undefined &&
-      ![...first.targets, ...second.targets].includes('all') && !first.targets.some((target) => second.targets.includes(target))
+      ![...first.targets, ...second.targets].includes('all') &&
+        !first.targets.some((target) => second.targets.includes(target))
     const chosen = rest.splice(0, together ? 2 : 1)
     yield {
       pauseMs: random.int(200, 1200),

@@ -1,4 +1,5 @@
-// What the clients know: every operation before it is sent, and what became of each attempt. Holds the database against it.
+// What the clients know: every operation before it is sent, and what became of each attempt. Holds the database against
+// it.
 //
 // An attempt that was answered may still be excused, and only for these two losses, which the contract names:
 // a 202 lived in one worker's memory, and that worker was killed before the database had it; or Redis lost its data
@@ -11,8 +12,8 @@ import type Database from 'better-sqlite3'
 export type Level = 'memory' | 'queued' | 'stored'
 
 /**
- * counted: the level asked for was reached. memory: 202, in one worker's memory. notCounted: refused, or nothing was sent.
- * unknown: no answer. open: none yet.
+ * counted: the level asked for was reached. memory: 202, in one worker's memory. notCounted: refused, or nothing was
+ * sent. unknown: no answer. open: none yet.
  */
 export type Outcome = 'open' | 'counted' | 'memory' | 'notCounted' | 'unknown'
 
@@ -62,7 +63,8 @@ const sumsMax = 100_000
 const reportedMax = 20
 
 /** Keys whose totals stand at the ends of 64 bits, from before the first operation on. */
-export const edges: readonly Pair[] = [{ key: 'edge above', delta: 2n ** 63n - 1n }, { key: 'edge below', delta: -(2n ** 63n) }]
+export const edges: readonly Pair[] = [{ key: 'edge above', delta: 2n ** 63n - 1n },
+  { key: 'edge below', delta: -(2n ** 63n) }]
 
 export class Ledger {
   readonly operations: Operation[] = []
@@ -90,9 +92,23 @@ export class Ledger {
   begin (operation: Operation): Attempt {
     if (operation.attempts.length === 0) {
       this.operations.push(operation)
-      this.#write({ id: operation.id, pairs: pairsOf(operation).map(({ key, delta }) => `${key}=${delta}`), level: operation.level, once: operation.idempotencyKey })
+      this.#write({
+        id: operation.id,
+        pairs: pairsOf(operation).map(({ key, delta }) => `${key}=${delta}`),
+        level: operation.level,
+        once: operation.idempotencyKey,
+      })
     }
-    const attempt: Attempt = { operation, sentAt: performance.now(), port: undefined, outcome: 'open', refused: false, killed: false, orphan: false, dataLost: false }
+    const attempt: Attempt = {
+      operation,
+      sentAt: performance.now(),
+      port: undefined,
+      outcome: 'open',
+      refused: false,
+      killed: false,
+      orphan: false,
+      dataLost: false,
+    }
     operation.attempts.push(attempt)
     this.#write({ id: operation.id, attempt: operation.attempts.length })
     this.#pending.add(attempt)
@@ -103,11 +119,19 @@ export class Ledger {
   end (attempt: Attempt, outcome: Outcome, how: string, stored: boolean): void {
     attempt.outcome = outcome
     attempt.refused = how === '422'
-    this.#write({ id: attempt.operation.id, attempt: attempt.operation.attempts.indexOf(attempt) + 1, port: attempt.port, outcome, how })
+    this.#write({
+      id: attempt.operation.id,
+      attempt: attempt.operation.attempts.indexOf(attempt) + 1,
+      port: attempt.port,
+      outcome,
+      how,
+    })
     if (outcome === 'notCounted') this.#pending.delete(attempt)
     if (stored) {
       this.#pending.delete(attempt)
-      if (!isRefusedWhole(attempt.operation) && !this.#has(attempt.operation)) this.problems.push(`answered as stored and not in the database: ${describe(attempt.operation)}`)
+      if (!isRefusedWhole(attempt.operation) && !this.#has(attempt.operation)) {
+        this.problems.push(`answered as stored and not in the database: ${describe(attempt.operation)}`)
+      }
     }
   }
 
@@ -119,15 +143,23 @@ export class Ledger {
   sweep (): void {
     const before = performance.now() - watchedMs
     for (const attempt of this.#pending) {
-      if (this.#has(attempt.operation) || (attempt.outcome === 'unknown' && attempt.sentAt < before)) this.#pending.delete(attempt)
+      if (this.#has(attempt.operation) || (attempt.outcome === 'unknown' && attempt.sentAt < before)) {
+        this.#pending.delete(attempt)
+      }
     }
   }
 
-  /** A worker was killed while it stood still since before the last sweep. @param ports clients' ends of its connections; undefined: not known */
+  /**
+   * A worker was killed while it stood still since before the last sweep.
+   * @param ports clients' ends of its connections; undefined: not known
+   */
   workerKilled (ports: ReadonlySet<number> | undefined, openPorts: ReadonlySet<number>): void {
     this.#mark((attempt) => {
       // What came over a connection that is no more may have been anybody's.
-      if (ports !== undefined && attempt.port !== undefined && openPorts.has(attempt.port) && !ports.has(attempt.port)) return
+      if (ports !== undefined && attempt.port !== undefined && openPorts.has(attempt.port) &&
+        !ports.has(attempt.port)) {
+        return
+      }
       attempt.killed = true
       attempt.orphan = true
     })
@@ -146,7 +178,8 @@ export class Ledger {
   /** Attempts sent before `before` (performance.now ms) that must count and that the database does not have. */
   owed (before: number): Attempt[] {
     this.sweep()
-    return [...this.#pending].filter((attempt) => attempt.sentAt < before && mustCount(attempt) && !isRefusedWhole(attempt.operation))
+    return [...this.#pending].filter((attempt) =>
+      attempt.sentAt < before && mustCount(attempt) && !isRefusedWhole(attempt.operation))
   }
 
   get excused (): number {
@@ -156,7 +189,8 @@ export class Ledger {
   /** Holds all totals, and all that was rejected, against all operations. @returns how many had which verdict */
   judge (): Record<Verdict, number> {
     const counts: Record<Verdict, number> = { counted: 0, 'not counted': 0, either: 0 }
-    const totals = new Map(this.#db.prepare<[], { key: string, value: bigint }>('SELECT key, value FROM numbers').safeIntegers().all().map(({ key, value }) => [key, value]))
+    const totals = new Map(this.#db.prepare<[], { key: string, value: bigint }>('SELECT key, value FROM numbers')
+      .safeIntegers().all().map(({ key, value }) => [key, value]))
     const shared = new Map<string, { sure: bigint, unsure: bigint[] }>()
     /** What has to be among the rejected, by edge key. */
     const refused = new Map(edges.map(({ key }) => [key, { sure: 0n, unsure: [] as bigint[] }]))
@@ -169,16 +203,23 @@ export class Ledger {
       const whole = own.every(({ delta }, i) => found[i] === delta)
       const none = found.every((total) => total === undefined)
       const each = own.every(({ delta }, i) => found[i] === undefined || found[i] === delta)
-      const right = verdict === 'counted' ? whole : verdict === 'not counted' ? none : idempotencyKey === undefined ? each : whole || none
+      const right = verdict === 'counted'
+        ? whole
+        : verdict === 'not counted'
+          ? none
+          : idempotencyKey === undefined ? each : whole || none
       if (!whole && !isRefusedWhole(operation) && operation.attempts.some(isExcused)) this.lost++
-      if (!right) wrong.push(`${verdict}, found ${found.map((total) => total ?? 'nothing').join(', ')}: ${describe(operation)}`)
+      if (!right) {
+        wrong.push(`${verdict}, found ${found.map((total) => total ?? 'nothing').join(', ')}: ${describe(operation)}`)
+      }
       for (const { key } of own) totals.delete(key)
       for (const [pair, sums] of [[hot, shared], [idempotencyKey === undefined ? edge : undefined, refused]] as const) {
         if (pair === undefined || (sums === refused && operation.attempts.some((attempt) => attempt.refused))) continue
         const before = sums.get(pair.key) ?? { sure: 0n, unsure: [] }
         sums.set(pair.key, before)
         // Of an idempotent one the own keys tell.
-        if (verdict === 'counted' || (verdict === 'either' && idempotencyKey !== undefined && whole)) before.sure += pair.delta
+        if (verdict === 'counted' || (verdict === 'either' && idempotencyKey !== undefined &&
+          whole)) before.sure += pair.delta
         else if (verdict === 'either' && idempotencyKey === undefined) before.unsure.push(pair.delta)
       }
     }
@@ -190,14 +231,29 @@ export class Ledger {
       if (totals.get(key) !== delta) wrong.push(`${key} is ${totals.get(key) ?? 'nothing'}, not ${delta}`)
       totals.delete(key)
     }
-    const rejected = this.#db.prepare<[], { key: string | null, value: bigint | null, once: string | null, reason: string }>('SELECT key, value, once, reason FROM rejected').safeIntegers().all()
-    for (const { key, reason } of rejected) if (reason !== 'overflow' || key === null || !refused.has(key)) wrong.push(`rejected for "${reason}": ${key ?? 'a batch'}`)
+    const rejected = this.#db.prepare<[], {
+      key: string | null,
+      value: bigint | null,
+      once: string |
+      null,
+      reason: string
+    }>('SELECT key, value, once, reason FROM rejected').safeIntegers().all()
+    for (const { key, reason } of rejected) {
+      if (reason !== 'overflow' || key === null || !refused.has(key)) {
+        wrong.push(`rejected for "${reason}": ${key ?? 'a batch'}`)
+      }
+    }
     for (const [key, sums] of refused) {
-      wrong.push(...this.#judgeSum(`rejected of ${key}`, rejected.filter((row) => row.key === key && row.once === null).reduce((sum, { value }) => sum + (value ?? 0n), 0n), sums))
+      wrong.push(...this.#judgeSum(`rejected of ${key}`,
+        rejected.filter((row) => row.key === key && row.once === null).reduce((sum, { value }) => sum + (value ?? 0n),
+          0n), sums))
     }
     wrong.push(...this.#judgeOnce(new Set(rejected.flatMap(({ once }) => once ?? []))))
     for (const [key, value] of totals) wrong.push(`${key} is ${value} and nobody counted it`)
-    if (wrong.length > 0) this.problems.push(`${wrong.length} totals disagree with what the clients were told:`, ...wrong.slice(0, reportedMax))
+    if (wrong.length > 0) {
+      this.problems.push(`${wrong.length} totals disagree with what the clients were told:`,
+        ...wrong.slice(0, reportedMax))
+    }
     return counts
   }
 
@@ -215,8 +271,14 @@ export class Ledger {
     })
   }
 
-  #judgeSum (name: string, found: bigint, { sure, unsure }: { readonly sure: bigint, readonly unsure: readonly bigint[] }): string[] {
-    return isReachable(found - sure, unsure) ? [] : [`${name} is ${found}, which is not ${sure} and any of ${unsure.length} unsure ones (${unsure.slice(0, reportedMax).join(' ')})`]
+  #judgeSum (name: string, found: bigint, { sure, unsure }: {
+    readonly sure: bigint
+    readonly unsure: readonly bigint[]
+  }): string[] {
+    return isReachable(found - sure, unsure)
+      ? []
+      : [`${name} is ${found}, which is not ${sure} and any of ${unsure.length} unsure ones ` +
+        `(${unsure.slice(0, reportedMax).join(' ')})`]
   }
 
   close (): void {
@@ -231,10 +293,15 @@ export class Ledger {
     }
   }
 
-  /** Whether the database has what was promised: its own keys or, of what can't be applied, its entry among the rejected. */
+  /**
+   * Whether the database has what was promised: its own keys or, of what can't be applied, its entry among the
+   * rejected.
+   */
   #has (operation: Operation): boolean {
     const { own, idempotencyKey } = operation
-    if (idempotencyKey !== undefined && isRefusedWhole(operation)) return this.#rejection.get(idOf(idempotencyKey)) !== undefined
+    if (idempotencyKey !== undefined && isRefusedWhole(operation)) {
+      return this.#rejection.get(idOf(idempotencyKey)) !== undefined
+    }
     return own.every(({ key }) => this.#total.get(key) !== undefined)
   }
 
@@ -291,6 +358,9 @@ function isReachable (sum: bigint, deltas: readonly bigint[]): boolean {
 export function describe (operation: Operation): string {
   const { id, level, idempotencyKey, attempts } = operation
   const pairs = pairsOf(operation).map(({ key, delta }) => `${key}=${delta}`).join('&')
-  const told = attempts.map(({ sentAt, port, outcome, killed, orphan, dataLost }) => `${Math.round(sentAt)} ms port ${port ?? '?'} ${outcome}${killed ? ' killed' : ''}${orphan ? ' orphan' : ''}${dataLost ? ' dataLost' : ''}`)
-  return `operation ${id} ${pairs} at level ${level}${idempotencyKey === undefined ? '' : ` once ${idempotencyKey}`} [${told.join('; ')}]`
+  const told = attempts.map(({ sentAt, port, outcome, killed, orphan, dataLost }) =>
+    `${Math.round(sentAt)} ms port ${port ?? '?'} ` +
+      `${outcome}${killed ? ' killed' : ''}${orphan ? ' orphan' : ''}${dataLost ? ' dataLost' : ''}`)
+  return `operation ${id} ${pairs} at level ${level}${idempotencyKey === undefined ? '' : ` once ${idempotencyKey}`} ` +
+    `[${told.join('; ')}]`
 }

@@ -53,7 +53,11 @@ export class LogPipe {
   }
 
   #open (): Socket {
-    const reader = new Socket({ fd: openSync(this.#path, constants.O_RDONLY | constants.O_NONBLOCK), readable: true, writable: false })
+    const reader = new Socket({
+      fd: openSync(this.#path, constants.O_RDONLY | constants.O_NONBLOCK),
+      readable: true,
+      writable: false,
+    })
     reader.setEncoding('utf8').on('data', (text) => this.#read(String(text))).on('error', () => {})
     return reader
   }

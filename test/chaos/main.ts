@@ -1,4 +1,5 @@
-// `npm run chaos`: counts on the real product while faults befall it, as a seed says, and checks that every total is exact.
+// `npm run chaos`: counts on the real product while faults befall it, as a seed says, and checks that every total is
+// exact.
 import { constants } from 'node:os'
 import { parseArgs } from 'node:util'
 import { randomInt } from 'node:crypto'
@@ -18,16 +19,29 @@ Exit code 0: every total is exact; 1: it is not, or something else went wrong, a
 `
 
 async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, seed: { type: 'string' }, minutes: { type: 'string', default: '1' }, queue: { type: 'string', default: 'both' } } })
+  const {
+    values,
+  } = parseArgs({
+    options: {
+      help: { type: 'boolean', short: 'h' },
+      seed: { type: 'string' },
+      minutes: { type: 'string', default: '1' },
+      queue: { type: 'string', default: 'both' },
+    }
+  })
   const seed = Number(values.seed ?? randomInt(2 ** 31))
   const minutes = Number(values.minutes)
-  const queues = (['redis', 'embedded'] as const satisfies readonly Queue[]).filter((queue) => values.queue === queue || values.queue === 'both')
+  const queues = (['redis',
+    'embedded'] as const satisfies readonly Queue[]).filter((queue) =>
+    values.queue === queue || values.queue === 'both')
   if (values.help === true || !Number.isSafeInteger(seed) || !(minutes > 0) || queues.length === 0) {
     process.stdout.write(usage)
     return values.help === true ? 0 : 1
   }
   for (const program of ['ps', ...queues.includes('redis') ? ['redis-server'] : []]) {
-    if (findProgram(program) === undefined) throw new Error(`${program} is not installed${program === 'redis-server' ? ' (without it: --queue embedded)' : ''}`)
+    if (findProgram(program) === undefined) {
+      throw new Error(`${program} is not installed${program === 'redis-server' ? ' (without it: --queue embedded)' : ''}`)
+    }
   }
   const interrupted = new AbortController()
   for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => interrupted.abort(name))
@@ -35,7 +49,15 @@ async function main (): Promise<number> {
   const endAt = minutes * 60_000
   for (const [i, queue] of queues.entries()) {
     try {
-      const { summary, problems } = await runChaos({ seed, queue, durationMs: Math.max(0, (endAt - performance.now()) / (queues.length - i)), signal: interrupted.signal })
+      const {
+        summary,
+        problems,
+      } = await runChaos({
+        seed,
+        queue,
+        durationMs: Math.max(0, (endAt - performance.now()) / (queues.length - i)),
+        signal: interrupted.signal,
+      })
       process.stdout.write(`${[...problems, `${problems.length > 0 ? 'FAILED ' : ''}${summary}`].join('\n')}\n`)
       // What is left of its time may be too short for another.
       if (problems.length > 0) return 1
@@ -45,7 +67,8 @@ async function main (): Promise<number> {
         process.stderr.write(`chaos: ended by ${name}; nothing is left of it\n`)
         return 128 + constants.signals[name]
       }
-      throw new Error(`seed ${seed}, ${queue}: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
+      throw new Error(`seed ${seed}, ${queue}: ${error instanceof Error ? error.message : String(error)}`,
+        { cause: error })
     }
   }
   return 0

@@ -15,7 +15,10 @@ import { heldBytesMax, System, type Queue } from './system.ts'
 export interface ChaosOptions {
   readonly seed: number
   readonly queue: Queue
-  /** From the first process's start to the last one's end, about; what is left at the end comes to rest meanwhile. At the latest it ends `graceMs` after. */
+  /**
+   * From the first process's start to the last one's end, about; what is left at the end comes to rest meanwhile. At
+   * the latest it ends `graceMs` after.
+   */
   readonly durationMs: number
   /** Ends it at once; then nothing is left of it. */
   readonly signal?: AbortSignal
@@ -58,7 +61,8 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
   const dir = mkdtempSync(join(tmpdir(), 'gearbox-chaos-'))
   const random = new Random(seed)
   const ackTimeoutMs = random.pick([1000, 2000, 5000])
-  // In some runs the limits are so low that faults reach them: what is refused must not count, and what has left a window must.
+  // In some runs the limits are so low that faults reach them: what is refused must not count, and what has left a
+  // window must.
   const trimmed = queue === 'redis' && random.chance(0.3)
   const settings = {
     ACK_TIMEOUT_MS: String(ackTimeoutMs),
@@ -73,9 +77,12 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
     rmSync(dir, { recursive: true, force: true })
     return new Error(`it can't be started: ${error instanceof Error ? error.message : String(error)}`, { cause: error })
   }
-  const system = await System.make(queue, dir, { ...settings, LOG_LEVEL: 'info' }).catch((error: unknown) => { throw cannotStart(error) })
+  const system = await System.make(queue, dir,
+    { ...settings, LOG_LEVEL: 'info' }).catch((error: unknown) => { throw cannotStart(error) })
   const limit = new AbortController()
-  const timer = setTimeout(() => limit.abort(new Error(`it is not at rest ${(graceMs - endMs) / 1000} s after its time`)), startedAt + durationMs + graceMs - endMs - performance.now())
+  const timer =
+    setTimeout(() => limit.abort(new Error(`it is not at rest ${(graceMs - endMs) / 1000} s after its time`)),
+      startedAt + durationMs + graceMs - endMs - performance.now())
   const ended = once(signal === undefined ? limit.signal : AbortSignal.any([signal, limit.signal]), 'abort')
   const orEnded = async <T>(work: Promise<T>): Promise<T> => {
     signal?.throwIfAborted()
@@ -94,7 +101,14 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
   system.ledger = ledger
   const happened: string[] = []
   const clients = Array.from({ length: clientCount }, (_, i) => new Client({
-    name: `c${i}`, random: random.fork(), ledger, url: system.url, deadlineMs: ackTimeoutMs + deadlineSlackMs, queuedIsStored: queue === 'embedded', openPorts: system.openPorts,
+    name: `c${i}`,
+    random: random.fork(),
+    ledger,
+    url: system.url,
+    deadlineMs: ackTimeoutMs +
+      deadlineSlackMs,
+    queuedIsStored: queue === 'embedded',
+    openPorts: system.openPorts,
   }))
   const steps = schedule(random.fork(), queue, trimmed)
   const sweeps = setInterval(() => ledger.sweep(), sweepMs)
@@ -112,7 +126,8 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
   try {
     await orEnded(work())
   } catch (error) {
-    ledger.problems.push(error instanceof Error ? error.message : String(error), ...ledger.owed(performance.now()).slice(0, 10).map(({ operation }) => `not stored: ${describe(operation)}`))
+    ledger.problems.push(error instanceof Error ? error.message : String(error),
+      ...ledger.owed(performance.now()).slice(0, 10).map(({ operation }) => `not stored: ${describe(operation)}`))
   }
   clearTimeout(timer)
   clearInterval(sweeps)
@@ -123,22 +138,31 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
   ledger.close()
   db.close()
   const statuses = new Map<number, number>()
-  for (const client of clients) for (const [status, count] of client.statuses) statuses.set(status, (statuses.get(status) ?? 0) + count)
+  for (const client of clients) {
+    for (const [status, count] of client.statuses) statuses.set(status, (statuses.get(status) ?? 0) + count)
+  }
   const answers = [...statuses].sort().map(([status, count]) => `${count} × ${status}`).join(', ')
   const found = Object.entries(verdicts).map(([verdict, count]) => `${count} ${verdict}`).join(', ')
-  const summary = `seed ${seed}, ${queue}: ${happened.length} faults, ${ledger.operations.length} operations (${found}; ${ledger.excused} may be lost, ${ledger.lost} are), answers ${answers}; ` +
-    `slowest recovery ${Math.round(system.slowestRecovery)} ms, most memory ${Math.round(system.memory.most / 2 ** 20)} MiB (${Math.round(system.memory.growth / 2 ** 20)} more than at first), took ${((performance.now() - startedAt) / 1000).toFixed(1)} s`
+  const summary =
+    `seed ${seed}, ${queue}: ${happened.length} faults, ${ledger.operations.length} operations (${found}; ` +
+    `${ledger.excused} may be lost, ${ledger.lost} are), answers ${answers}; ` +
+    `slowest recovery ${Math.round(system.slowestRecovery)} ms, most memory ` +
+    `${Math.round(system.memory.most / 2 ** 20)} MiB (${Math.round(system.memory.growth / 2 ** 20)} more than at ` +
+    `first), took ${((performance.now() - startedAt) / 1000).toFixed(1)} s`
   if (!failed) rmSync(dir, { recursive: true, force: true })
   signal?.throwIfAborted()
   if (!failed) return { summary, problems: [] }
   writeFileSync(join(dir, 'output.log'), system.output)
   return {
     summary,
-    problems: [`seed ${seed}, ${queue}, ${JSON.stringify(settings)}; files are kept in ${dir}`, ...happened.length > 0 ? ['what befell it:', ...happened] : [], ...ledger.problems.length > 0 ? ['what is wrong:'] : [], ...ledger.problems],
+    problems: [`seed ${seed}, ${queue}, ${JSON.stringify(settings)}; files are kept in ${dir}`,
+      ...happened.length > 0 ? ['what befell it:', ...happened] : [],
+      ...ledger.problems.length > 0 ? ['what is wrong:'] : [], ...ledger.problems],
   }
 }
 
-async function runStep (system: System, ledger: Ledger, { pauseMs, offsetMs, faults }: Step, happened: string[]): Promise<void> {
+async function runStep (system: System, ledger: Ledger, { pauseMs, offsetMs, faults }: Step,
+  happened: string[]): Promise<void> {
   await delay(pauseMs)
   await Promise.all(faults.map(async (fault, i) => {
     await delay(i * offsetMs)
@@ -150,28 +174,38 @@ async function runStep (system: System, ledger: Ledger, { pauseMs, offsetMs, fau
   }))
   const over = performance.now()
   await system.recovered()
-  // Whoever dies later is no excuse for what should have been stored by then. What a worker had to leave in a file waits for a start.
-  await until('what was answered before and under a fault to be stored', () => ledger.owed(over).length === 0 || system.unsentFiles().length > 0)
-    .catch((error: unknown) => { throw new Error(`not all is stored after ${faults.map(({ text }) => text).join(' and ')}`, { cause: error }) })
+  // Whoever dies later is no excuse for what should have been stored by then. What a worker had to leave in a file
+  // waits for a start.
+  await until('what was answered before and under a fault to be stored',
+    () => ledger.owed(over).length === 0 || system.unsentFiles().length > 0)
+    .catch((error: unknown) => {
+      throw new Error(`not all is stored after ${faults.map(({ text }) => text).join(' and ')}`, { cause: error })
+    })
   ledger.note('recovered')
 }
 
 /** Comes to rest and compares. */
-async function rest (system: System, ledger: Ledger, clients: readonly Client[], db: Database.Database, plant: ChaosOptions['plant']): Promise<Record<string, number>> {
+async function rest (system: System, ledger: Ledger, clients: readonly Client[], db: Database.Database,
+  plant: ChaosOptions['plant']): Promise<Record<string, number>> {
   const { problems } = ledger
   ledger.note('rest')
   system.heal()
   await system.recovered()
   // Whatever became of them until now, at rest they are told as stored, and have counted once.
   const deadline = performance.now() + settleMs
-  const open = ledger.operations.filter((operation) => operation.idempotencyKey !== undefined && !isRefusedWhole(operation) && (verdictOf(operation) !== 'counted' || operation.id % repeatedOf === 0))
+  const open = ledger.operations.filter((operation) =>
+    operation.idempotencyKey !== undefined && !isRefusedWhole(operation) &&
+      (verdictOf(operation) !== 'counted' || operation.id % repeatedOf === 0))
   const unsettled: number[] = []
   await Promise.all(clients.map(async (client) => {
     for (let operation = open.shift(); operation !== undefined; operation = open.shift()) {
       if (!await client.settle(operation, deadline)) unsettled.push(operation.id)
     }
   }))
-  if (unsettled.length > 0) problems.push(`not told as stored within ${settleMs} ms at rest: operations ${unsettled.slice(0, 20).join(', ')} (${unsettled.length})`)
+  if (unsettled.length > 0) {
+    problems.push(`not told as stored within ${settleMs} ms at rest: operations ${unsettled.slice(0, 20).join(', ')} ` +
+      `(${unsettled.length})`)
+  }
   if (system.unsentFiles().length > 0) {
     ledger.note('start again, for the unsent files')
     await system.stopProduct()
@@ -184,10 +218,16 @@ async function rest (system: System, ledger: Ledger, clients: readonly Client[],
     }
     return await system.queueLength() === 0
   })
-  const living = new Set((await system.figures('gearbox_producer_increments')).flatMap(({ labels }) => /producer="(.*)"/.exec(labels)?.[1] ?? []))
+  const living = new Set((await system.figures('gearbox_producer_increments')).flatMap(
+    ({ labels }) => /producer="(.*)"/.exec(labels)?.[1] ?? []
+  ))
   for (const { producer, gaps } of readGaps(db)) {
     if (living.has(producer)) problems.push(`worker ${producer} lives and has gaps ${gaps}`)
-    else if (ledger.lostWithWorker === 0) problems.push(`worker ${producer} is gone and has gaps ${gaps}, and nothing explains a loss`)
+    else if (ledger.lostWithWorker === 0) {
+      problems.push(
+      `worker ${producer} is gone and has gaps ${gaps}, and nothing explains a loss`
+      )
+    }
   }
   const { code, output } = await system.verify()
   if (code !== 0 && ledger.lostWithWorker === 0) problems.push(`verify exits with ${code}:\n${output}`)
@@ -202,5 +242,6 @@ async function rest (system: System, ledger: Ledger, clients: readonly Client[],
 }
 
 function readGaps (db: Database.Database): Array<{ producer: string, gaps: string }> {
-  return db.prepare<[], { producer: string, gaps: string }>("SELECT producer, gaps FROM producers WHERE gaps <> '[]'").all()
+  return db.prepare<[], { producer: string, gaps: string }>("SELECT producer, gaps FROM producers WHERE gaps <> '[]'")
+    .all()
 }

@@ -24,12 +24,15 @@ const recoverMs = 15_000
 const readyAnswers = 4
 const askTimeoutMs = 3000
 
-/** PENDING_BYTES_MAX and UNSTORED_BYTES_MAX of a run: little, so that what may be held is little beside what a process needs anyway. */
+/**
+ * PENDING_BYTES_MAX and UNSTORED_BYTES_MAX of a run: little, so that what may be held is little beside what a process
+ * needs anyway.
+ */
 export const heldBytesMax = 4 * 2 ** 20
 
 /**
- * By this much a process may ever have grown since the first start: twice heldBytesMax as objects, which take about 4 times the bytes, and as much again for
- * the garbage between two collections. Runs of two minutes took 16 MiB.
+ * By this much a process may ever have grown since the first start: twice heldBytesMax as objects, which take about 4
+ * times the bytes, and as much again for the garbage between two collections. Runs of two minutes took 16 MiB.
  */
 const growthBytesMax = 64 * 2 ** 20
 
@@ -67,7 +70,8 @@ export class System {
   #ended = false
   url = ''
 
-  private constructor (queue: Queue, dir: string, env: NodeJS.ProcessEnv, redis: RedisServer | undefined, proxy: TcpProxy | undefined) {
+  private constructor (queue: Queue, dir: string, env: NodeJS.ProcessEnv, redis: RedisServer | undefined,
+    proxy: TcpProxy | undefined) {
     this.queue = queue
     this.#dir = dir
     this.databasePath = join(dir, 'data', 'numbers.db')
@@ -131,7 +135,9 @@ export class System {
     const product = new Program(process.execPath, ['bin/start.ts'], this.#env, { detached: true, stdout: log.fd })
     this.#product = product
     this.#outputs.push(product)
-    const failed = product.exited.then((code) => { throw new Error(`npm start ended with ${code}: ${product.output.trim().split('\n').at(-1) ?? ''}`) })
+    const failed = product.exited.then((code) => {
+      throw new Error(`npm start ended with ${code}: ${product.output.trim().split('\n').at(-1) ?? ''}`)
+    })
     this.url = (await Promise.race([listening(product), failed])).url
     // It has a consumer of its own again, and that is the newest.
     if (this.#otherConsumer !== undefined) await this.#expectSuperseded(this.#otherConsumer)
@@ -180,7 +186,8 @@ export class System {
   }
 
   async consumer (): Promise<number> {
-    return this.#otherConsumer?.pid ?? await until('a consumer to run', () => this.product.children(consumerModule)[0]?.pid)
+    return this.#otherConsumer?.pid ?? await until('a consumer to run',
+      () => this.product.children(consumerModule)[0]?.pid)
   }
 
   async killWorker (pid: number): Promise<void> {
@@ -241,7 +248,9 @@ export class System {
 
   async #expectSuperseded (consumer: Program): Promise<void> {
     const code = await Promise.race([consumer.exited, delay(recoverMs, 'no end', { ref: false })])
-    if (code !== refused && code !== 'SIGKILL') this.ledger.problems.push(`an older consumer ended with ${code}, not ${refused}, when a newer took over`)
+    if (code !== refused && code !== 'SIGKILL') {
+      this.ledger.problems.push(`an older consumer ended with ${code}, not ${refused}, when a newer took over`)
+    }
   }
 
   /** Makes a process stand still. @returns what lets it go on */
@@ -333,7 +342,8 @@ export class System {
 
   /** Another process's write transaction on the database. */
   async holdDatabase (ms: number): Promise<void> {
-    // A consumer that stands still within its transaction has the lock, and goes on only if this process is free to let it.
+    // A consumer that stands still within its transaction has the lock, and goes on only if this process is free to let
+    // it.
     const db = new Database(this.databasePath, { timeout: 0 })
     try {
       await until("the database's lock", () => db.exec('BEGIN IMMEDIATE').inTransaction)
@@ -349,11 +359,15 @@ export class System {
     const away = `${this.databasePath}.away`
     const suffixes = whole ? ['', '-wal', '-shm'] : ['']
     const move = (from: string, to: string): void => {
-      for (const suffix of suffixes) if (existsSync(`${from}${suffix}`)) renameSync(`${from}${suffix}`, `${to}${suffix}`)
+      for (const suffix of suffixes) {
+        if (existsSync(`${from}${suffix}`)) renameSync(`${from}${suffix}`, `${to}${suffix}`)
+      }
     }
     move(this.databasePath, away)
     await delay(ms)
-    if (existsSync(this.databasePath)) this.ledger.problems.push('a database was made in the place of the one that was moved away')
+    if (existsSync(this.databasePath)) {
+      this.ledger.problems.push('a database was made in the place of the one that was moved away')
+    }
     move(away, this.databasePath)
   }
 
@@ -376,9 +390,11 @@ export class System {
 
   /** A figure of all parts together. */
   async figures (name: string): Promise<Array<{ labels: string, value: number }>> {
-    const response = await fetch(`${this.url}/metrics`, { headers: { connection: 'close' }, signal: AbortSignal.timeout(askTimeoutMs) })
+    const response = await fetch(`${this.url}/metrics`,
+      { headers: { connection: 'close' }, signal: AbortSignal.timeout(askTimeoutMs) })
     const text = await response.text()
-    return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{(.*)\\})? (\\S+)$`, 'gm')), ([, labels = '', value]) => ({ labels, value: Number(value) }))
+    return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{(.*)\\})? (\\S+)$`, 'gm')),
+      ([, labels = '', value]) => ({ labels, value: Number(value) }))
   }
 
   /** Batches that windows have let go, so far and by living products' workers. */
@@ -398,7 +414,8 @@ export class System {
   /** Runs `npm run verify` as an operator would. */
   async verify (): Promise<{ code: number | NodeJS.Signals, output: string }> {
     const { REDIS_URL, TMPDIR } = this.#env
-    const program = new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', this.url], { REDIS_URL, TMPDIR, DATABASE_PATH: this.databasePath })
+    const program = new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', this.url],
+      { REDIS_URL, TMPDIR, DATABASE_PATH: this.databasePath })
     const code = await program.exited
     const wrong = program.output.split('\n').filter((line) => /DOES NOT ADD UP|MISSING|NOT READY/.test(line))
     const onlySuperseded = this.#otherConsumer !== undefined && wrong.length > 0 && wrong.every(isOnlySuperseded)
@@ -459,7 +476,10 @@ export class System {
         this.#firstBytes.set(module, first)
         memory.most = Math.max(memory.most, bytes)
         memory.growth = Math.max(memory.growth, bytes - first)
-        if (bytes - first > growthBytesMax) this.ledger.problems.push(`${module} has grown from ${Math.round(first / 2 ** 20)} to ${Math.round(bytes / 2 ** 20)} MiB`)
+        if (bytes - first > growthBytesMax) {
+          this.ledger.problems.push(`${module} has grown from ${Math.round(first / 2 ** 20)} to ` +
+            `${Math.round(bytes / 2 ** 20)} MiB`)
+        }
       }
     }
   }
@@ -505,7 +525,9 @@ function clientPorts (pid: number, url: string): Set<number> | undefined {
     const ports = new Set<number>()
     for (const line of readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split('\n')) {
       const [, local, remote, , , , , , , inode] = line.trim().split(/\s+/)
-      if (inode !== undefined && inodes.has(inode) && portOf(local) === Number(new URL(url).port)) ports.add(portOf(remote))
+      if (inode !== undefined && inodes.has(inode) && portOf(local) === Number(new URL(url).port)) {
+        ports.add(portOf(remote))
+      }
     }
     return ports
   } catch {

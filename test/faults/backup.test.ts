@@ -21,7 +21,8 @@ describe.each(modes)('with %s', (mode) => {
     const made = await runCommand(place, 'backup', [copy])
     expect(made.code, made.output).toBe(0)
     expect(made.output).toMatch(/\d+ keys, checked/)
-    expect(await figure(gearbox.url, 'gearbox_commit_duration_seconds_count'), 'commits meanwhile').toBeGreaterThan(commits)
+    expect(await figure(gearbox.url, 'gearbox_commit_duration_seconds_count'),
+      'commits meanwhile').toBeGreaterThan(commits)
     await load.more(50)
     const most = readTotals(place.databasePath)
 
@@ -34,7 +35,8 @@ describe.each(modes)('with %s', (mode) => {
     }
     // The totals belong to just the batches that it says it has.
     const absolute = [...kept.values()].reduce((sum, total) => sum + (total < 0n ? -total : total), 0n)
-    expect(query(copy, 'SELECT sum(increments) AS increments FROM producers')).toEqual([{ increments: Number(absolute) }])
+    expect(query(copy, 'SELECT sum(increments) AS increments FROM producers'))
+      .toEqual([{ increments: Number(absolute) }])
 
     const again = await runCommand(place, 'backup', [copy])
     expect(again.code).not.toBe(0)
@@ -62,7 +64,9 @@ test('a copy ends although commits never do', async () => {
   const place = await makePlaceFor('the embedded queue', { COMMIT_INTERVAL_MS: '0' })
   const gearbox = await startGearbox(place)
   const filler = 'x'.repeat(200)
-  await Promise.all(Array.from({ length: 100 }, async (_, i) => await postWith(false, `${gearbox.url}/increment`, Array.from({ length: 250 }, (_, j) => `${filler}${i}-${j}=1`).join('&'))))
+  await Promise.all(Array.from({ length: 100 },
+    async (_, i) => await postWith(false, `${gearbox.url}/increment`,
+      Array.from({ length: 250 }, (_, j) => `${filler}${i}-${j}=1`).join('&'))))
   const load = new Load(gearbox.url, 'busy', 6)
   await load.more(100)
   const startedAt = performance.now()
@@ -77,10 +81,13 @@ test('what can not be copied is named, and nothing is left of the attempt', asyn
   const place = await makePlaceFor('the embedded queue')
   const { databasePath, dir } = place
   const target = join(dir, 'copy.db')
-  expect(await runCommand(place, 'backup', [target])).toMatchObject({ code: 1, output: expect.stringMatching(/there is no database/) })
-  expect(await runCommand(place, 'backup', [])).toMatchObject({ code: 1, output: expect.stringMatching(/name the copy/) })
+  expect(await runCommand(place, 'backup', [target]))
+    .toMatchObject({ code: 1, output: expect.stringMatching(/there is no database/) })
+  expect(await runCommand(place, 'backup', []))
+    .toMatchObject({ code: 1, output: expect.stringMatching(/name the copy/) })
   const gearbox = await startGearbox(place)
-  expect((await post(`${gearbox.url}/increment?ack=stored`, Array.from({ length: 500 }, (_, i) => `key ${i}=1`).join('&'))).status).toBe(204)
+  expect((await post(`${gearbox.url}/increment?ack=stored`,
+    Array.from({ length: 500 }, (_, i) => `key ${i}=1`).join('&'))).status).toBe(204)
   await stop(gearbox)
   const [before, files] = [readFileSync(databasePath), readdirSync(dir)]
   const damaged = join(dir, 'damaged.db')

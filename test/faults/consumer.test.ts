@@ -1,11 +1,15 @@
-// A consumer that is killed between any two of its steps, stands still, has a rival, or is away: nothing is lost or counted twice.
+// A consumer that is killed between any two of its steps, stands still, has a rival, or is away: nothing is lost or
+// counted twice.
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing } from './fixtures.ts'
+import {
+  batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query,
+  runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing,
+} from './fixtures.ts'
 
 const why = noStrace === undefined ? '' : ` (${noStrace})`
 
@@ -43,7 +47,8 @@ describe.skipIf(noStrace !== undefined)(`killed at a system call${why}`, () => {
     const place = await makePlaceFor('the embedded queue')
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
-    for (const [calls, nth] of [[files, 1], [files, 2], [files, 3], [files, 4], [files, 5], [sockets, 1], [sockets, 2], [sockets, 5]] as const) {
+    for (const [calls, nth] of [[files, 1], [files, 2], [files, 3], [files, 4], [files, 5], [sockets, 1], [sockets, 2],
+      [sockets, 5]] as const) {
       await load.more(50)
       const pid = await childOf(gearbox, 'apps/consumer')
       await trace(pid, calls, `signal=SIGKILL:when=${nth}`)
@@ -98,7 +103,8 @@ describe('two consumers of one database', () => {
     expectExact(place.databasePath, load)
   })
 
-  test.skipIf(noStrace !== undefined)(`of which the older stands still in the middle of a commit: the newer waits for it and then goes on${why}`, async () => {
+  test.skipIf(noStrace !== undefined)('of which the older stands still in the middle of a commit: the newer waits ' +
+    `for it and then goes on${why}`, async () => {
     const place = makePlace((await startRedis()).url)
     const web = await startWeb(place)
     const load = new Load(web.url)
@@ -123,7 +129,8 @@ describe('two consumers of one database', () => {
 })
 
 describe('no replay storm', () => {
-  test(`a consumer that comes back to workers that each have ${windowBytes} bytes in their window: no batch is pushed twice`, { timeout: long ? 180_000 : 30_000 }, async () => {
+  test(`a consumer that comes back to workers that each have ${windowBytes} bytes in their window: no batch is ` +
+    'pushed twice', { timeout: long ? 180_000 : 30_000 }, async () => {
     const redis = await startRedis()
     const client = redis.client()
     onTestFinished(() => client.disconnect())
@@ -155,7 +162,9 @@ describe('no replay storm', () => {
     for (const load of loads) expectExact(place.databasePath, load)
   })
 
-  test.each(['SIGSTOP', 'SIGKILL'] as const)('an embedded consumer that gets %s: at most one replay a worker, and one batch in each', async (signal) => {
+  test.each(['SIGSTOP',
+    'SIGKILL'] as const)('an embedded consumer that gets %s: at most one replay a worker, and one ' +
+      'batch in each', async (signal) => {
     const place = await makePlaceFor('the embedded queue')
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
@@ -172,12 +181,14 @@ describe('no replay storm', () => {
     }
     await load.more(200)
     expect(await figure(gearbox.url, 'gearbox_window_replays_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
-    expect(await figure(gearbox.url, 'gearbox_batches_duplicate_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
+    expect(await figure(gearbox.url, 'gearbox_batches_duplicate_total'))
+      .toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
     await stopAndExpectExact(gearbox, place, load)
   })
 })
 
-test('what has left a window (UNSTORED_BYTES_MAX) is kept by Redis alone, through its death and that of the worker', async () => {
+test('what has left a window (UNSTORED_BYTES_MAX) is kept by Redis alone, through its death and that of ' +
+  'the worker', async () => {
   const redis = await startRedis()
   const place = makePlace(redis.url, { UNSTORED_BYTES_MAX: '2048' })
   const [web, other] = [await startWeb(place), await startWeb(place)]
@@ -196,7 +207,8 @@ test('what has left a window (UNSTORED_BYTES_MAX) is kept by Redis alone, throug
   expectExact(place.databasePath, loads[1]!)
 })
 
-test('a worker that is stopped while an embedded consumer stands still leaves a file, the next worker pushes it, and all counts once', async () => {
+test('a worker that is stopped while an embedded consumer stands still leaves a file, the next worker pushes it, and ' +
+  'all counts once', async () => {
   const place = await makePlaceFor('the embedded queue', { WEB_WORKERS: '1' })
   const gearbox = await startGearbox(place)
   expect((await post(`${gearbox.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
@@ -206,7 +218,9 @@ test('a worker that is stopped while an embedded consumer stands still leaves a 
   expect((await post(`${gearbox.url}/increment?ack=queued`, 'a=10')).status, 'not reached in time').toBe(202)
   expect((await post(`${gearbox.url}/increment?ack=memory`, 'a=100', { 'idempotency-key': 'k' })).status).toBe(202)
   process.kill(worker, 'SIGTERM')
-  const unsentFiles = (): string[] => existsSync(join(place.dir, 'data', 'unsent')) ? readdirSync(join(place.dir, 'data', 'unsent')) : []
+  const unsentFiles = (): string[] => existsSync(join(place.dir, 'data', 'unsent'))
+    ? readdirSync(join(place.dir, 'data', 'unsent'))
+    : []
   await until('the file', () => unsentFiles().some((name) => name.endsWith('.jsonl')))
   thaw()
   await until('the file to go', () => unsentFiles().length === 0)

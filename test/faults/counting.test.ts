@@ -1,14 +1,21 @@
-// What could make a request count twice, or not at all, though every part does its work: clocks, repeated keys, and elements that are no batches.
+// What could make a request count twice, or not at all, though every part does its work: clocks, repeated keys, and
+// elements that are no batches.
 import { randomUUID } from 'node:crypto'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { canSetClocks, WrongClock } from '@gearbox/test-kit/wrong-clock.ts'
-import { batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
+import {
+  batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer,
+  startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
+} from './fixtures.ts'
 
 /** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */
-async function once (url: string, key: string, more: { readonly apiKey?: string, readonly value?: number } = {}): Promise<{ status: number, text: string }> {
+async function once (url: string, key: string, more: {
+  readonly apiKey?: string
+  readonly value?: number
+} = {}): Promise<{ status: number, text: string }> {
   return await replyTo(false, `${url}/increment?ack=stored`, `${encodeURIComponent(key)}=${more.value ?? 1}`, {
     'idempotency-key': key.replaceAll(' ', '-'),
     ...(more.apiKey === undefined ? {} : { authorization: `Bearer ${more.apiKey}` }),
@@ -28,8 +35,18 @@ test('junk and half of a batch pushed by others, under load: set aside, and noth
   const gearbox = await startGearbox(place)
   const load = new Load(gearbox.url)
   await load.more(200)
-  const whole = JSON.stringify({ v: 1, producer: randomUUID(), seq: 1, at: Date.now(), requests: 1, increments: 1, sums: { poison: 1 }, once: [] })
-  const junk = ['', 'junk', '{}', '[]', 'null', whole.slice(0, whole.length / 2), whole.replace('"poison":1', '"poison":1.5'), whole.replace('"poison":1', '"poison":1,'), Buffer.from([0, 255, 254])]
+  const whole = JSON.stringify({
+    v: 1,
+    producer: randomUUID(),
+    seq: 1,
+    at: Date.now(),
+    requests: 1,
+    increments: 1,
+    sums: { poison: 1 },
+    once: [],
+  })
+  const junk = ['', 'junk', '{}', '[]', 'null', whole.slice(0, whole.length / 2),
+    whole.replace('"poison":1', '"poison":1.5'), whole.replace('"poison":1', '"poison":1,'), Buffer.from([0, 255, 254])]
   for (const element of junk) {
     await client.rpush(batchesKey, element)
     await client.lpush(batchesKey, element)
@@ -47,7 +64,10 @@ describe.each(modes)('an Idempotency-Key with %s', (mode) => {
     const place = await makePlaceFor(mode, { WEB_WORKERS: '3', API_KEYS: 'alice,bob' })
     const gearbox = await startGearbox(place)
     const keys = Array.from({ length: 20 }, (_, i) => `at once ${i}`)
-    const replies = await Promise.all(keys.flatMap((key) => Array.from({ length: 6 }, async (_, i) => await once(gearbox.url, key, { apiKey: i % 2 === 0 ? 'alice' : 'bob' }))))
+    const replies = await Promise.all(keys.flatMap(
+      (key) => Array.from({ length: 6 },
+        async (_, i) => await once(gearbox.url, key, { apiKey: i % 2 === 0 ? 'alice' : 'bob' }))
+    ))
     expect(new Set(replies.map(({ status }) => status))).toEqual(new Set([204]))
     await stop(gearbox)
     expect(readTotals(place.databasePath)).toEqual(new Map(keys.map((key) => [key, 2n])))
@@ -103,12 +123,14 @@ test('an Idempotency-Key counts once although Redis is killed, and loses all it 
   expect(readTotals(place.databasePath)).toEqual(new Map(keys.map((key) => [key, 1n])))
 })
 
-test('an Idempotency-Key that a worker could not push in time is refused as too late, if what came meanwhile has pushed its repeat out of memory', async () => {
+test('an Idempotency-Key that a worker could not push in time is refused as too late, if what came meanwhile has ' +
+  'pushed its repeat out of memory', async () => {
   const redis = await startRedis()
   const proxy = await TcpProxy.start(redis.port)
   onTestFinished(async () => { await proxy.close() })
   const place = makePlace(redis.url, { IDEMPOTENCY_ROWS_MAX: '5' })
-  const [cutOff, other] = [await startWeb(place, { REDIS_URL: proxy.url, ACK_TIMEOUT_MS: '20000' }), await startWeb(place)]
+  const [cutOff, other] = [await startWeb(place, { REDIS_URL: proxy.url, ACK_TIMEOUT_MS: '20000' }),
+    await startWeb(place)]
   const consumer = await startConsumer(place)
   proxy.blackHole()
   const late = [once(cutOff.url, 'repeated'), once(cutOff.url, 'never seen')]
@@ -116,7 +138,9 @@ test('an Idempotency-Key that a worker could not push in time is refused as too 
   expect((await once(other.url, 'repeated')).status).toBe(204)
   for (let i = 0; i < 6; i++) expect((await once(other.url, `filler ${i}`)).status).toBe(204)
   proxy.heal()
-  for (const reply of await Promise.all(late)) expect(reply).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
+  for (const reply of await Promise.all(late)) {
+    expect(reply).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
+  }
   await stop(cutOff, other, consumer)
   // Their clients were told that nothing was counted, so nothing can be counted later.
   expect(query(place.databasePath, 'SELECT * FROM rejected')).toEqual([])
@@ -127,12 +151,14 @@ test('an Idempotency-Key that a worker could not push in time is refused as too 
 
 const why = canSetClocks ? '' : ' (libfaketime is not installed)'
 
-test('an Idempotency-Key counts once whatever Authorization comes with it where nobody checks that, and by each caller where somebody does', async () => {
+test('an Idempotency-Key counts once whatever Authorization comes with it where nobody checks that, and by each ' +
+  'caller where somebody does', async () => {
   const free = await makePlaceFor('the embedded queue')
   const gearbox = await startGearbox(free)
   for (const authorization of [undefined, 'Bearer alice', 'bearer bob', 'Basic YWxpY2U6', '']) {
     const headers = { 'idempotency-key': 'k', ...(authorization === undefined ? {} : { authorization }) }
-    expect((await replyTo(false, `${gearbox.url}/increment?ack=stored`, 'a=1', headers)).status, authorization).toBe(204)
+    expect((await replyTo(false, `${gearbox.url}/increment?ack=stored`, 'a=1', headers)).status,
+      authorization).toBe(204)
   }
   await stop(gearbox)
   expect(readTotals(free.databasePath)).toEqual(new Map([['a', 1n]]))
@@ -172,32 +198,35 @@ describe.skipIf(!canSetClocks)(`a wrong clock${why}`, () => {
     for (const key of keys) expect(readTotals(place.databasePath).get(key), key).toBe(1n)
   })
 
-  test('of the consumer, set forth and back: no key is forgotten early, and every one counts once', { timeout: 60_000 }, async () => {
-    const place = makePlace((await startRedis()).url, { IDEMPOTENCY_HOURS: '1', STATS_INTERVAL_MS: '200' })
-    const clock = new WrongClock(place.dir)
-    const web = await startWeb(place)
-    let consumer = await startConsumer(place, place.databasePath, clock.env)
-    const load = new Load(web.url)
-    expect((await once(web.url, 'before')).status).toBe(204)
-    clock.set(3)
-    // It prunes every 10 s.
-    await load.more(50)
-    await load.stop()
-    await later(11_000)
-    expect((await once(web.url, 'before')).status).toBe(204)
-    expect((await once(web.url, 'ahead')).status).toBe(204)
-    clock.set(-3)
-    for (const key of ['before', 'ahead', 'behind']) expect((await once(web.url, key)).status).toBe(204)
-    await until('its log to show its clock', () => clockOf(consumer) < -2)
-    await stop(consumer)
-    consumer = await startConsumer(place, place.databasePath, clock.env)
-    for (const key of ['before', 'ahead', 'behind']) expect((await once(web.url, key)).status).toBe(204)
-    await stop(web, consumer)
-    expectExact(place.databasePath, load)
-    expect([...readTotals(place.databasePath)].filter(([key]) => !key.startsWith('load'))).toEqual([['ahead', 1n], ['before', 1n], ['behind', 1n]])
-  })
+  test('of the consumer, set forth and back: no key is forgotten early, and every one counts once',
+    { timeout: 60_000 }, async () => {
+      const place = makePlace((await startRedis()).url, { IDEMPOTENCY_HOURS: '1', STATS_INTERVAL_MS: '200' })
+      const clock = new WrongClock(place.dir)
+      const web = await startWeb(place)
+      let consumer = await startConsumer(place, place.databasePath, clock.env)
+      const load = new Load(web.url)
+      expect((await once(web.url, 'before')).status).toBe(204)
+      clock.set(3)
+      // It prunes every 10 s.
+      await load.more(50)
+      await load.stop()
+      await later(11_000)
+      expect((await once(web.url, 'before')).status).toBe(204)
+      expect((await once(web.url, 'ahead')).status).toBe(204)
+      clock.set(-3)
+      for (const key of ['before', 'ahead', 'behind']) expect((await once(web.url, key)).status).toBe(204)
+      await until('its log to show its clock', () => clockOf(consumer) < -2)
+      await stop(consumer)
+      consumer = await startConsumer(place, place.databasePath, clock.env)
+      for (const key of ['before', 'ahead', 'behind']) expect((await once(web.url, key)).status).toBe(204)
+      await stop(web, consumer)
+      expectExact(place.databasePath, load)
+      expect([...readTotals(place.databasePath)].filter(([key]) => !key.startsWith('load')))
+        .toEqual([['ahead', 1n], ['before', 1n], ['behind', 1n]])
+    })
 
-  test('of a worker, 30 days ahead, when its key has been forgotten: every later key counts, at each level', async () => {
+  test('of a worker, 30 days ahead, when its key has been forgotten: every later key counts, at ' +
+    'each level', async () => {
     const place = makePlace((await startRedis()).url, { IDEMPOTENCY_ROWS_MAX: '1' })
     const clock = new WrongClock(place.dir)
     clock.set(30 * 24)
@@ -205,7 +234,8 @@ describe.skipIf(!canSetClocks)(`a wrong clock${why}`, () => {
     const consumer = await startConsumer(place)
     expect((await once(wrong.url, 'ahead')).status).toBe(204)
     for (let i = 0; i < 3; i++) expect((await once(right.url, `stored ${i}`)).status).toBe(204)
-    expect((await replyTo(false, `${right.url}/increment?ack=queued`, 'queued=1', { 'idempotency-key': 'queued' })).status).toBe(204)
+    expect((await replyTo(false, `${right.url}/increment?ack=queued`, 'queued=1',
+      { 'idempotency-key': 'queued' })).status).toBe(204)
     expect((await once(wrong.url, 'ahead too')).status).toBe(204)
     // What it refuses is refused, though its clock says that it has been waiting since long before or for long to come.
     expect((await replyTo(false, `${wrong.url}/increment?ack=stored`, 'full=9223372036854775807')).status).toBe(204)
@@ -232,7 +262,8 @@ describe.skipIf(!canSetClocks)(`a wrong clock${why}`, () => {
     for (const key of keys) expect(readTotals(place.databasePath).get(key), key).toBe(1n)
   })
 
-  test('of a worker, an hour back, when keys are forgotten for want of room: what may be a repeat is refused as too late', async () => {
+  test('of a worker, an hour back, when keys are forgotten for want of room: what may be a repeat is refused ' +
+    'as too late', async () => {
     const place = makePlace((await startRedis()).url, { IDEMPOTENCY_ROWS_MAX: '5' })
     const clock = new WrongClock(place.dir)
     clock.set(-1)
@@ -241,7 +272,8 @@ describe.skipIf(!canSetClocks)(`a wrong clock${why}`, () => {
     expect((await once(wrong.url, 'early')).status).toBe(204)
     for (let i = 0; i < 6; i++) expect((await once(right.url, `filler ${i}`)).status).toBe(204)
     for (let repeats = 1; repeats <= 2; repeats++) {
-      expect(await once(wrong.url, 'early')).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
+      expect(await once(wrong.url, 'early'))
+        .toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
     }
     expect(await once(wrong.url, 'late')).toMatchObject({ status: 422, text: expect.stringContaining('GBX_TOO_LATE') })
     await stop(right, wrong, consumer)

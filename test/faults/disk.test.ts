@@ -1,11 +1,15 @@
-// A disk that is full or fails, and others that have the database open: the consumer loses nothing, says so once, and goes on when it can.
+// A disk that is full or fails, and others that have the database open: the consumer loses nothing, says so once, and
+// goes on when it can.
 import { statSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { figure, later, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer, startGearbox, stop, stopAndExpectExact, trace, type Mode } from './fixtures.ts'
+import {
+  figure, later, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
+  startGearbox, stop, stopAndExpectExact, trace, type Mode,
+} from './fixtures.ts'
 
 /** A lock that a backup or a careless shell may hold. */
 const heldMs = process.env.GEARBOX_LONG === '1' ? 30_000 : 3000
@@ -16,8 +20,12 @@ function count (program: Program, text: string): number {
   return program.output.split(text).length - 1
 }
 
-/** A worker keeps what it can not store, and with Redis it is as ready as before. @returns how often it counted "probe" */
-async function expectToGoOn ({ url, output }: { url: string, output: string }, load: Load, mode: Mode): Promise<bigint> {
+/**
+ * A worker keeps what it can not store, and with Redis it is as ready as before.
+ * @returns how often it counted "probe"
+ */
+async function expectToGoOn ({ url, output }: { url: string, output: string }, load: Load,
+  mode: Mode): Promise<bigint> {
   await until('lag to rise', async () => await figure(url, 'gearbox_lag_seconds') > 0.5)
   if (mode === 'Redis') {
     expect(await readiness(url)).toBe(200)
@@ -63,7 +71,8 @@ describe.each(modes)('with %s', (mode) => {
     expect(readTotals(place.databasePath).get('probe')).toBe(probes)
   })
 
-  test.skipIf(noStrace !== undefined).each(['fdatasync,fsync', 'pwrite64'])(`I/O errors of %s${noStrace === undefined ? '' : ` (${noStrace})`}`, async (calls) => {
+  test.skipIf(noStrace !== undefined).each(['fdatasync,fsync',
+    'pwrite64'])(`I/O errors of %s${noStrace === undefined ? '' : ` (${noStrace})`}`, async (calls) => {
     const place = await makePlaceFor(mode)
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
@@ -79,7 +88,8 @@ describe.each(modes)('with %s', (mode) => {
     expect(readTotals(place.databasePath).get('probe')).toBe(probes)
   })
 
-  test.skipIf(noStrace !== undefined)(`single I/O errors, each at another place of a commit${noStrace === undefined ? '' : ` (${noStrace})`}`, async () => {
+  test.skipIf(noStrace !== undefined)('single I/O errors, each at another place of a ' +
+    `commit${noStrace === undefined ? '' : ` (${noStrace})`}`, async () => {
     const place = await makePlaceFor(mode)
     const gearbox = await startGearbox(place)
     const load = new Load(gearbox.url)
@@ -129,7 +139,8 @@ describe('a start', () => {
     await stop(gearbox)
   })
 
-  test.skipIf(noTmpfs !== undefined)(`on a full disk says so in one line${noTmpfs === undefined ? '' : ` (${noTmpfs})`}`, async () => {
+  test.skipIf(noTmpfs !== undefined)('on a full disk says so in one ' +
+    `line${noTmpfs === undefined ? '' : ` (${noTmpfs})`}`, async () => {
     const disk = new SmallDisk(16)
     const place = await makePlaceFor('Redis', { DATABASE_PATH: join(disk.path, 'numbers.db') })
     const killed = await startConsumer(place)
@@ -145,34 +156,38 @@ describe('a start', () => {
   })
 })
 
-test('a reader that stays makes the WAL grow, and when it has left the WAL is cut back', { timeout: 60_000 }, async () => {
-  const walBytesMax = 64 * 2 ** 20
-  const place = await makePlaceFor('the embedded queue', { COMMIT_INTERVAL_MS: '0' })
-  const gearbox = await startGearbox(place)
-  const bodies = Array.from({ length: 40 }, (_, body) => Array.from({ length: 1000 }, (_, i) => `${(i * 40 + body).toString(36)}-${body}-${'x'.repeat(30)}=1`).join('&'))
-  let posts = 0
-  const postAll = async (): Promise<void> => {
-    expect(await Promise.all(bodies.map(async (body) => (await post(`${gearbox.url}/increment?ack=memory`, body)).status))).toEqual(bodies.map(() => 202))
-    posts++
-  }
-  const walBytes = (): number => statSync(`${place.databasePath}-wal`).size
-  await postAll()
-  const reader = new Database(place.databasePath, { readonly: true })
-  onTestFinished(() => { reader.close() })
-  reader.exec('BEGIN')
-  reader.prepare('SELECT count(*) FROM numbers').get()
-  await until('the WAL to grow', async () => {
+test('a reader that stays makes the WAL grow, and when it has left the WAL is cut back',
+  { timeout: 60_000 }, async () => {
+    const walBytesMax = 64 * 2 ** 20
+    const place = await makePlaceFor('the embedded queue', { COMMIT_INTERVAL_MS: '0' })
+    const gearbox = await startGearbox(place)
+    const bodies = Array.from({ length: 40 },
+      (_, body) => Array.from({ length: 1000 },
+        (_, i) => `${(i * 40 + body).toString(36)}-${body}-${'x'.repeat(30)}=1`).join('&'))
+    let posts = 0
+    const postAll = async (): Promise<void> => {
+      expect(await Promise.all(bodies.map(async (body) =>
+        (await post(`${gearbox.url}/increment?ack=memory`, body)).status))).toEqual(bodies.map(() => 202))
+      posts++
+    }
+    const walBytes = (): number => statSync(`${place.databasePath}-wal`).size
     await postAll()
-    return walBytes() > walBytesMax
-  }, 40_000)
-  reader.exec('COMMIT')
-  await until('the WAL to be cut back', async () => {
-    await postAll()
-    return walBytes() <= walBytesMax
+    const reader = new Database(place.databasePath, { readonly: true })
+    onTestFinished(() => { reader.close() })
+    reader.exec('BEGIN')
+    reader.prepare('SELECT count(*) FROM numbers').get()
+    await until('the WAL to grow', async () => {
+      await postAll()
+      return walBytes() > walBytesMax
+    }, 40_000)
+    reader.exec('COMMIT')
+    await until('the WAL to be cut back', async () => {
+      await postAll()
+      return walBytes() <= walBytesMax
+    })
+    gearbox.kill('SIGTERM')
+    expect(await gearbox.exited).toBe(0)
+    const totals = readTotals(place.databasePath)
+    expect(totals.size).toBe(40_000)
+    expect(new Set(totals.values())).toEqual(new Set([BigInt(posts)]))
   })
-  gearbox.kill('SIGTERM')
-  expect(await gearbox.exited).toBe(0)
-  const totals = readTotals(place.databasePath)
-  expect(totals.size).toBe(40_000)
-  expect(new Set(totals.values())).toEqual(new Set([BigInt(posts)]))
-})

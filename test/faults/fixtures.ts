@@ -1,10 +1,13 @@
-// What the fault tests share: a place of their own for each, the product in it, and the tools that break things under it.
+// What the fault tests share: a place of their own for each, the product in it, and the tools that break things under
+// it.
 import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished } from 'vitest'
-import { endWithTest, listening, Program, readTotals, startAll, type Load, type ackLevels } from '@gearbox/test-kit/gearbox.ts'
+import {
+  endWithTest, listening, Program, readTotals, startAll, type Load, type ackLevels,
+} from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -34,7 +37,18 @@ export function makePlace (redisUrl: string | undefined, more: NodeJS.ProcessEnv
   const tmp = join(dir, 'tmp')
   mkdirSync(tmp)
   const databasePath = more.DATABASE_PATH ?? join(dir, 'data', 'numbers.db')
-  return { dir, databasePath, env: { DATABASE_PATH: databasePath, TMPDIR: tmp, REDIS_URL: redisUrl, WEB_WORKERS: '2', ACK_TIMEOUT_MS: '1000', ...more } }
+  return {
+    dir,
+    databasePath,
+    env: {
+      DATABASE_PATH: databasePath,
+      TMPDIR: tmp,
+      REDIS_URL: redisUrl,
+      WEB_WORKERS: '2',
+      ACK_TIMEOUT_MS: '1000',
+      ...more,
+    },
+  }
 }
 
 export async function makePlaceFor (mode: Mode, more: NodeJS.ProcessEnv = {}): Promise<Place> {
@@ -46,28 +60,35 @@ export async function startGearbox ({ env }: Place): Promise<Program & { url: st
 }
 
 /** One web worker of its own. On `port` with others it shares their requests, but not their metrics. */
-export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & { url: string, metricsUrl: string }> {
+export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & {
+  url: string
+  metricsUrl: string
+}> {
   const metricsPort = await freePort()
   const ports = { PORT: String(await freePort()), METRICS_PORT: String(metricsPort) }
-  const web = endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], { ...env, ...ports, ...more })))
+  const web = endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'],
+    { ...env, ...ports, ...more })))
   return Object.assign(web, { metricsUrl: `http://127.0.0.1:${metricsPort}` })
 }
 
 /** A consumer of its own, resolved at once. @param before a program that runs it, with its arguments */
-export function launchConsumer ({ env }: Place, path: string, before: readonly string[] = [], more: NodeJS.ProcessEnv = {}): Program {
+export function launchConsumer ({ env }: Place, path: string, before: readonly string[] = [],
+  more: NodeJS.ProcessEnv = {}): Program {
   const [command, ...args] = [...before, process.execPath, consumerModule, path]
   return endWithTest(new Program(command!, args, { ...env, ...more }))
 }
 
 /** A consumer of its own; resolves once it works. */
-export async function startConsumer (place: Place, path = place.databasePath, more: NodeJS.ProcessEnv = {}): Promise<Program> {
+export async function startConsumer (place: Place, path = place.databasePath,
+  more: NodeJS.ProcessEnv = {}): Promise<Program> {
   const consumer = launchConsumer(place, path, [], more)
   await consumer.printed(/takes from/)
   return consumer
 }
 
 /** Runs one of the consumer's commands to its end. */
-export async function runCommand ({ env }: Place, name: 'backup' | 'rebind' | 'rejected', args: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
+export async function runCommand ({ env }: Place, name: 'backup' | 'rebind' | 'rejected',
+  args: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
   const program = endWithTest(new Program(process.execPath, [`apps/consumer/src/commands/${name}.ts`, ...args], env))
   return { code: await program.exited, output: program.output }
 }
@@ -103,7 +124,8 @@ export function expectExact (path: string, load: Load, mayLose: ReadonlyArray<ty
 }
 
 /** The same after a load and all of Gearbox were stopped. */
-export async function stopAndExpectExact (gearbox: Program, { databasePath }: Place, load: Load, mayLose: ReadonlyArray<typeof ackLevels[number]> = []): Promise<void> {
+export async function stopAndExpectExact (gearbox: Program, { databasePath }: Place, load: Load,
+  mayLose: ReadonlyArray<typeof ackLevels[number]> = []): Promise<void> {
   await load.stop()
   await stop(gearbox)
   expectExact(databasePath, load, mayLose)
@@ -114,7 +136,8 @@ export async function figure (url: string, name: string): Promise<number> {
   const response = await fetch(`${url}/metrics`, { headers: { connection: 'close' } })
   const text = await response.text()
   if (!response.ok) throw new Error(text)
-  return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (\\S+)$`, 'gm')), ([, value]) => Number(value)).reduce((sum, value) => sum + value, 0)
+  return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (\\S+)$`, 'gm')),
+    ([, value]) => Number(value)).reduce((sum, value) => sum + value, 0)
 }
 
 export async function readiness (url: string): Promise<number> {
@@ -148,16 +171,27 @@ export function freeze (pid: number): () => void {
 /** Why strace can't be used here; undefined where it can. */
 export const noStrace = findProgram('strace') === undefined
   ? 'strace is not installed'
-  : spawnSync('strace', ['-f', '-o', '/dev/null', '-e', 'trace=fdatasync', '-e', 'inject=fdatasync:error=EIO:when=1', 'true']).status === 0 ? undefined : 'strace may not trace here'
+  : spawnSync('strace',
+    ['-f', '-o', '/dev/null', '-e', 'trace=fdatasync', '-e', 'inject=fdatasync:error=EIO:when=1', 'true']).status === 0
+    ? undefined
+    : 'strace may not trace here'
 
-/** Arguments that run a program with a fault in its system calls. The program stays our own child, so that signals reach it. */
+/**
+ * Arguments that run a program with a fault in its system calls. The program stays our own child, so that signals reach
+ * it.
+ */
 export function tracing (calls: string, fault: string): string[] {
   return ['strace', '-D', '-f', '-qq', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${calls}:${fault}`]
 }
 
-/** Puts a fault into the system calls of a process that runs. Resolves once it is in place, with what takes it out again. */
+/**
+ * Puts a fault into the system calls of a process that runs. Resolves once it is in place, with what takes it out
+ * again.
+ */
 export async function trace (pid: number, calls: string, fault: string): Promise<() => Promise<void>> {
-  const tracer = spawn('strace', ['-f', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${calls}:${fault}`, '-p', String(pid)], { stdio: ['ignore', 'ignore', 'pipe'] })
+  const tracer = spawn('strace',
+    ['-f', '-o', '/dev/null', '-e', `trace=${calls}`, '-e', `inject=${calls}:${fault}`, '-p', String(pid)],
+    { stdio: ['ignore', 'ignore', 'pipe'] })
   let said = ''
   tracer.stderr.on('data', (chunk) => { said += String(chunk) })
   const gone = new Promise((resolve) => tracer.once('exit', resolve))
@@ -173,7 +207,9 @@ export async function trace (pid: number, calls: string, fault: string): Promise
 /** Why no file system can be mounted here; undefined where one can. */
 export const noTmpfs = process.platform !== 'linux' || process.getuid?.() !== 0
   ? 'only root mounts a file system'
-  : spawnSync('unshare', ['-m', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt']).status === 0 ? undefined : 'no file system may be mounted here'
+  : spawnSync('unshare', ['-m', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt']).status === 0
+    ? undefined
+    : 'no file system may be mounted here'
 
 /** A small file system of the test's own. */
 export class SmallDisk {
@@ -181,7 +217,8 @@ export class SmallDisk {
 
   constructor (megabytes: number) {
     this.path = temporaryDir()
-    const { status, stderr } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${megabytes}m`, 'tmpfs', this.path], { encoding: 'utf8' })
+    const { status, stderr } = spawnSync('mount', ['-t', 'tmpfs', '-o', `size=${megabytes}m`, 'tmpfs', this.path],
+      { encoding: 'utf8' })
     if (status !== 0) throw new Error(`no tmpfs: ${stderr}`)
     onTestFinished(() => { spawnSync('umount', ['-l', this.path]) })
   }

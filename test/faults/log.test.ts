@@ -1,4 +1,5 @@
-// Standard output that takes nothing: counting, stopping and starting again go on as if there were no log, and what it cost is counted.
+// Standard output that takes nothing: counting, stopping and starting again go on as if there were no log, and what it
+// cost is counted.
 import { spawnSync } from 'node:child_process'
 import { closeSync, constants, existsSync, openSync, writeSync } from 'node:fs'
 import { connect, createServer, type Socket } from 'node:net'
@@ -9,7 +10,10 @@ import { endWithTest, Load, Program } from '@gearbox/test-kit/gearbox.ts'
 import { freePort } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, expectExact, figure, freeze, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop, type Mode } from './fixtures.ts'
+import {
+  batchesKey, expectExact, figure, freeze, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop,
+  type Mode,
+} from './fixtures.ts'
 
 function openFor (path: string, flags: number): number {
   const fd = openSync(path, flags, 0o600)
@@ -38,8 +42,18 @@ async function fullSocket (): Promise<Socket> {
   return socket
 }
 
-const outputs: ReadonlyArray<{ readonly what: string, readonly loses: boolean, readonly skip?: boolean, readonly make: () => Promise<number | Socket> }> = [
-  { what: 'a device without room', loses: true, skip: !existsSync('/dev/full'), make: async () => openFor('/dev/full', constants.O_WRONLY) },
+const outputs: ReadonlyArray<{
+  readonly what: string
+  readonly loses: boolean
+  readonly skip?: boolean
+  readonly make: () => Promise<number | Socket>
+}> = [
+  {
+    what: 'a device without room',
+    loses: true,
+    skip: !existsSync('/dev/full'),
+    make: async () => openFor('/dev/full', constants.O_WRONLY),
+  },
   {
     what: 'a file on a full disk',
     loses: true,
@@ -75,7 +89,11 @@ const outputs: ReadonlyArray<{ readonly what: string, readonly loses: boolean, r
   { what: 'a full socket that nobody reads', loses: false, make: fullSocket },
 ]
 
-async function start (mode: Mode, stdout: number | Socket): Promise<{ program: Program, url: string, databasePath: string }> {
+async function start (mode: Mode, stdout: number | Socket): Promise<{
+  program: Program
+  url: string
+  databasePath: string
+}> {
   const { env, databasePath } = await makePlaceFor(mode, { STATS_INTERVAL_MS: '100', PORT: String(await freePort()) })
   const program = endWithTest(new Program(process.execPath, ['bin/start.ts'], env, { detached: true, stdout }))
   const url = `http://127.0.0.1:${env.PORT}`
@@ -85,18 +103,22 @@ async function start (mode: Mode, stdout: number | Socket): Promise<{ program: P
 
 for (const mode of modes) {
   for (const { what, loses, skip = false, make } of outputs) {
-    test.skipIf(skip)(`${what} as standard output, with ${mode}: counting goes on, parts are started again, SIGTERM stops it all in time`, async () => {
+    test.skipIf(skip)(`${what} as standard output, with ${mode}: counting goes on, parts are started again, SIGTERM ` +
+      'stops it all in time', async () => {
       const { program, url, databasePath } = await start(mode, await make())
       const load = new Load(url)
       await load.more(100)
       const [worker] = program.children('apps/web')
       process.kill(worker!.pid, 'SIGTERM')
-      await until('another worker', () => program.children('apps/web').filter(({ pid }) => pid !== worker!.pid).length === 2)
+      await until('another worker',
+        () => program.children('apps/web').filter(({ pid }) => pid !== worker!.pid).length === 2)
       const [consumer] = program.children('apps/consumer')
       process.kill(consumer!.pid, 'SIGKILL')
       await until('another consumer', () => program.children('apps/consumer').some(({ pid }) => pid !== consumer!.pid))
       await load.more(100)
-      if (loses) await until('lost lines to be counted', async () => await figure(url, 'gearbox_log_lines_lost_total') > 0)
+      if (loses) {
+        await until('lost lines to be counted', async () => await figure(url, 'gearbox_log_lines_lost_total') > 0)
+      }
       const stoppedAt = performance.now()
       program.kill('SIGTERM')
       expect(await program.exited, program.output).toBe(0)
@@ -125,13 +147,16 @@ test('lines lost are counted from the start, with 0', async () => {
   expect(text).toMatch(/^gearbox_log_lines_lost_total 0$/m)
 })
 
-test('what somebody can cause at will is summed up: thousands of warnings are a few lines that say how many they were', async () => {
+test('what somebody can cause at will is summed up: thousands of warnings are a few lines that say how ' +
+  'many they were', async () => {
   const place = await makePlaceFor('Redis')
   const redis = new Redis(place.env.REDIS_URL!)
   onTestFinished(() => redis.disconnect())
   const consumer = await startConsumer(place)
   const poison = 3000
-  for (let i = 0; i < poison; i += 100) await redis.rpush(batchesKey, ...Array.from({ length: 100 }, (_, j) => `poison ${i + j}`))
+  for (let i = 0; i < poison; i += 100) {
+    await redis.rpush(batchesKey, ...Array.from({ length: 100 }, (_, j) => `poison ${i + j}`))
+  }
   await until('all to be set aside', async () => await redis.llen(batchesKey) === 0)
   await stop(consumer)
   const warnings = consumer.logged().filter(({ level }) => level === 40)

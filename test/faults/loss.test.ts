@@ -1,5 +1,6 @@
-// Somebody takes batches out of Redis's list, or puts an older copy in its place, while the consumer is away and the worker has nothing to do.
-// No connection is closed and the generation is the same: only the worker still has what is gone.
+// Somebody takes batches out of Redis's list, or puts an older copy in its place, while the consumer is away and the
+// worker has nothing to do. No connection is closed and the generation is the same: only the worker still has what is
+// gone.
 import { existsSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Redis } from 'ioredis'
@@ -7,7 +8,9 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, figure, freeze, gapsIn, launchConsumer, makePlace, startConsumer, startRedis, startWeb, stop } from './fixtures.ts'
+import {
+  batchesKey, figure, freeze, gapsIn, launchConsumer, makePlace, startConsumer, startRedis, startWeb, stop,
+} from './fixtures.ts'
 
 interface Losing {
   readonly client: Redis
@@ -20,7 +23,8 @@ const losses: ReadonlyArray<readonly [name: string, lose: (losing: Losing) => Pr
   ['RPOP', async ({ client }) => await client.rpop(batchesKey)],
   ['DEL', async ({ client }) => await client.del(batchesKey)],
   ['LTRIM', async ({ client }) => await client.ltrim(batchesKey, -2, -1)],
-  ['LREM in the middle', async ({ client }) => await client.lrem(batchesKey, 1, (await client.lindexBuffer(batchesKey, 3))!)],
+  ['LREM in the middle',
+    async ({ client }) => await client.lrem(batchesKey, 1, (await client.lindexBuffer(batchesKey, 3))!)],
   ['an older copy, as its replica and as a primary again', async ({ client, older }) => {
     await follow(client, older)
     await client.replicaof('NO', 'ONE')
@@ -52,7 +56,9 @@ async function prepare () {
   await olderClient.replicaof('NO', 'ONE')
   await count(requests / 2 + 1, requests)
   expect(await client.llen(batchesKey)).toBe(requests)
-  const unsentFiles = (): string[] => existsSync(join(place.dir, 'data', 'unsent')) ? readdirSync(join(place.dir, 'data', 'unsent')) : []
+  const unsentFiles = (): string[] => existsSync(join(place.dir, 'data', 'unsent'))
+    ? readdirSync(join(place.dir, 'data', 'unsent'))
+    : []
   return { redis, older, client, place, web, unsentFiles }
 }
 
@@ -102,7 +108,8 @@ test('a worker whose batches all wait in the queue leaves no file and does not w
   await stop(consumer)
 })
 
-test('a consumer that stands still while the list is deleted: what it had taken and what it had not counts once', async () => {
+test('a consumer that stands still while the list is deleted: what it had taken and what it had not ' +
+  'counts once', async () => {
   const { client, place, web } = await prepare()
   const consumer = launchConsumer(place, place.databasePath)
   await until('a commit', () => readTotals(place.databasePath).get('a') === BigInt(requests))

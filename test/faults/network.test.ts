@@ -1,4 +1,5 @@
-// A bad network, or a Redis that stands still, between Redis and the whole product: whatever becomes of single commands, every total is exact.
+// A bad network, or a Redis that stands still, between Redis and the whole product: whatever becomes of single
+// commands, every total is exact.
 import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -7,7 +8,9 @@ import { Load, root } from '@gearbox/test-kit/gearbox.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { figure, freeze, later, makePlace, readiness, startGearbox, startRedis, stopAndExpectExact } from './fixtures.ts'
+import {
+  figure, freeze, later, makePlace, readiness, startGearbox, startRedis, stopAndExpectExact,
+} from './fixtures.ts'
 
 /** Longer than every timeout of a connection, so that all commands of before are given up. */
 const longMs = 3200
@@ -32,7 +35,12 @@ async function run (): Promise<Running> {
 }
 
 /** Something that only this command has in it on its way to Redis. */
-const marks = { push: scriptMark('push'), take: scriptMark('take'), acknowledge: scriptMark('acknowledge'), tell: 'gearbox:{0}:told' }
+const marks = {
+  push: scriptMark('push'),
+  take: scriptMark('take'),
+  acknowledge: scriptMark('acknowledge'),
+  tell: 'gearbox:{0}:told',
+}
 
 function scriptMark (name: string): string {
   return createHash('sha1').update(readFileSync(join(root, 'packages/queue/src', `${name}.lua`))).digest('hex')

@@ -26,8 +26,14 @@ function begun (): string {
 const poisons: ReadonlyArray<{ readonly what: string, readonly make: () => Buffer }> = [
   { what: 'an array of 100 MB', make: () => Buffer.from(`[${'0,'.repeat(50_000_000)}0]`) },
   { what: '64 MiB of zeros', make: () => Buffer.alloc(2 ** 26) },
-  { what: 'a batch of 30 MB that is one in all but its size', make: () => Buffer.from(`${begun()}"k":1${' '.repeat(30_000_000)}},"once":[]}`) },
-  { what: 'an array as large as any element may be', make: () => Buffer.from(`[${'0,'.repeat(elementBytesMax / 2 - 2)}00]`) },
+  {
+    what: 'a batch of 30 MB that is one in all but its size',
+    make: () => Buffer.from(`${begun()}"k":1${' '.repeat(30_000_000)}},"once":[]}`),
+  },
+  {
+    what: 'an array as large as any element may be',
+    make: () => Buffer.from(`[${'0,'.repeat(elementBytesMax / 2 - 2)}00]`),
+  },
   { what: 'an array one byte larger', make: () => Buffer.from(`[${'0,'.repeat(elementBytesMax / 2 - 2)}000]`) },
   { what: 'as many opening brackets', make: () => Buffer.alloc(elementBytesMax, '[') },
   { what: 'as many opening brackets as are parsed', make: () => Buffer.alloc(foreignBytesMax, '[') },
@@ -38,30 +44,35 @@ const poisons: ReadonlyArray<{ readonly what: string, readonly make: () => Buffe
   { what: '8 MB that is no UTF-8', make: () => Buffer.alloc(8_000_000, 0xff) },
 ]
 
-test('elements of any size and shape are set aside, each within seconds, and what is around them counts', { timeout: 180_000 }, async () => {
-  const server = await startRedis()
-  const place = makePlace(server.url, { REJECTED_BYTES_MAX: '1000000000' })
-  const redis = new Redis(server.url)
-  onTestFinished(() => redis.disconnect())
-  const [web, consumer] = [await startWeb(place), await startConsumer(place)]
-  const load = new Load(web.url, 'load', 3)
-  for (const [i, { what, make }] of poisons.entries()) {
-    const poison = make()
-    await redis.rpush(batchesKey, element(2 * i + 1, '"before":1'), poison, element(2 * i + 2, '"behind":1'))
-    await until(`what is behind ${what}`, () => readTotals(place.databasePath).get('behind') === BigInt(i + 1), handledWithinMs)
-  }
-  await load.more(30)
-  await load.stop()
-  await stop(web, consumer)
-  expect(readTotals(place.databasePath).get('before')).toBe(BigInt(poisons.length))
-  expectExact(place.databasePath, load)
-  expect(query(place.databasePath, "SELECT count(*) AS rows FROM rejected WHERE reason = 'unreadable'")).toEqual([{ rows: poisons.length }])
-  const kept = query(place.databasePath, 'SELECT max(length(batch)) AS bytes FROM rejected') as Array<{ bytes: number }>
-  expect(kept[0]!.bytes).toBeLessThanOrEqual(elementBytesMax)
-  const first = poisons[0]!.make()
-  const [{ batch }] = query(place.databasePath, 'SELECT batch FROM rejected ORDER BY id LIMIT 1') as [{ batch: Buffer }]
-  expect(batch.toString()).toMatch(new RegExp(`^an element of ${first.length} bytes, SHA-1 ${createHash('sha1').update(first).digest('hex')}, .*\\[0,0,0,`))
-})
+test('elements of any size and shape are set aside, each within seconds, and what is around them counts',
+  { timeout: 180_000 }, async () => {
+    const server = await startRedis()
+    const place = makePlace(server.url, { REJECTED_BYTES_MAX: '1000000000' })
+    const redis = new Redis(server.url)
+    onTestFinished(() => redis.disconnect())
+    const [web, consumer] = [await startWeb(place), await startConsumer(place)]
+    const load = new Load(web.url, 'load', 3)
+    for (const [i, { what, make }] of poisons.entries()) {
+      const poison = make()
+      await redis.rpush(batchesKey, element(2 * i + 1, '"before":1'), poison, element(2 * i + 2, '"behind":1'))
+      await until(`what is behind ${what}`, () => readTotals(place.databasePath).get('behind') === BigInt(i + 1),
+        handledWithinMs)
+    }
+    await load.more(30)
+    await load.stop()
+    await stop(web, consumer)
+    expect(readTotals(place.databasePath).get('before')).toBe(BigInt(poisons.length))
+    expectExact(place.databasePath, load)
+    expect(query(place.databasePath, "SELECT count(*) AS rows FROM rejected WHERE reason = 'unreadable'"))
+      .toEqual([{ rows: poisons.length }])
+    const kept = query(place.databasePath, 'SELECT max(length(batch)) AS bytes FROM rejected') as Array<{ bytes: number }>
+    expect(kept[0]!.bytes).toBeLessThanOrEqual(elementBytesMax)
+    const first = poisons[0]!.make()
+    const [{ batch }] = query(place.databasePath, 'SELECT batch FROM rejected ORDER BY id LIMIT 1') as [{ batch: Buffer }]
+    expect(batch.toString()).toMatch(new RegExp(
+    `^an element of ${first.length} bytes, SHA-1 ${createHash('sha1').update(first).digest('hex')}, .*\\[0,0,0,`
+    ))
+  })
 
 test('256 elements of 20 KB that are no batches are set aside in one go', { timeout: 60_000 }, async () => {
   const server = await startRedis()
@@ -69,7 +80,8 @@ test('256 elements of 20 KB that are no batches are set aside in one go', { time
   const redis = new Redis(server.url)
   onTestFinished(() => redis.disconnect())
   const consumer = await startConsumer(place)
-  await redis.rpush(batchesKey, ...Array.from({ length: 256 }, (_, i) => `[${i},${'0,'.repeat(10_000)}0]`), element(1, '"behind":1'))
+  await redis.rpush(batchesKey, ...Array.from({ length: 256 }, (_, i) => `[${i},${'0,'.repeat(10_000)}0]`),
+    element(1, '"behind":1'))
   await until('what is behind them', () => readTotals(place.databasePath).get('behind') === 1n, handledWithinMs)
   await stop(consumer)
 })
@@ -98,11 +110,15 @@ function bodyOf (pairs: number): { readonly body: Buffer, readonly jsonBytes: nu
 /** The most pairs whose JSON still fits. */
 function mostPairs (): number {
   let pairs = 250_000
-  for (let jsonBytes = bodyOf(pairs).jsonBytes; jsonBytes + pairs.toString().length + 9 <= idempotentBytesMax; pairs++) jsonBytes += `"key ${pairs}":1,`.length
+  for (let jsonBytes = bodyOf(pairs).jsonBytes; jsonBytes + pairs.toString().length +
+    9 <= idempotentBytesMax; pairs++) {
+    jsonBytes += `"key ${pairs}":1,`.length
+  }
   return pairs
 }
 
-test.each(modes)('requests of 64 MiB and a million pairs, with %s: what can travel counts, what can not is refused at the door', { timeout: 180_000 }, async (mode) => {
+test.each(modes)('requests of 64 MiB and a million pairs, with %s: what can travel counts, what can not is refused ' +
+  'at the door', { timeout: 180_000 }, async (mode) => {
   const place = await makePlaceFor(mode, {
     BODY_BYTES_MAX: String(2 ** 26),
     BODY_PAIRS_MAX: '1000000',
@@ -114,12 +130,14 @@ test.each(modes)('requests of 64 MiB and a million pairs, with %s: what can trav
   })
   const gearbox = await startGearbox(place)
   const count = async (body: Buffer, key?: string): Promise<number> =>
-    await postWith(false, `${gearbox.url}/increment?ack=stored`, body, key === undefined ? {} : { 'idempotency-key': key })
+    await postWith(false, `${gearbox.url}/increment?ack=stored`, body,
+      key === undefined ? {} : { 'idempotency-key': key })
   const most = mostPairs()
   expect(bodyOf(most).jsonBytes).toBeLessThanOrEqual(idempotentBytesMax)
   expect(bodyOf(most + 1).jsonBytes).toBeGreaterThan(idempotentBytesMax)
   expect(await count(bodyOf(most + 1).body, 'too-large'), 'larger than a batch has room for').toBe(413)
-  expect(await count(Buffer.from(`${'x'.repeat(20)}=1&`.repeat(900_000).slice(0, -1)), 'one-key'), 'sums that are small whatever their body').toBe(204)
+  expect(await count(Buffer.from(`${'x'.repeat(20)}=1&`.repeat(900_000).slice(0, -1)), 'one-key'),
+    'sums that are small whatever their body').toBe(204)
   expect(await count(bodyOf(most).body, 'largest'), 'just not too large').toBe(204)
   expect(await count(bodyOf(most).body, 'largest'), 'a repeat').toBe(204)
   expect(await count(bodyOf(1_000_000).body), 'without a key it is divided').toBe(204)

@@ -1,4 +1,5 @@
-// A Redis that dies, forgets, or refuses to write, below the whole product under load. While the workers live nothing of what they answered is lost.
+// A Redis that dies, forgets, or refuses to write, below the whole product under load. While the workers live nothing
+// of what they answered is lost.
 import { randomInt } from 'node:crypto'
 import { cpSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
@@ -6,7 +7,10 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, expectExact, figure, freeze, makePlace, noTmpfs, childOf, readiness, SmallDisk, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact } from './fixtures.ts'
+import {
+  batchesKey, expectExact, figure, freeze, makePlace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
+  startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
+} from './fixtures.ts'
 
 function appendOnlyDir (redis: RedisServer): string {
   return join(redis.dir, 'appendonlydir')
@@ -17,7 +21,11 @@ function incrementalFile (redis: RedisServer): string {
   return join(appendOnlyDir(redis), name!)
 }
 
-async function running (redis: RedisServer): Promise<{ place: ReturnType<typeof makePlace>, gearbox: Awaited<ReturnType<typeof startGearbox>>, load: Load }> {
+async function running (redis: RedisServer): Promise<{
+  place: ReturnType<typeof makePlace>
+  gearbox: Awaited<ReturnType<typeof startGearbox>>
+  load: Load
+}> {
   const place = makePlace(redis.url)
   const gearbox = await startGearbox(place)
   const load = new Load(gearbox.url)
@@ -36,8 +44,10 @@ test('killed under load, three times: all that was answered is there', async () 
   await stopAndExpectExact(gearbox, place, load)
 })
 
-// With the consumer at a stand the list is long, so that the cut goes through batches and not only through what was acknowledged.
-test.each([1, 37, 1000, randomInt(1, 20_000)])('killed, and the last %i bytes of its append-only file are gone', async (bytes) => {
+// With the consumer at a stand the list is long, so that the cut goes through batches and not only through what was
+// acknowledged.
+test.each([1, 37, 1000,
+  randomInt(1, 20_000)])('killed, and the last %i bytes of its append-only file are gone', async (bytes) => {
   const redis = await startRedis(['--aof-load-truncated', 'yes'])
   const { place, gearbox, load } = await running(redis)
   const thaw = freeze(await childOf(gearbox, 'apps/consumer'))
@@ -46,8 +56,10 @@ test.each([1, 37, 1000, randomInt(1, 20_000)])('killed, and the last %i bytes of
   const file = incrementalFile(redis)
   truncateSync(file, Math.max(0, statSync(file).size - bytes))
   await redis.startAgain()
-  // Before the consumer goes on: one that reports all as stored sooner than a worker connects leaves nothing to push again.
-  await until('a worker to push its window again', async () => await figure(gearbox.url, 'gearbox_window_replays_total') > 0).finally(thaw)
+  // Before the consumer goes on: one that reports all as stored sooner than a worker connects leaves nothing to push
+  // again.
+  await until('a worker to push its window again',
+    async () => await figure(gearbox.url, 'gearbox_window_replays_total') > 0).finally(thaw)
   await load.more(200)
   await stopAndExpectExact(gearbox, place, load)
 })
@@ -123,7 +135,8 @@ describe('at maxmemory', () => {
     const filled = 400
     let fillers = 0
     await until('Redis to refuse', async () => {
-      const body = Array.from({ length: filled }, (_, i) => `${filler}${fillers}-${i}=1`).join('&').slice(0, 60_000).replace(/&[^&]*$/, '')
+      const body = Array.from({ length: filled }, (_, i) => `${filler}${fillers}-${i}=1`).join('&').slice(0,
+        60_000).replace(/&[^&]*$/, '')
       await post(`${one.url}/increment?ack=memory`, body)
       fillers++
       return await figure(one.metricsUrl, 'gearbox_push_retries_total') > 3
@@ -157,21 +170,25 @@ describe('at maxmemory', () => {
 })
 
 describe('on a full disk', () => {
-  test.skipIf(noTmpfs !== undefined)(`a Redis that refuses to write: what was answered is there when there is room${noTmpfs === undefined ? '' : ` (${noTmpfs})`}`, async () => {
+  test.skipIf(noTmpfs !== undefined)('a Redis that refuses to write: what was answered is there when there is ' +
+    `room${noTmpfs === undefined ? '' : ` (${noTmpfs})`}`, async () => {
     const disk = new SmallDisk(24)
     const redis = await startRedis(['--dir', disk.path, '--appendfsync', 'everysec'])
     const { place, gearbox, load } = await running(redis)
     const client = redis.client()
     onTestFinished(() => client.disconnect())
     disk.fill()
-    await until('Redis to refuse', async () => await client.set('probe', 'x'.repeat(10_000)).then(() => false, (error: unknown) => /MISCONF/.test(String(error))))
+    await until('Redis to refuse',
+      async () => await client.set('probe', 'x'.repeat(10_000)).then(() => false,
+        (error: unknown) => /MISCONF/.test(String(error))))
     await load.more(30)
     disk.makeRoom()
     await load.more(300)
     await stopAndExpectExact(gearbox, place, load)
   })
 
-  test.skipIf(noTmpfs !== undefined)(`a Redis that dies of it, as it does when it syncs always: all is there after its restart${noTmpfs === undefined ? '' : ` (${noTmpfs})`}`, async () => {
+  test.skipIf(noTmpfs !== undefined)('a Redis that dies of it, as it does when it syncs always: all is there after ' +
+    `its restart${noTmpfs === undefined ? '' : ` (${noTmpfs})`}`, async () => {
     const disk = new SmallDisk(24)
     const redis = await startRedis(['--dir', disk.path])
     const { place, gearbox, load } = await running(redis)

@@ -1,4 +1,5 @@
-// `npm run rejected`: what was promised and could not be counted is there, what was refused is not, and the command is one that can be relied on.
+// `npm run rejected`: what was promised and could not be counted is there, what was refused is not, and the command is
+// one that can be relied on.
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
@@ -6,12 +7,19 @@ import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { batchesKey, figure, freeze, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox, startRedis, stop, type Place } from './fixtures.ts'
+import {
+  batchesKey, figure, freeze, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox,
+  startRedis, stop, type Place,
+} from './fixtures.ts'
 
 const int64Max = 2n ** 63n - 1n
 
-async function add (gearbox: { readonly url: string }, ack: string, body: string, key?: string): Promise<{ status: number, text: string }> {
-  return await replyTo(false, `${gearbox.url}/increment?ack=${ack}`, body, key === undefined ? {} : { 'idempotency-key': key })
+async function add (gearbox: { readonly url: string }, ack: string, body: string, key?: string): Promise<{
+  status: number
+  text: string
+}> {
+  return await replyTo(false, `${gearbox.url}/increment?ack=${ack}`, body,
+    key === undefined ? {} : { 'idempotency-key': key })
 }
 
 const rows = (place: Place): unknown[] => query(place.databasePath, 'SELECT reason FROM rejected ORDER BY id')
@@ -21,7 +29,8 @@ describe.each(modes)('with %s', (mode) => {
     const place = await makePlaceFor(mode, { ACK_TIMEOUT_MS: '5000' })
     const gearbox = await startGearbox(place)
     expect((await add(gearbox, 'stored', 'foo=1', 'k')).status).toBe(204)
-    expect(await add(gearbox, 'stored', 'foo=2', 'k')).toMatchObject({ status: 422, text: expect.stringContaining('GBX_OTHER_BODY') })
+    expect(await add(gearbox, 'stored', 'foo=2', 'k'))
+      .toMatchObject({ status: 422, text: expect.stringContaining('GBX_OTHER_BODY') })
     expect((await add(gearbox, 'stored', `full=${int64Max}`)).status).toBe(204)
     let [refused, counted] = [0, 0]
     await Promise.all(Array.from({ length: 8 }, async () => {
@@ -40,7 +49,8 @@ describe.each(modes)('with %s', (mode) => {
     expect([totals.get('foo'), totals.get('full'), totals.get('bar')]).toEqual([1n, int64Max, BigInt(counted)])
   })
 
-  test('where totals leave 64 bits at all levels at once, refused and kept ones are told apart to the last', async () => {
+  test('where totals leave 64 bits at all levels at once, refused and kept ones are told apart ' +
+    'to the last', async () => {
     const place = await makePlaceFor(mode, { ACK_TIMEOUT_MS: '5000' })
     const gearbox = await startGearbox(place)
     expect((await add(gearbox, 'stored', `full=${int64Max}`)).status).toBe(204)
@@ -57,7 +67,8 @@ describe.each(modes)('with %s', (mode) => {
     expect(statuses).toContain('stored 422')
     await stop(gearbox)
     const db = new Database(place.databasePath)
-    const kept = db.prepare<[], bigint>('SELECT value FROM rejected').pluck().safeIntegers().all().reduce((sum, value) => sum + value, 0n)
+    const kept = db.prepare<[], bigint>('SELECT value FROM rejected').pluck().safeIntegers().all()
+      .reduce((sum, value) => sum + value, 0n)
     expect(kept).toBe(promised)
     db.exec('UPDATE numbers SET value = 0')
     db.close()
@@ -76,17 +87,23 @@ describe.each(modes)('with %s', (mode) => {
     thaw()
     await until('both to be kept', () => rows(place).length === 2)
     await stop(gearbox)
-    expect(query(place.databasePath, 'SELECT value, sums FROM rejected ORDER BY once')).toEqual([{ value: 5, sums: null }, { value: null, sums: '{"full":6,"a":1}' }])
+    expect(query(place.databasePath, 'SELECT value, sums FROM rejected ORDER BY once'))
+      .toEqual([{ value: 5, sums: null }, { value: null, sums: '{"full":6,"a":1}' }])
     expect(readTotals(place.databasePath).get('a')).toBe(1n)
   })
 })
 
-test('what is set aside after a 204 is in the metrics from their start, in the log and in the list, and can be discarded', async () => {
+test('what is set aside after a 204 is in the metrics from their start, in the log and in the list, and can ' +
+  'be discarded', async () => {
   const place = makePlace((await startRedis()).url)
   const gearbox = await startGearbox(place)
-  for (const name of ['gearbox_set_aside_total', 'gearbox_rejected_rows', 'gearbox_rejected_dropped_total']) expect(await figure(gearbox.url, name), name).toBe(0)
+  for (const name of ['gearbox_set_aside_total', 'gearbox_rejected_rows', 'gearbox_rejected_dropped_total']) {
+    expect(await figure(gearbox.url, name), name).toBe(0)
+  }
   const text = await (await fetch(`${gearbox.url}/metrics`)).text()
-  for (const reason of ['overflow', 'unreadable', 'other body', 'too late', 'trigger']) expect(text).toContain(`gearbox_rejected_total{reason="${reason}"} 0`)
+  for (const reason of ['overflow', 'unreadable', 'other body', 'too late', 'trigger']) {
+    expect(text).toContain(`gearbox_rejected_total{reason="${reason}"} 0`)
+  }
   expect((await add(gearbox, 'stored', 'foo=1', 'k')).status).toBe(204)
   expect((await add(gearbox, 'queued', 'foo=2&bar=-3', 'k')).status).toBe(204)
   await until('it to be set aside', async () => await figure(gearbox.url, 'gearbox_set_aside_total') === 1)
@@ -94,7 +111,8 @@ test('what is set aside after a 204 is in the metrics from their start, in the l
   await gearbox.printed(/an Idempotency-Key came again with another body.*npm run rejected/)
   const list = (await runCommand(place, 'rejected', [])).output
   expect(list).toMatch(/^1: other body: "foo" 2, "bar" -3 \(20\d\d-.*Z, worker [0-9a-f-]{36}, batch \d+\)\n$/)
-  expect(await runCommand(place, 'rejected', ['--discard', '2'])).toEqual({ code: 1, output: '2: there is no such entry\n' })
+  expect(await runCommand(place, 'rejected', ['--discard', '2']))
+    .toEqual({ code: 1, output: '2: there is no such entry\n' })
   expect(await runCommand(place, 'rejected', ['--discard', '1'])).toEqual({ code: 0, output: '1: discarded\n' })
   expect((await runCommand(place, 'rejected', [])).output).toBe('nothing was rejected\n')
   expect(await figure(gearbox.url, 'gearbox_rejected_rows')).toBe(0)
@@ -102,13 +120,23 @@ test('what is set aside after a 204 is in the metrics from their start, in the l
   expect(readTotals(place.databasePath)).toEqual(new Map([['foo', 1n]]))
 })
 
-test('a batch whose time or sequence is out of range is set aside, and neither it nor a row from before ends a command', async () => {
+test('a batch whose time or sequence is out of range is set aside, and neither it nor a row from before ' +
+  'ends a command', async () => {
   const redis = await startRedis()
   const client = redis.client()
   onTestFinished(() => client.disconnect())
   const place = makePlace(redis.url)
   const gearbox = await startGearbox(place)
-  const batch = { v: 1, producer: randomUUID(), seq: 1, at: 1, requests: 1, increments: 1, sums: { poison: 1 }, once: [] }
+  const batch = {
+    v: 1,
+    producer: randomUUID(),
+    seq: 1,
+    at: 1,
+    requests: 1,
+    increments: 1,
+    sums: { poison: 1 },
+    once: [],
+  }
   for (const wrong of [{ at: 9e15 }, { seq: 9e15 }, { seq: 999_999_999_999_999 }]) {
     await client.rpush(batchesKey, JSON.stringify({ ...batch, ...wrong }))
     expect((await add(gearbox, 'stored', 'behind=1')).status).toBe(204)
@@ -117,8 +145,10 @@ test('a batch whose time or sequence is out of range is set aside, and neither i
   const db = new Database(place.databasePath)
   db.exec("INSERT INTO rejected(key, value, reason, at) VALUES ('old', 1, 'overflow', 9000000000000000)")
   db.close()
-  expect((await runCommand(place, 'rejected', [])).output).toMatch(/^1: unreadable: a batch of \d+ bytes .*\n2: .*\n3: overflow: "old" 1 \(at 9000000000000000\)\n$/)
-  const verify = spawn(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', gearbox.url], { cwd: root, env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'inherit'] })
+  expect((await runCommand(place, 'rejected', [])).output)
+    .toMatch(/^1: unreadable: a batch of \d+ bytes .*\n2: .*\n3: overflow: "old" 1 \(at 9000000000000000\)\n$/)
+  const verify = spawn(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', gearbox.url],
+    { cwd: root, env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
   verify.stdout.on('data', (chunk) => { output += String(chunk) })
   await new Promise((resolve) => verify.once('close', resolve))
@@ -139,7 +169,11 @@ describe('the list in a pipe', () => {
       INSERT INTO rejected(producer, seq, key, value, reason, at) SELECT 'w', i, 'counter ' || i, i, 'overflow', 0 FROM n`)
     db.close()
     const program = join(root, 'apps/consumer/src/commands/rejected.ts')
-    return { place, list: () => spawn(process.execPath, [program], { env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'pipe'] }) }
+    return {
+      place,
+      list: () => spawn(process.execPath, [program],
+        { env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'pipe'] }),
+    }
   }
 
   test('arrives whole, however slowly it is read', async () => {

@@ -1,4 +1,5 @@
-// A part of what lanes.ts and matcher.ts compare: the same cases every time, and new ones each time, whose seed is printed.
+// A part of what lanes.ts and matcher.ts compare: the same cases every time, and new ones each time, whose seed is
+// printed.
 import { randomInt } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { compareLanes, type Over } from './lanes.ts'
@@ -8,9 +9,11 @@ const fixedSeed = 20
 const freshSeed = randomInt(2 ** 31)
 
 describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d', (_name, seed) => {
-  test.each<[over: Over, cases: number]>([['pipes', 2000], ['sockets', 600]])('both lanes answer, close and count the same, over %s', async (over, cases) => {
+  test.each<[over: Over, cases: number]>([['pipes', 2000],
+    ['sockets', 600]])('both lanes answer, close and count the same, over %s', async (over, cases) => {
     const { problems, fast, replies } = await compareLanes(seed, cases, over)
-    expect(problems, `seed ${seed}; again: node test/fuzz/lanes.ts --seed ${seed} --cases ${cases} --over ${over}`).toEqual([])
+    expect(problems,
+      `seed ${seed}; again: node test/fuzz/lanes.ts --seed ${seed} --cases ${cases} --over ${over}`).toEqual([])
     expect(fast, 'requests by the fast lane').toBeGreaterThan(cases / 10)
     expect([...replies.keys()]).toEqual(expect.arrayContaining(['202', '204', '400', '401', '403', '415', '421']))
   })
@@ -18,7 +21,8 @@ describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d
   test('what the matcher takes for a request is that request to Node', async () => {
     const cases = 20_000
     const { problems, seen } = await compareRecogniser(seed, cases)
-    expect(problems, `seed ${seed}; again: node test/fuzz/request-matcher.ts --seed ${seed} --cases ${cases}`).toEqual([])
+    expect(problems,
+      `seed ${seed}; again: node test/fuzz/request-matcher.ts --seed ${seed} --cases ${cases}`).toEqual([])
     expect(seen.whole).toBeGreaterThan(cases / 10)
     expect(seen.other).toBeGreaterThan(cases / 10)
   })

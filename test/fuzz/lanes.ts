@@ -1,5 +1,6 @@
-// Both lanes of the web worker side by side: every case is sent to a worker with the fast lane and to one without it, and what comes
-// back, byte for byte, what is closed and what is counted must be the same. `node test/fuzz/lanes.ts --help` says how to run more.
+// Both lanes of the web worker side by side: every case is sent to a worker with the fast lane and to one without it,
+// and what comes back, byte for byte, what is closed and what is counted must be the same. `node test/fuzz/lanes.ts
+// --help` says how to run more.
 import { randomInt, randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
 import { parseArgs } from 'node:util'
@@ -43,7 +44,10 @@ const environments: readonly NodeJS.ProcessEnv[] = [
 /** Cases that are sent at a time, each on a connection of its own. */
 const casesAtOnce = 200
 
-/** So many turns of the event loop in which nothing moves mean that nothing will: no step of a request waits for more than one. */
+/**
+ * So many turns of the event loop in which nothing moves mean that nothing will: no step of a request waits for more
+ * than one.
+ */
 const quietTurns = { pipes: 3, sockets: 6 } as const
 
 interface Client {
@@ -69,7 +73,8 @@ class Lane {
   /** Changes with whatever comes back from it. */
   bytes = 0
 
-  private constructor (server: Awaited<ReturnType<typeof buildServer>>, totals: Totals, over: Over, port: number, queue: OpenQueue, flusher: Flusher) {
+  private constructor (server: Awaited<ReturnType<typeof buildServer>>, totals: Totals, over: Over, port: number,
+    queue: OpenQueue, flusher: Flusher) {
     this.#server = server
     this.#totals = totals
     this.#over = over
@@ -91,7 +96,8 @@ class Lane {
       if (typeof header === 'string') throw new Error(header)
       queue.emit('progress', producer, { high: header.seq, gaps: [], rejected: [], omittedRejections: [] })
     }
-    const server = await buildServer({ config, logger, flusher, queue, totals, metrics: async () => '', requests: new Map() })
+    const server =
+      await buildServer({ config, logger, flusher, queue, totals, metrics: async () => '', requests: new Map() })
     flusher.start()
     const port = over === 'sockets' ? Number(new URL(await server.listen({ host: '127.0.0.1', port: 0 })).port) : 0
     while (flusher.failingMs > 0) await turn()
@@ -147,7 +153,8 @@ class Lane {
 
   /** Whatever changes while something is on its way. */
   get state (): string {
-    return [this.slow, this.bytes, this.flusher.counts.increments, this.flusher.counts.pushed, this.flusher.heldReplies, this.flusher.pendingKeys].join()
+    return [this.slow, this.bytes, this.flusher.counts.increments, this.flusher.counts.pushed, this.flusher.heldReplies,
+      this.flusher.pendingKeys].join()
   }
 
   async end (): Promise<void> {
@@ -168,7 +175,10 @@ async function settle (lanes: readonly Lane[], over: Over, holding: boolean): Pr
   for (let quiet = 0; quiet < quietTurns[over];) {
     await turn()
     const state = lanes.map((lane) => lane.state).join()
-    quiet = state === last && (holding || lanes.every(({ flusher }) => flusher.heldReplies === 0 && flusher.pendingKeys === 0)) ? quiet + 1 : 0
+    quiet = state === last &&
+      (holding || lanes.every(({ flusher }) => flusher.heldReplies === 0 && flusher.pendingKeys === 0))
+      ? quiet + 1
+      : 0
     last = state
   }
 }
@@ -190,7 +200,10 @@ interface Hold {
 const noHold: Hold = { from: Infinity, to: Infinity }
 
 /** Sends cases to a lane, piece by piece, each when all is done about the one before. */
-async function run (lane: Lane, cases: readonly Case[], hold: Hold, over: Over): Promise<{ outcomes: Outcome[], counted: string }> {
+async function run (lane: Lane, cases: readonly Case[], hold: Hold, over: Over): Promise<{
+  outcomes: Outcome[]
+  counted: string
+}> {
   const { queue } = lane
   queue.elements.length = 0
   const clients = await Promise.all(cases.map(async () => await lane.open()))
@@ -214,11 +227,17 @@ async function run (lane: Lane, cases: readonly Case[], hold: Hold, over: Over):
   await settle([lane], over, false)
   const outcomes = clients.map((client, i): Outcome => {
     const { received, closed } = first[i]!
-    return { replies: mask(received), closed, repliesToEnd: mask(client.received.slice(received.length)), closedAtEnd: client.closed }
+    return {
+      replies: mask(received),
+      closed,
+      repliesToEnd: mask(client.received.slice(received.length)),
+      closedAtEnd: client.closed,
+    }
   })
   for (const client of clients) client.destroy()
   await settle([lane], over, false)
-  // Not the worker's count of increments: in that a repeat under an Idempotency-Key counts or not, as what it repeats has left already or not.
+  // Not the worker's count of increments: in that a repeat under an Idempotency-Key counts or not, as what it repeats
+  // has left already or not.
   return { outcomes, counted: describeCounts(queue.elements) }
 }
 
@@ -227,8 +246,11 @@ function mask (received: string): string {
 }
 
 const db = new Database(':memory:')
-const sums = db.prepare<[string], { key: string, value: bigint }>("SELECT key, value FROM json_each(?, '$.sums')").safeIntegers()
-const onces = db.prepare<[string], { id: string, sums: string }>("SELECT value ->> 'id' AS id, value -> 'sums' AS sums FROM json_each(?, '$.once')")
+const sums = db.prepare<[string], { key: string, value: bigint }>("SELECT key, value FROM json_each(?, '$.sums')")
+  .safeIntegers()
+const onces = db.prepare<[string], { id: string, sums: string }>(
+  "SELECT value ->> 'id' AS id, value -> 'sums' AS sums FROM json_each(?, '$.once')"
+)
 
 /** Totals by key, and what travels under Idempotency-Keys, of whichever batches. */
 function describeCounts (elements: readonly Buffer[]): string {
@@ -239,7 +261,8 @@ function describeCounts (elements: readonly Buffer[]): string {
     for (const { key, value } of sums.all(json)) totals.set(key, (totals.get(key) ?? 0n) + value)
     for (const entry of onces.all(json)) once.add(`${entry.id}: ${entry.sums}`)
   }
-  return [...Array.from(totals, ([key, sum]) => `${JSON.stringify(key)}: ${sum}`).sort(), ...[...once].sort()].join(', ')
+  return [...Array.from(totals, ([key, sum]) => `${JSON.stringify(key)}: ${sum}`).sort(),
+    ...[...once].sort()].join(', ')
 }
 
 /**
@@ -252,16 +275,25 @@ function allowedDifference (fast: Outcome, slow: Outcome): string | undefined {
   // A reply that waits while its connection is cut off behind it says that it is the last, in whosever spelling.
   if (one !== other && asLast(one) === asLast(other)) return 'whether the last reply says that it is the last'
   // A line is looked at when it is whole, or within two looks; Node refuses it at the first byte that is wrong.
-  if (fast.replies !== slow.replies && slow.replies.startsWith(fast.replies) && one === other) return 'a wrong line that is not whole is refused later'
-  // What can't be parsed is refused, but not while a reply is due before it, which that 400 would be taken for: then the connection is
-  // closed without a word. Whether one is due depends on the turn of the event loop in which Node parses what follows.
+  if (fast.replies !== slow.replies && slow.replies.startsWith(fast.replies) && one === other) {
+    return 'a wrong line that is not whole is refused later'
+  }
+  // What can't be parsed is refused, but not while a reply is due before it, which that 400 would be taken for: then
+  // the connection is closed without a word. Whether one is due depends on the turn of the event loop in which Node
+  // parses what follows.
   if (beforeRefusal(one) === beforeRefusal(other)) return 'whether what follows a reply is refused, or just cut off'
-  // Nothing can be put back into a socket that has ended, so the fast lane itself refuses the body that ended too early.
-  if (fast.replies === slow.replies && fast.repliesToEnd !== '' && withoutHeaders(fast.repliesToEnd) === withoutHeaders(slow.repliesToEnd) && refusalOfUnparsed.test(fast.repliesToEnd)) return 'other headers for a body that ends too early'
+  // Nothing can be put back into a socket that has ended, so the fast lane itself refuses the body that ended too
+  // early.
+  if (fast.replies === slow.replies && fast.repliesToEnd !== '' &&
+    withoutHeaders(fast.repliesToEnd) === withoutHeaders(slow.repliesToEnd) &&
+      refusalOfUnparsed.test(fast.repliesToEnd)) {
+    return 'other headers for a body that ends too early'
+  }
   return undefined
 }
 
-const refusalOfUnparsed = /^HTTP\/1\.1 (?:400|431) [^\r]*\r\nContent-Type: application\/json; charset=utf-8\r\nContent-Length: \d+\r\nConnection: close\r\n\r\n\{[^{}]*\}$/
+const refusalOfUnparsed =
+  /^HTTP\/1\.1 (?:400|431) [^\r]*\r\nContent-Type: application\/json; charset=utf-8\r\nContent-Length: \d+\r\nConnection: close\r\n\r\n\{[^{}]*\}$/
 
 /** What was received without the refusal at its end, if anything stands before that. */
 function beforeRefusal (received: string): string {
@@ -278,7 +310,8 @@ function withoutHeaders (reply: string): string {
 }
 
 function describe ({ names, pieces }: Case): string {
-  return `${names.join(', ') || 'as usual'}\n    ${pieces.map((piece) => JSON.stringify(piece.toString('latin1'))).join('\n    ')}`
+  return `${names.join(', ') || 'as usual'}\n    ` +
+    `${pieces.map((piece) => JSON.stringify(piece.toString('latin1'))).join('\n    ')}`
 }
 
 /**
@@ -305,7 +338,9 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
       const [one, other] = [await run(fast, some, hold, over), await run(slow, some, hold, over)]
       let differed = false
       for (const [i, outcome] of one.outcomes.entries()) {
-        for (const [status] of outcome.replies.matchAll(/(?<=^HTTP\/1\.1 )\d{3}/gm)) replies.set(status, (replies.get(status) ?? 0) + 1)
+        for (const [status] of outcome.replies.matchAll(/(?<=^HTTP\/1\.1 )\d{3}/gm)) {
+          replies.set(status, (replies.get(status) ?? 0) + 1)
+        }
         const expected = other.outcomes[i]!
         if (JSON.stringify(outcome) === JSON.stringify(expected)) continue
         const reason = allowedDifference(outcome, expected)
@@ -314,16 +349,27 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
           continue
         }
         differed = true
-        problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ${describe(some[i]!)}\n  fast lane: ${JSON.stringify(outcome)}\n  slow lane: ${JSON.stringify(expected)}`)
+        problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ` +
+          `${describe(some[i]!)}\n  fast lane: ${JSON.stringify(outcome)}\n  slow lane: ${JSON.stringify(expected)}`)
       }
       if (one.counted === other.counted || differed) continue
-      problems.push(`seed ${seed}, batch ${batch}, counted differently\n  fast lane: ${one.counted}\n  slow lane: ${other.counted}`)
+      problems.push(`seed ${seed}, batch ${batch}, counted differently\n  fast lane: ${one.counted}\n  slow lane: ` +
+        `${other.counted}`)
       for (const single of some) {
         const [a, b] = [await run(fast, [single], hold, over), await run(slow, [single], hold, over)]
-        if (a.counted !== b.counted) problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ${describe(single)}\n  fast lane: ${a.counted}\n  slow lane: ${b.counted}`)
+        if (a.counted !== b.counted) {
+          problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ` +
+            `${describe(single)}\n  fast lane: ${a.counted}\n  slow lane: ${b.counted}`)
+        }
       }
     }
-    return { cases: done, fast: pairs.reduce((sum, { fast, slow }) => sum + slow.slow - fast.slow, 0), replies, allowed, problems }
+    return {
+      cases: done,
+      fast: pairs.reduce((sum, { fast, slow }) => sum + slow.slow - fast.slow, 0),
+      replies,
+      allowed,
+      problems,
+    }
   } finally {
     for (const { fast, slow } of pairs) {
       await fast.end()
@@ -332,7 +378,8 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
   }
 }
 
-const usage = `Sends random and mutated requests to a worker with the fast lane and to one without it, and compares what becomes of them.
+const usage =
+  `Sends random and mutated requests to a worker with the fast lane and to one without it, and compares what becomes of them.
 
 usage: node test/fuzz/lanes.ts [--seed N] [--cases M] [--over pipes|sockets]
 
@@ -344,7 +391,16 @@ Exit code 0: no difference; 1: the output shows each.
 `
 
 async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, seed: { type: 'string' }, cases: { type: 'string', default: '1000000' }, over: { type: 'string', default: 'pipes' } } })
+  const {
+    values,
+  } = parseArgs({
+    options: {
+      help: { type: 'boolean', short: 'h' },
+      seed: { type: 'string' },
+      cases: { type: 'string', default: '1000000' },
+      over: { type: 'string', default: 'pipes' },
+    }
+  })
   const [seed, cases] = [Number(values.seed ?? randomInt(2 ** 31)), Number(values.cases)]
   const { over } = values
   if (values.help === true || !Number.isSafeInteger(seed) || !(cases > 0) || (over !== 'pipes' && over !== 'sockets')) {
@@ -355,7 +411,9 @@ async function main (): Promise<number> {
   process.stdout.write(`seed ${seed}\n`)
   const { cases: done, fast, replies, allowed, problems } = await compareLanes(seed, cases, over)
   for (const problem of problems) process.stdout.write(`${problem}\n`)
-  process.stdout.write(`${done} cases over ${over} in ${Math.round((performance.now() - startedAt) / 1000)} s, ${fast} requests by the fast lane, replies: ${JSON.stringify(Object.fromEntries(replies))}, allowed: ${JSON.stringify(Object.fromEntries(allowed))}, problems: ${problems.length}\n`)
+  process.stdout.write(`${done} cases over ${over} in ${Math.round((performance.now() - startedAt) / 1000)} s, ` +
+    `${fast} requests by the fast lane, replies: ${JSON.stringify(Object.fromEntries(replies))}, allowed: ` +
+    `${JSON.stringify(Object.fromEntries(allowed))}, problems: ${problems.length}\n`)
   return problems.length > 0 ? 1 : 0
 }
 

@@ -1,5 +1,6 @@
-// The fast lane's matcher beside Node's own parser: whatever it takes for a whole request of its shape, Node must read as the same
-// request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts --help` says how to run more.
+// The fast lane's matcher beside Node's own parser: whatever it takes for a whole request of its shape, Node must read
+// as the same request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts
+// --help` says how to run more.
 import { randomInt } from 'node:crypto'
 import { createServer, type IncomingMessage } from 'node:http'
 import { parseArgs } from 'node:util'
@@ -43,10 +44,13 @@ export async function compareRecogniser (seed: number, cases: number, problemsMa
   let wholes: Expected[] = []
   for (let i = 0; i < cases && problems.length < problemsMax; i++) {
     const bytes = drawBytes(random)
-    const complain = (what: string): void => { problems.push(`seed ${seed}, case ${i}: ${what}\n    ${JSON.stringify(bytes.toString('latin1'))}`) }
+    const complain = (what: string): void => {
+      problems.push(`seed ${seed}, case ${i}: ${what}\n    ${JSON.stringify(bytes.toString('latin1'))}`)
+    }
     // Between other bytes, none of which may matter.
     const [before, behind] = [random.int(0, 40), random.int(0, 40)]
-    const around = Buffer.concat([Buffer.alloc(before, 'POST /increment HTTP/1.1\r\n'), bytes, Buffer.alloc(behind, '\r\n\r\nContent-Length: 7\r\n')])
+    const around = Buffer.concat([Buffer.alloc(before, 'POST /increment HTTP/1.1\r\n'), bytes,
+      Buffer.alloc(behind, '\r\n\r\nContent-Length: 7\r\n')])
     const matched = matcher.read(around, before, before + bytes.length)
     seen[matched]++
     const { bodyStart, bodyEnd } = matcher
@@ -65,9 +69,15 @@ export async function compareRecogniser (seed: number, cases: number, problemsMa
     for (const cut of drawCuts(random, length)) {
       prefixes++
       const beginning = matcher.read(around, before, before + cut)
-      if (matched === 'whole' && (beginning !== 'partial' || (matcher.bodyEnd !== 0 && matcher.bodyEnd !== bodyEnd))) complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${matcher.bodyEnd - before}`)
-      if (matched === 'partial' && beginning !== 'partial') complain(`partial, but its first ${cut} bytes are ${beginning}`)
-      if (wasOther && beginning !== 'other') complain(`its first ${cut} bytes are ${beginning}, though fewer of them are of another shape`)
+      if (matched === 'whole' && (beginning !== 'partial' || (matcher.bodyEnd !== 0 && matcher.bodyEnd !== bodyEnd))) {
+        complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${matcher.bodyEnd - before}`)
+      }
+      if (matched === 'partial' && beginning !== 'partial') {
+        complain(`partial, but its first ${cut} bytes are ${beginning}`)
+      }
+      if (wasOther && beginning !== 'other') {
+        complain(`its first ${cut} bytes are ${beginning}, though fewer of them are of another shape`)
+      }
       wasOther = beginning === 'other'
     }
     if (wholes.length === requestsAtOnce || i === cases - 1) {
@@ -119,11 +129,16 @@ async function readWithNode (wholes: readonly Expected[]): Promise<string[]> {
 }
 
 /** @returns in what Node reads another request; undefined if in nothing */
-function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, reads: readonly ReadByNode[], pipe: Pipe, error: Error | undefined): string | undefined {
+function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, reads: readonly ReadByNode[], pipe: Pipe,
+  error: Error | undefined): string | undefined {
   if (error !== undefined) return `Node refuses it: ${error.message}`
   const [first, second, ...more] = reads
-  if (first === undefined || second === undefined || more.length > 0) return `Node reads ${reads.length} requests with the next`
-  if (second.request.method !== 'GET' || second.request.url !== '/next' || second.body !== '') return `the next is ${second.request.method} ${second.request.url} to Node`
+  if (first === undefined || second === undefined || more.length > 0) {
+    return `Node reads ${reads.length} requests with the next`
+  }
+  if (second.request.method !== 'GET' || second.request.url !== '/next' || second.body !== '') {
+    return `the next is ${second.request.method} ${second.request.url} to Node`
+  }
   if (pipe.writableEnded || pipe.destroyed) return 'Node closes the connection'
   const { request } = first
   const { headers } = request
@@ -136,16 +151,23 @@ function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, r
     ['Authorization', headers.authorization, authorization],
     ['Idempotency-Key', headers['idempotency-key'], idempotencyKey],
     ['Connection', headers.connection?.toLowerCase() ?? 'keep-alive', 'keep-alive'],
-    ['whether the type is right', /^application\/x-www-form-urlencoded(; ?charset=utf-8)?$/i.test(headers['content-type'] ?? ''), true],
+    ['whether the type is right',
+      /^application\/x-www-form-urlencoded(; ?charset=utf-8)?$/i.test(headers['content-type'] ?? ''), true],
     ['whether there is a Host', headers.host !== undefined, true],
-    ...['transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'te', 'trailer'].map((name) => [name, headers[name], undefined] as const),
-    ...['host', 'content-length', 'content-type', 'authorization', 'idempotency-key', 'connection'].map((name) => [`several ${name}`, (request.headersDistinct[name] ?? []).length > 1, false] as const),
+    ...['transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'te',
+      'trailer'].map((name) => [name, headers[name], undefined] as const),
+    ...['host', 'content-length', 'content-type', 'authorization', 'idempotency-key',
+      'connection'].map((name) => [`several ${name}`, (request.headersDistinct[name] ?? []).length > 1,
+      false] as const),
   ]
   const wrong = facts.find(([, read, expected]) => read !== expected)
-  return wrong === undefined ? undefined : `to Node its ${wrong[0]} is ${JSON.stringify(wrong[1])}, not ${JSON.stringify(wrong[2])}`
+  return wrong === undefined
+    ? undefined
+    : `to Node its ${wrong[0]} is ${JSON.stringify(wrong[1])}, not ${JSON.stringify(wrong[2])}`
 }
 
-const usage = `Compares what the fast lane's matcher takes for a request with what Node's parser reads, over random and mutated requests.
+const usage =
+  `Compares what the fast lane's matcher takes for a request with what Node's parser reads, over random and mutated requests.
 
 usage: node test/fuzz/request-matcher.ts [--seed N] [--cases M]
 
@@ -156,7 +178,15 @@ Exit code 0: no difference; 1: the output shows each.
 `
 
 async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, seed: { type: 'string' }, cases: { type: 'string', default: '1000000' } } })
+  const {
+    values,
+  } = parseArgs({
+    options: {
+      help: { type: 'boolean', short: 'h' },
+      seed: { type: 'string' },
+      cases: { type: 'string', default: '1000000' },
+    }
+  })
   const [seed, cases] = [Number(values.seed ?? randomInt(2 ** 31)), Number(values.cases)]
   if (values.help === true || !Number.isSafeInteger(seed) || !(cases > 0)) {
     process.stdout.write(usage)
@@ -166,7 +196,8 @@ async function main (): Promise<number> {
   process.stdout.write(`seed ${seed}\n`)
   const { cases: done, seen, prefixes, problems } = await compareRecogniser(seed, cases)
   for (const problem of problems) process.stdout.write(`${problem}\n`)
-  process.stdout.write(`${done} requests and ${prefixes} beginnings of them in ${Math.round((performance.now() - startedAt) / 1000)} s: ${JSON.stringify(seen)}, problems: ${problems.length}\n`)
+  process.stdout.write(`${done} requests and ${prefixes} beginnings of them in ` +
+    `${Math.round((performance.now() - startedAt) / 1000)} s: ${JSON.stringify(seen)}, problems: ${problems.length}\n`)
   return problems.length > 0 ? 1 : 0
 }
 

@@ -1,5 +1,5 @@
-// What the fuzz programs send: requests of the fast lane's shape, requests that are just not of it, and both with bytes changed.
-// All is drawn from a seed. Strings hold bytes (latin1).
+// What the fuzz programs send: requests of the fast lane's shape, requests that are just not of it, and both with bytes
+// changed. All is drawn from a seed. Strings hold bytes (latin1).
 import { acceptedRows, refusedRows } from '../../apps/web/test/fixtures/odd-bodies.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
 
@@ -25,9 +25,12 @@ export interface Case {
 }
 
 const formType = 'application/x-www-form-urlencoded'
-const shortBodies = ['a=1', 'foo=1&bar=-20&foo=3', 'key=test1&value=1', 'a=x', 'a=1&', '%61=%31', 'a+b=1', 'a=9223372036854775807', 'a=9223372036854775808', '\xc3\xa9=1', '\xff=1', 'k=1&l=2&m=3&n=4&o=5&p=6', '=', '&', 'a=%'] as const
+const shortBodies = ['a=1', 'foo=1&bar=-20&foo=3', 'key=test1&value=1', 'a=x', 'a=1&', '%61=%31', 'a+b=1',
+  'a=9223372036854775807', 'a=9223372036854775808', '\xc3\xa9=1', '\xff=1', 'k=1&l=2&m=3&n=4&o=5&p=6', '=', '&',
+  'a=%'] as const
 /** Each byte of it makes lanes.ts slower by as much as a whole request does; the long ones come seldom. */
-const oddBodies = [...acceptedRows, ...refusedRows].filter(({ body }) => body.length > 0).map(({ body }) => body.toString('latin1'))
+const oddBodies = [...acceptedRows,
+  ...refusedRows].filter(({ body }) => body.length > 0).map(({ body }) => body.toString('latin1'))
 const oddShortBodies = oddBodies.filter((body) => body.length <= 300)
 
 function drawBody (random: Random): string {
@@ -42,7 +45,8 @@ function drawTag (random: Random): string {
 }
 
 function drawCase (random: Random, name: string): string {
-  return random.pick([name, name.toLowerCase(), name.toUpperCase(), Array.from(name, (letter) => random.chance(0.5) ? letter.toUpperCase() : letter.toLowerCase()).join('')])
+  return random.pick([name, name.toLowerCase(), name.toUpperCase(),
+    Array.from(name, (letter) => random.chance(0.5) ? letter.toUpperCase() : letter.toLowerCase()).join('')])
 }
 
 function drawHeader (random: Random, name: string, value: string): string {
@@ -56,32 +60,59 @@ function drawUsual (random: Random): Draft {
   const body = drawBody(random)
   const header = (name: string, value: string): string => drawHeader(random, name, value)
   const headers = [
-    header('Host', random.pick(random.chance(0.9) ? ['x', 'localhost:3333', '[::1]', 'LOCALHOST.'] : ['a b', 'evil.example', 'listed.example:80', '127.0.0.1.evil.example'])),
-    header('Content-Type', formType + random.pick(['', '', '', ';charset=utf-8', '; charset=utf-8', '; charset=UTF-8', ';charset=UTF-8'])),
+    header('Host',
+      random.pick(random.chance(0.9)
+        ? ['x', 'localhost:3333', '[::1]', 'LOCALHOST.']
+        : ['a b', 'evil.example',
+            'listed.example:80', '127.0.0.1.evil.example'])),
+    header('Content-Type',
+      formType + random.pick(['', '', '', ';charset=utf-8', '; charset=utf-8', '; charset=UTF-8', ';charset=UTF-8'])),
     header('Content-Length', String(body.length)),
   ]
   if (random.chance(0.3)) headers.push(header('Connection', random.pick(['keep-alive', 'Keep-Alive', 'KEEP-ALIVE'])))
-  if (random.chance(0.3)) headers.push(header('Authorization', random.pick([`Bearer ${apiKeys[0]}`, `Bearer ${apiKeys[0]}`, `Bearer ${apiKeys[1]}`, 'Bearer wrong', `bearer ${apiKeys[0]}`, `Bearer  ${apiKeys[0]}`, apiKeys[0]])))
-  if (random.chance(0.3)) headers.push(header('Idempotency-Key', drawTag(random) + (random.chance(0.8) ? '' : random.pick(['x'.repeat(247), 'x'.repeat(248), ' x', '\tx', '!~"\\', '\x7f', '\xe9']))))
-  for (const other of ['User-Agent: wrk', 'Accept: */*', 'Accept-Encoding: gzip, deflate', 'Keep-Alive: timeout=1, max=1', 'X-Empty:', 'X-Forwarded-For: 1.2.3.4', 'Cookie: a=b', "!#$%&'*+-.^_`|~: x"]) {
+  if (random.chance(0.3)) {
+    headers.push(header('Authorization',
+      random.pick([`Bearer ${apiKeys[0]}`, `Bearer ${apiKeys[0]}`, `Bearer ${apiKeys[1]}`, 'Bearer wrong',
+        `bearer ${apiKeys[0]}`, `Bearer  ${apiKeys[0]}`, apiKeys[0]])))
+  }
+  if (random.chance(0.3)) {
+    headers.push(header('Idempotency-Key',
+      drawTag(random) + (random.chance(0.8)
+        ? ''
+        : random.pick(['x'.repeat(247), 'x'.repeat(248), ' x', '\tx', '!~"\\', '\x7f', '\xe9']))))
+  }
+  for (const other of ['User-Agent: wrk', 'Accept: */*', 'Accept-Encoding: gzip, deflate',
+    'Keep-Alive: timeout=1, max=1', 'X-Empty:', 'X-Forwarded-For: 1.2.3.4', 'Cookie: a=b', "!#$%&'*+-.^_`|~: x"]) {
     if (random.chance(0.1)) headers.push(other)
   }
-  return { line: `POST ${random.chance(0.9) ? '' : '/base'}/increment${random.pick(['', '', '?ack=queued', '?ack=memory', '?ack=stored'])} HTTP/1.1`, headers: random.shuffle(headers), endOfLine: '\r\n', body, rest: '' }
+  return {
+    line: `POST ${random.chance(0.9) ? '' : '/base'}/increment${random.pick(['', '', '?ack=queued', '?ack=memory', '?ack=stored'])} HTTP/1.1`,
+    headers: random.shuffle(headers),
+    endOfLine: '\r\n',
+    body,
+    rest: '',
+  }
 }
 
 type Quirk = (draft: Draft, random: Random) => void
 
 const isNamed = (name: string) => (header: string): boolean => header.toLowerCase().startsWith(`${name}:`)
 /** Changes all headers of a name. */
-const change = (name: string, to: (header: string) => string): Quirk => (draft) => { draft.headers = draft.headers.map((header) => isNamed(name)(header) ? to(header) : header) }
-const drop = (name: string): Quirk => (draft) => { draft.headers = draft.headers.filter((header) => !isNamed(name)(header)) }
-const add = (...choices: readonly [string, ...string[]]): Quirk => (draft, random) => { draft.headers.splice(random.int(0, draft.headers.length), 0, random.pick(choices)) }
+const change = (name: string, to: (header: string) => string): Quirk =>
+  (draft) => { draft.headers = draft.headers.map((header) => isNamed(name)(header) ? to(header) : header) }
+const drop = (name: string): Quirk =>
+  (draft) => { draft.headers = draft.headers.filter((header) => !isNamed(name)(header)) }
+const add = (...choices: readonly [string, ...string[]]): Quirk =>
+  (draft, random) => { draft.headers.splice(random.int(0, draft.headers.length), 0, random.pick(choices)) }
 const set = (name: string, ...choices: readonly [string, ...string[]]): Quirk => (draft, random) => {
   drop(name)(draft, random)
   add(...choices)(draft, random)
 }
-const line = (...choices: readonly [string, ...string[]]): Quirk => (draft, random) => { draft.line = random.pick(choices) }
-const length = (of: (bytes: number) => string): Quirk => (draft) => change('content-length', (header) => `${header.split(':', 1)[0]}: ${of(draft.body.length)}`)(draft, new Random(0))
+const line = (...choices: readonly [string, ...string[]]): Quirk =>
+  (draft, random) => { draft.line = random.pick(choices) }
+const length = (of: (bytes: number) => string): Quirk =>
+  (draft) => change('content-length', (header) => `${header.split(':', 1)[0]}: ${of(draft.body.length)}`)(draft,
+    new Random(0))
 const both = (one: Quirk, other: Quirk): Quirk => (draft, random) => {
   one(draft, random)
   other(draft, random)
@@ -97,7 +128,8 @@ const quirks: Readonly<Record<string, Quirk>> = {
   'an empty Host': set('host', 'Host:', 'Host: ', 'Host:\t'),
   'two Hosts': add('Host: y', 'host: x', 'Host:'),
   'no Content-Length': drop('content-length'),
-  'two Content-Lengths': (draft, random) => add(`Content-Length: ${draft.body.length}`, 'Content-Length: 0', 'Content-Length:', `content-length: ${draft.body.length + 1}`)(draft, random),
+  'two Content-Lengths': (draft, random) => add(`Content-Length: ${draft.body.length}`, 'Content-Length: 0',
+    'Content-Length:', `content-length: ${draft.body.length + 1}`)(draft, random),
   'a list of lengths': length((bytes) => `${bytes}, ${bytes}`),
   'a length with zeros before': length((bytes) => `00${bytes}`),
   'a signed length': length((bytes) => `+${bytes}`),
@@ -110,54 +142,102 @@ const quirks: Readonly<Record<string, Quirk>> = {
   'a length with spaces behind': length((bytes) => `${bytes}  `),
   'a length that is too long': length((bytes) => String(bytes + 1)),
   'a length that is too short': length((bytes) => String(Math.max(0, bytes - 1))),
-  'a huge length': (draft, random) => length(() => random.pick(['65536', '65537', '99999999', '100000000', '18446744073709551616', '99999999999999999999999']))(draft, random),
+  'a huge length': (draft, random) =>
+    length(() => random.pick(['65536', '65537', '99999999', '100000000', '18446744073709551616',
+      '99999999999999999999999']))(draft, random),
   'an empty length': length(() => ''),
   'no body': both((draft) => { draft.body = '' }, length(() => '0')),
-  'a body over the limit': both((draft, random) => { draft.body = `a=${'0'.repeat(random.pick([398, 399, 400, 65_533, 65_535, 70_000]))}` }, length(String)),
-  'many pairs': both((draft, random) => { draft.body = Array.from({ length: random.pick([5, 6, 999, 1001]) }, (_, i) => `k${i}=1`).join('&') }, length(String)),
-  chunks: both(both(drop('content-length'), add('Transfer-Encoding: chunked', 'transfer-encoding:chunked', 'Transfer-Encoding: Chunked')), chunk),
-  'chunks and a length': both(add('Transfer-Encoding: chunked', 'Transfer-Encoding: identity', 'Transfer-Encoding:'), chunk),
-  'an odd Transfer-Encoding': add('Transfer-Encoding: gzip, chunked', 'Transfer-Encoding: chunked, gzip', 'Transfer-Encoding: xchunked', 'Transfer-Encoding : chunked', 'Transfer-Encoding: \x0bchunked', 'Transfer_Encoding: chunked', 'Transfer-Encoding\0: chunked'),
+  'a body over the limit': both((draft, random) => {
+    draft.body = `a=${'0'.repeat(random.pick([398, 399, 400, 65_533, 65_535, 70_000]))}`
+  }, length(String)),
+  'many pairs': both((draft, random) => {
+    draft.body = Array.from({ length: random.pick([5, 6, 999, 1001]) }, (_, i) => `k${i}=1`).join('&')
+  }, length(String)),
+  chunks: both(both(drop('content-length'),
+    add('Transfer-Encoding: chunked', 'transfer-encoding:chunked', 'Transfer-Encoding: Chunked')), chunk),
+  'chunks and a length': both(add('Transfer-Encoding: chunked', 'Transfer-Encoding: identity', 'Transfer-Encoding:'),
+    chunk),
+  'an odd Transfer-Encoding': add('Transfer-Encoding: gzip, chunked', 'Transfer-Encoding: chunked, gzip',
+    'Transfer-Encoding: xchunked', 'Transfer-Encoding : chunked', 'Transfer-Encoding: \x0bchunked',
+    'Transfer_Encoding: chunked', 'Transfer-Encoding\0: chunked'),
   TE: add('TE: trailers', 'Trailer: X'),
   Expect: add('Expect: 100-continue', 'Expect: 100-Continue', 'Expect: miracles', 'Expect:'),
   Upgrade: add('Upgrade: h2c', 'Upgrade: websocket', 'Upgrade:'),
   'Connection: Upgrade': both(add('Upgrade: h2c'), add('Connection: Upgrade', 'Connection: upgrade, keep-alive')),
   'HTTP/2 settings': both(add('HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA'), add('Connection: Upgrade, HTTP2-Settings')),
-  'another Connection': set('connection', 'Connection: close', 'Connection: Close', 'Connection: keep-alive, close', 'Connection: close, keep-alive', 'Connection: keep-alive, x', 'Connection:', 'Connection: keep-alive ', 'Connection: keepalive', 'Connection: keep-alive,', 'Connection: transfer-encoding'),
+  'another Connection': set('connection', 'Connection: close', 'Connection: Close', 'Connection: keep-alive, close',
+    'Connection: close, keep-alive', 'Connection: keep-alive, x', 'Connection:', 'Connection: keep-alive ',
+    'Connection: keepalive', 'Connection: keep-alive,', 'Connection: transfer-encoding'),
   'two Connections': both(add('Connection: keep-alive'), add('Connection: close', 'Connection: keep-alive')),
   'Proxy-Connection': add('Proxy-Connection: close', 'Proxy-Connection: keep-alive'),
-  'a page of somewhere': add('Origin: https://friend.example', 'Origin: https://stranger.example', 'Origin: http://x', 'Origin: null', 'Origin:'),
+  'a page of somewhere': add('Origin: https://friend.example', 'Origin: https://stranger.example', 'Origin: http://x',
+    'Origin: null', 'Origin:'),
   'a Content-Encoding': add('Content-Encoding: gzip', 'Content-Encoding: identity', 'Content-Encoding:'),
-  'another type': set('content-type', 'Content-Type: application/json', `Content-Type: ${formType}x`, `Content-Type: ${formType}, text/plain`, 'Content-Type:', 'Content-Type: text/plain'),
-  'a parameter of the type': set('content-type', `Content-Type: ${formType};charset=utf-16`, `Content-Type: ${formType}; charset=latin1`, `Content-Type: ${formType};`, `Content-Type: ${formType} ;charset="utf-8"`, `Content-Type: ${formType}; CHARSET=Utf-8`, `Content-Type: ${formType.toUpperCase()}`, `Content-Type: ${formType}; charset=utf-8; charset=utf-8`, `Content-Type: ${formType};  charset=utf-8`, `Content-Type: ${formType}; charset=utf8`),
+  'another type': set('content-type', 'Content-Type: application/json', `Content-Type: ${formType}x`,
+    `Content-Type: ${formType}, text/plain`, 'Content-Type:', 'Content-Type: text/plain'),
+  'a parameter of the type': set('content-type', `Content-Type: ${formType};charset=utf-16`,
+    `Content-Type: ${formType}; charset=latin1`, `Content-Type: ${formType};`,
+      `Content-Type: ${formType} ;charset="utf-8"`, `Content-Type: ${formType}; CHARSET=Utf-8`,
+        `Content-Type: ${formType.toUpperCase()}`, `Content-Type: ${formType}; charset=utf-8; charset=utf-8`,
+          `Content-Type: ${formType};  charset=utf-8`, `Content-Type: ${formType}; charset=utf8`),
   'two types': add(`Content-Type: ${formType}`, 'Content-Type: text/plain'),
   'no type': drop('content-type'),
-  'two Idempotency-Keys': both(add('Idempotency-Key: zzzzzzzzz'), add('Idempotency-Key: zzzzzzzzz', 'Idempotency-Key:')),
+  'two Idempotency-Keys': both(add('Idempotency-Key: zzzzzzzzz'),
+    add('Idempotency-Key: zzzzzzzzz', 'Idempotency-Key:')),
   'an empty Idempotency-Key': set('idempotency-key', 'Idempotency-Key:', 'Idempotency-Key: \t'),
-  'two Authorizations': both(add(`Authorization: Bearer ${apiKeys[0]}`), add(`Authorization: Bearer ${apiKeys[1]}`, 'Authorization:', `Proxy-Authorization: Bearer ${apiKeys[0]}`)),
-  'an odd Authorization': set('authorization', `Authorization: Bearer\t${apiKeys[0]}`, `Authorization: BEARER ${apiKeys[0]}`, `Authorization: Bearer ${apiKeys[0]},${apiKeys[1]}`, `Authorization: Bearer ${apiKeys[0]} x`, 'Authorization:', 'Authorization: Bearer', `Authorization: Bearer ${apiKeys[0]}\t `, 'Authorization: Basic Og=='),
-  'a folded header': add('X-Folded: a\r\n b', 'X-Folded: a\r\n\tb', 'X-Folded:\r\n b', 'Content-Type:\r\n x', 'X-Folded: a\r\n '),
+  'two Authorizations': both(add(`Authorization: Bearer ${apiKeys[0]}`),
+    add(`Authorization: Bearer ${apiKeys[1]}`, 'Authorization:', `Proxy-Authorization: Bearer ${apiKeys[0]}`)),
+  'an odd Authorization': set('authorization', `Authorization: Bearer\t${apiKeys[0]}`,
+    `Authorization: BEARER ${apiKeys[0]}`, `Authorization: Bearer ${apiKeys[0]},${apiKeys[1]}`,
+      `Authorization: Bearer ${apiKeys[0]} x`, 'Authorization:', 'Authorization: Bearer',
+        `Authorization: Bearer ${apiKeys[0]}\t `, 'Authorization: Basic Og=='),
+  'a folded header': add('X-Folded: a\r\n b', 'X-Folded: a\r\n\tb', 'X-Folded:\r\n b', 'Content-Type:\r\n x',
+    'X-Folded: a\r\n '),
   'a space before the colon': change('content-length', (header) => header.replace(':', ' :')),
   'a space before the first name': (draft) => { draft.headers[0] = ` ${draft.headers[0]}` },
   'an odd name': add(': x', 'X Y: z', 'X\tY: z', 'X(Y): z', 'X', 'X\xe9: z', 'X\0: z', 'X"Y": z', ' '),
-  'an odd byte in a value': add('X: a\0b', 'X: a\x01b', 'X: a\x7fb', 'X: \xff\xfe', 'X: \xc3\xa9', 'X: a\rb', 'X: a\nb', 'X: a\x0bb', 'X: a\x0cb', 'X: a\tb'),
+  'an odd byte in a value': add('X: a\0b', 'X: a\x01b', 'X: a\x7fb', 'X: \xff\xfe', 'X: \xc3\xa9', 'X: a\rb', 'X: a\nb',
+    'X: a\x0bb', 'X: a\x0cb', 'X: a\tb'),
   'line feeds alone': (draft) => { draft.endOfLine = '\n' },
   'carriage returns alone': (draft) => { draft.endOfLine = '\r' },
   'two carriage returns': (draft) => { draft.endOfLine = '\r\r\n' },
   'a line feed alone, once': change('host', (header) => `${header}\nX: y`),
   'a carriage return alone, once': change('host', (header) => `${header}\rX: y`),
-  'another version': line('POST /increment HTTP/1.0', 'POST /increment HTTP/1.2', 'POST /increment HTTP/2.0', 'POST /increment HTTP/0.9', 'POST /increment', 'POST /increment HTTP/1.1.1', 'POST /increment HTTP/01.1', 'POST /increment http/1.1', 'POST /increment HTTPS/1.1', 'POST /increment HTTP/1.1 ', 'POST /increment HTTP/1.1\t'),
+  'another version': line('POST /increment HTTP/1.0', 'POST /increment HTTP/1.2', 'POST /increment HTTP/2.0',
+    'POST /increment HTTP/0.9', 'POST /increment', 'POST /increment HTTP/1.1.1', 'POST /increment HTTP/01.1',
+    'POST /increment http/1.1', 'POST /increment HTTPS/1.1', 'POST /increment HTTP/1.1 ',
+    'POST /increment HTTP/1.1\t'),
   'HTTP/1.0 that is kept alive': both(line('POST /increment HTTP/1.0'), add('Connection: keep-alive')),
-  'another method': line('GET /increment HTTP/1.1', 'post /increment HTTP/1.1', 'PUT /increment HTTP/1.1', 'OPTIONS /increment HTTP/1.1', 'HEAD /increment HTTP/1.1', 'POSTX /increment HTTP/1.1', 'POS /increment HTTP/1.1', 'CONNECT x:80 HTTP/1.1', 'M-SEARCH * HTTP/1.1'),
-  'other blanks in the first line': line('POST  /increment HTTP/1.1', 'POST /increment  HTTP/1.1', 'POST\t/increment HTTP/1.1', ' POST /increment HTTP/1.1', 'POST /increment\tHTTP/1.1'),
-  'another path': line('POST /increment/ HTTP/1.1', 'POST /Increment HTTP/1.1', 'POST /%69ncrement HTTP/1.1', 'POST http://x/increment HTTP/1.1', 'POST //increment HTTP/1.1', 'POST /increment#x HTTP/1.1', 'POST /increments HTTP/1.1', 'POST * HTTP/1.1', 'POST /healthz HTTP/1.1', 'POST /increment; HTTP/1.1', 'POST /./increment HTTP/1.1', 'POST /increment%00 HTTP/1.1', 'POST /incr\xe9ment HTTP/1.1'),
-  'another query': line(...['?', '?ack=', '?ack=sure', '?ack=MEMORY', '?ack=memory&', '?&ack=memory', '?ack=memory&ack=memory', '?ack=memory&form=pairs', '?form=pairs', '?form=', '?ack=%6demory', '?Ack=memory', '?ack=memoryx', '?ack=memor', '?ack=queued#x', '?ack=stored;x', '?ack=q', '?ack[]=memory', '??ack=memory', '?ack=stored+'].map((query) => `POST /increment${query} HTTP/1.1`) as [string, ...string[]]),
-  'a blank line before': (draft, random) => { draft.line = `${random.pick(['\r\n', '\r\n\r\n', '\n', '\r', '\r\n\r\n\r\n'])}${draft.line}` },
+  'another method': line('GET /increment HTTP/1.1', 'post /increment HTTP/1.1', 'PUT /increment HTTP/1.1',
+    'OPTIONS /increment HTTP/1.1', 'HEAD /increment HTTP/1.1', 'POSTX /increment HTTP/1.1', 'POS /increment HTTP/1.1',
+    'CONNECT x:80 HTTP/1.1', 'M-SEARCH * HTTP/1.1'),
+  'other blanks in the first line': line('POST  /increment HTTP/1.1', 'POST /increment  HTTP/1.1',
+    'POST\t/increment HTTP/1.1', ' POST /increment HTTP/1.1', 'POST /increment\tHTTP/1.1'),
+  'another path': line('POST /increment/ HTTP/1.1', 'POST /Increment HTTP/1.1', 'POST /%69ncrement HTTP/1.1',
+    'POST http://x/increment HTTP/1.1', 'POST //increment HTTP/1.1', 'POST /increment#x HTTP/1.1',
+    'POST /increments HTTP/1.1', 'POST * HTTP/1.1', 'POST /healthz HTTP/1.1', 'POST /increment; HTTP/1.1',
+    'POST /./increment HTTP/1.1', 'POST /increment%00 HTTP/1.1', 'POST /incr\xe9ment HTTP/1.1'),
+  'another query': line(...['?', '?ack=', '?ack=sure', '?ack=MEMORY', '?ack=memory&', '?&ack=memory',
+    '?ack=memory&ack=memory', '?ack=memory&form=pairs', '?form=pairs', '?form=', '?ack=%6demory', '?Ack=memory',
+    '?ack=memoryx', '?ack=memor', '?ack=queued#x', '?ack=stored;x', '?ack=q', '?ack[]=memory', '??ack=memory',
+    '?ack=stored+'].map((query) => `POST /increment${query} HTTP/1.1`) as [string, ...string[]]),
+  'a blank line before': (draft, random) => {
+    draft.line = `${random.pick(['\r\n', '\r\n\r\n', '\n', '\r', '\r\n\r\n\r\n'])}${draft.line}`
+  },
   'a blank line behind': (draft, random) => { draft.rest = random.pick(['\r\n', '\r\n\r\n', '\n', '\r', ' ', '\0']) },
-  'garbage behind': (draft, random) => { draft.rest = random.pick(['no request\r\n\r\n', '\x16\x03\x01\x02\x00\x01', 'a=1', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n']) },
-  'a GET behind': (draft, random) => { draft.rest = `GET ${random.pick(['/healthz', '/nothing', '/increment', '/healthz?a=b'])} HTTP/1.1\r\nHost: x\r\n\r\n` },
-  'a long header': add(`X-Long: ${'x'.repeat(3500)}`, `X-Long: ${'x'.repeat(4096)}`, `X-Long: ${'x'.repeat(16_000)}`, `X-Long: ${'x'.repeat(17_000)}`, `${'x'.repeat(4000)}: y`),
-  'many headers': (draft, random) => { draft.headers.push(...Array.from({ length: random.pick([90, 200, 500, 900, 2100]) }, (_, i) => `x${i % 10}:`)) },
+  'garbage behind': (draft, random) => {
+    draft.rest = random.pick(['no request\r\n\r\n', '\x16\x03\x01\x02\x00\x01', 'a=1',
+      'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'])
+  },
+  'a GET behind': (draft, random) => {
+    draft.rest = `GET ${random.pick(['/healthz', '/nothing', '/increment', '/healthz?a=b'])} ` +
+    'HTTP/1.1\r\nHost: x\r\n\r\n'
+  },
+  'a long header': add(`X-Long: ${'x'.repeat(3500)}`, `X-Long: ${'x'.repeat(4096)}`, `X-Long: ${'x'.repeat(16_000)}`,
+    `X-Long: ${'x'.repeat(17_000)}`, `${'x'.repeat(4000)}: y`),
+  'many headers': (draft, random) => {
+    draft.headers.push(...Array.from({ length: random.pick([90, 200, 500, 900, 2100]) }, (_, i) => `x${i % 10}:`))
+  },
   'a head of about as many bytes as the lane takes': (draft, random) => {
     const bytes = draft.line.length + 2 + draft.headers.reduce((sum, header) => sum + header.length + 2, 0) + 2
     draft.headers.push(`X: ${'x'.repeat(Math.max(0, 4096 - bytes - 5 + random.int(-2, 2)))}`)
@@ -181,7 +261,8 @@ function drawRequest (random: Random, names: string[]): string {
   return write(draft)
 }
 
-const oddBytes = ['\r', '\n', '\r\n', '\r\n\r\n', ' ', '\t', ':', '\0', '\x7f', '\x80', '\xff', '0', '1', '9', ',', ';', '&', '=', '%', '+', '?', '/', 'HTTP/1.1', 'Content-Length: 3\r\n', 'Transfer-Encoding: chunked\r\n'] as const
+const oddBytes = ['\r', '\n', '\r\n', '\r\n\r\n', ' ', '\t', ':', '\0', '\x7f', '\x80', '\xff', '0', '1', '9', ',', ';',
+  '&', '=', '%', '+', '?', '/', 'HTTP/1.1', 'Content-Length: 3\r\n', 'Transfer-Encoding: chunked\r\n'] as const
 
 /** Changes some bytes, those of the first head more often than others. */
 function mutate (random: Random, bytes: string, names: string[], other: string): string {
@@ -190,7 +271,8 @@ function mutate (random: Random, bytes: string, names: string[], other: string):
   const name = random.pick(['flip', 'set', 'insert', 'delete', 'duplicate', 'splice', 'truncate', 'case'])
   names.push(`${name} at ${at}`)
   switch (name) {
-    case 'flip': return bytes.slice(0, at) + String.fromCharCode((bytes.charCodeAt(at) || 0) ^ (1 << random.int(0, 7))) + bytes.slice(at + 1)
+    case 'flip': return bytes.slice(0,
+      at) + String.fromCharCode((bytes.charCodeAt(at) || 0) ^ (1 << random.int(0, 7))) + bytes.slice(at + 1)
     case 'set': return bytes.slice(0, at) + random.pick(oddBytes) + bytes.slice(at + 1)
     case 'insert': return bytes.slice(0, at) + random.pick(oddBytes) + bytes.slice(at)
     case 'delete': return bytes.slice(0, at) + bytes.slice(end)
@@ -221,7 +303,10 @@ export function drawCaseOf (random: Random): Case {
   }
   while (random.chance(0.35)) bytes = mutate(random, bytes, names, last)
   const whole = Buffer.from(bytes, 'latin1')
-  const cuts = Array.from({ length: random.pick([0, 0, 0, 1, 1, 2, 3, 4, 5]) }, () => random.int(0, random.chance(0.7) ? Math.min(400, whole.length) : whole.length)).sort((one, other) => one - other)
-  const pieces = [...cuts, whole.length].map((cut, i) => whole.subarray(cuts[i - 1] ?? 0, cut)).filter((piece) => piece.length > 0)
+  const cuts = Array.from({ length: random.pick([0, 0, 0, 1, 1, 2, 3, 4, 5]) },
+    () => random.int(0, random.chance(0.7) ? Math.min(400, whole.length) : whole.length))
+    .sort((one, other) => one - other)
+  const pieces = [...cuts,
+    whole.length].map((cut, i) => whole.subarray(cuts[i - 1] ?? 0, cut)).filter((piece) => piece.length > 0)
   return { names, pieces }
 }

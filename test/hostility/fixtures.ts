@@ -18,11 +18,16 @@ export interface PlainReply {
   readonly body: string
 }
 
-/** Every whole reply in what was received on one connection, in order, `100 Continue` included. @throws Error if something else stands between them */
+/**
+ * Every whole reply in what was received on one connection, in order, `100 Continue` included.
+ * @throws Error if something else stands between them
+ */
 export function readReplies (received: string): PlainReply[] {
   const replies: PlainReply[] = []
   for (let rest = received; rest !== '';) {
-    const [head, statusLine, fields] = /^(HTTP\/1\.1 \d{3} [^\r]*)\r\n(.*?)\r\n\r\n/s.exec(rest.replace(/^([^\r]*\r\n)\r\n/, '$1\r\n\r\n')) ?? []
+    const [head, statusLine,
+      fields] = /^(HTTP\/1\.1 \d{3} [^\r]*)\r\n(.*?)\r\n\r\n/s.exec(rest.replace(/^([^\r]*\r\n)\r\n/, '$1\r\n\r\n')) ??
+        []
     if (head === undefined || statusLine === undefined || fields === undefined) {
       if (/^(HTTP\/|[HTP/1.]{0,5}$)/.test(rest)) break
       throw new Error(`no reply begins with ${JSON.stringify(rest.slice(0, 64))}`)
@@ -84,7 +89,8 @@ export class SlowClients {
   static async open (address: Address, count: number, again = false): Promise<SlowClients> {
     const clients = new SlowClients(address, again)
     for (let first = 0; first < count; first += openingAtOnce) {
-      await Promise.all(Array.from({ length: Math.min(openingAtOnce, count - first) }, async (_, i) => { await clients.#openOne(first + i) }))
+      await Promise.all(Array.from({ length: Math.min(openingAtOnce, count - first) },
+        async (_, i) => { await clients.#openOne(first + i) }))
     }
     return clients
   }
@@ -104,7 +110,8 @@ export class SlowClients {
     const socket = connect({ ...this.#address })
     await new Promise<void>((resolve) => {
       socket.once('connect', () => {
-        this.#sockets.set(socket, { openedAt: performance.now(), rest: dawdle.includes('byte') ? `slow${index}=1` : '' })
+        this.#sockets.set(socket,
+          { openedAt: performance.now(), rest: dawdle.includes('byte') ? `slow${index}=1` : '' })
         if (dawdle === 'half a header') socket.write(head)
         else if (dawdle === 'a header a byte a second') socket.write(`${head}X-Slow: `)
         else if (dawdle === 'a body a byte a second') socket.write(`${head}Content-Length: 1000\r\n\r\n`)

@@ -1,4 +1,5 @@
-// More than can be held or sent on, against the real processes: limits stop it with a 503 or a closed connection, and all that was accepted arrives exactly.
+// More than can be held or sent on, against the real processes: limits stop it with a 503 or a closed connection, and
+// all that was accepted arrives exactly.
 import { spawnSync } from 'node:child_process'
 import { Agent } from 'node:http'
 import { connect } from 'node:net'
@@ -6,7 +7,9 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { consumerModule, figure, freeze, gapsIn, later, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place } from '../faults/fixtures.ts'
+import {
+  consumerModule, figure, freeze, gapsIn, later, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place,
+} from '../faults/fixtures.ts'
 
 /** How long the queue is away. */
 const outageMs = 1000 * Number(process.env.GEARBOX_OUTAGE_S ?? (process.env.GEARBOX_LONG === '1' ? 600 : 30))
@@ -14,7 +17,10 @@ const outageMs = 1000 * Number(process.env.GEARBOX_OUTAGE_S ?? (process.env.GEAR
 /** Clients pause for so long: as fast as they can, they would measure the machine and not what is held. */
 const pauseMs = 10
 
-/** In 30 s about 15,000 requests of 100 increments: a worker that held each of them would take more. Two minutes took 8 MiB, V8's garbage between two collections. */
+/**
+ * In 30 s about 15,000 requests of 100 increments: a worker that held each of them would take more. Two minutes took 8
+ * MiB, V8's garbage between two collections.
+ */
 const outageBytesMax = 48 * 2 ** 20
 
 interface Stallable {
@@ -22,7 +28,10 @@ interface Stallable {
   readonly gearbox: Program & { readonly url: string }
   /** Lets the queue stand still, all its connections open. @returns what lets it go on */
   stall (): Promise<() => void>
-  /** Takes the queue away, as far as it can be: Redis dies, an embedded one stands still. @returns what brings it back */
+  /**
+   * Takes the queue away, as far as it can be: Redis dies, an embedded one stands still.
+   * @returns what brings it back
+   */
   take (): Promise<() => Promise<void>>
 }
 
@@ -70,7 +79,8 @@ async function expectTotals ({ place, gearbox }: Stallable, expected: ReadonlyMa
 }
 
 describe.each(modes)('with %s', (mode) => {
-  test('a flood of distinct keys while the queue stands still stops at PENDING_KEYS_MAX, and all that was accepted arrives', async () => {
+  test('a flood of distinct keys while the queue stands still stops at PENDING_KEYS_MAX, and all that was ' +
+    'accepted arrives', async () => {
     const keysMax = 20_000
     const system = await startWith(mode, { PENDING_KEYS_MAX: String(keysMax) })
     const { gearbox } = system
@@ -83,7 +93,8 @@ describe.each(modes)('with %s', (mode) => {
       for (let after = 0; after < 5;) {
         const keys = Array.from({ length: 499 }, (_, i) => `flood-${floods}-${i}`)
         floods++
-        const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=memory`, `hot=1&${keys.map((key) => `${key}=-3`).join('&')}`)
+        const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=memory`,
+          `hot=1&${keys.map((key) => `${key}=-3`).join('&')}`)
         if (status === 202) {
           for (const key of keys) expected.set(key, -3n)
           expected.set('hot', expected.get('hot')! + 1n)
@@ -95,10 +106,12 @@ describe.each(modes)('with %s', (mode) => {
       }
     }))
     expect(refused).toEqual(new Map([['503 GBX_OVERLOADED', 40]]))
-    const one = await post(`${gearbox.url}/increment?ack=memory`, Array.from({ length: 500 }, (_, i) => `more-${i}=1`).join('&'))
+    const one = await post(`${gearbox.url}/increment?ack=memory`,
+      Array.from({ length: 500 }, (_, i) => `more-${i}=1`).join('&'))
     expect(one.status).toBe(503)
     expect(one.headers.get('retry-after')).toMatch(/^[1-9]\d*$/)
-    // What was drained before the queue stood still is no longer in memory only; all of it is at most one flush more than the limit.
+    // What was drained before the queue stood still is no longer in memory only; all of it is at most one flush more
+    // than the limit.
     expect(expected.size).toBeGreaterThan(keysMax - 1000)
     expect(expected.size).toBeLessThanOrEqual(2 * keysMax)
     expect((await post(`${gearbox.url}/increment?ack=memory`, 'hot=1')).status, 'a key that waits already').toBe(202)
@@ -113,14 +126,16 @@ describe.each(modes)('with %s', (mode) => {
     await expectTotals(system, expected)
   })
 
-  test('PENDING_REQUESTS_MAX replies are held while the queue stands still, and what is refused does not count', async () => {
+  test('PENDING_REQUESTS_MAX replies are held while the queue stands still, and what is refused ' +
+    'does not count', async () => {
     const system = await startWith(mode, { PENDING_REQUESTS_MAX: '50', ACK_TIMEOUT_MS: '20000' })
     const { gearbox } = system
     const go = await system.stall()
     const agent = newAgent(200)
     const answered = new Map<string, number>()
     const asked = Promise.all(Array.from({ length: 200 }, async (_, i) => {
-      const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=${i % 2 === 0 ? 'queued' : 'stored'}`, 'a=1')
+      const { status, text } = await replyTo(agent, `${gearbox.url}/increment?ack=${i % 2 === 0 ? 'queued' : 'stored'}`,
+        'a=1')
       const what = `${status} ${codeOf(text) ?? ''}`.trim()
       answered.set(what, (answered.get(what) ?? 0) + 1)
     }))
@@ -134,7 +149,8 @@ describe.each(modes)('with %s', (mode) => {
 })
 
 // Both at once, as it is mostly waiting.
-test(`a queue that is away for ${outageMs / 1000} s under load: bounded memory, 202 and then 503, and everything counted arrives`, { timeout: outageMs + 60_000 }, async () => {
+test(`a queue that is away for ${outageMs / 1000} s under load: bounded memory, 202 and then 503, and everything ` +
+  'counted arrives', { timeout: outageMs + 60_000 }, async () => {
   await Promise.all(modes.map(async (mode) => { await outage(mode) }))
 })
 
@@ -147,7 +163,9 @@ async function outage (mode: Mode): Promise<void> {
   const body = Array.from({ length: keys }, (_, i) => `hot-${i}=1`).join('&')
   // What a worker needs under load anyway is there before it is measured.
   let counted = 0n
-  for (let i = 0; i < 300; i++) if (await postWith(agent, `${gearbox.url}/increment?ack=memory`, body) === 202) counted++
+  for (let i = 0; i < 300; i++) {
+    if (await postWith(agent, `${gearbox.url}/increment?ack=memory`, body) === 202) counted++
+  }
   const giveBack = await system.take()
   const takenAt = performance.now()
   const before = memoryOf(worker)
@@ -166,7 +184,9 @@ async function outage (mode: Mode): Promise<void> {
   const whileAway = async (work: () => Promise<void>): Promise<void> => { while (away()) await work() }
   await Promise.all([
     ...Array.from({ length: 8 }, async () => { await whileAway(async () => { await count('memory') }) }),
-    ...(['queued', 'stored'] as const).flatMap((level) => [1, 2].map(async () => { await whileAway(async () => { await count(level) }) })),
+    ...(['queued',
+      'stored'] as const).flatMap((level) =>
+      [1, 2].map(async () => { await whileAway(async () => { await count(level) }) })),
     whileAway(async () => {
       most = Math.max(most, memoryOf(worker))
       expect(await figure(gearbox.url, 'gearbox_pending_keys'), 'distinct keys').toBeLessThanOrEqual(keys)
@@ -193,7 +213,9 @@ async function outage (mode: Mode): Promise<void> {
   for (const level of ['queued', 'stored'] as const) {
     // The last late ones may be told when the first are refused already.
     const [first, ...more] = statuses[level].filter((status, i) => status !== 204 || i > 0)
-    expect([first, new Set(more), more.at(-1)], `${mode}, ${level}: late, and refused when the queue is away for longer than ACK_TIMEOUT_MS`).toEqual([202, new Set(more.length > 1 ? [202, 503] : [503]), 503])
+    expect([first, new Set(more), more.at(-1)],
+      `${mode}, ${level}: late, and refused when the queue is away for longer than ACK_TIMEOUT_MS`).toEqual([202,
+      new Set(more.length > 1 ? [202, 503] : [503]), 503])
   }
 }
 
@@ -204,10 +226,17 @@ const [connections, pipelined, pairs] = [200, 20, 1000]
 /** As long as the limit of a body allows, and the same but for their ends. */
 const keyOf = (i: number): string => `${'counter/'.repeat(6)}${String(i).padStart(4, '0')}`
 
-/** Sends requests of a thousand keys at level `stored`, 20 on each of 200 connections. @returns the replies by status, as they come in */
-async function sendLarge (url: string): Promise<{ readonly statuses: ReadonlyMap<string, number>, readonly end: () => void }> {
+/**
+ * Sends requests of a thousand keys at level `stored`, 20 on each of 200 connections.
+ * @returns the replies by status, as they come in
+ */
+async function sendLarge (url: string): Promise<{
+  readonly statuses: ReadonlyMap<string, number>
+  readonly end: () => void
+}> {
   const body = Array.from({ length: pairs }, (_, i) => `${keyOf(i)}=1`).join('&')
-  const head = 'POST /increment?ack=stored HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n'
+  const head = 'POST /increment?ack=stored HTTP/1.1\r\nHost: localhost\r\nContent-Type: ' +
+    'application/x-www-form-urlencoded\r\n'
   const request = Buffer.from(`${head}Content-Length: ${body.length}\r\n\r\n${body}`)
   const statuses = new Map<string, number>()
   const { hostname, port } = new URL(url)
@@ -215,7 +244,9 @@ async function sendLarge (url: string): Promise<{ readonly statuses: ReadonlyMap
     const socket = connect(Number(port), hostname)
     socket.on('error', () => {})
     socket.on('data', (chunk) => {
-      for (const [status] of chunk.toString('latin1').matchAll(/(?<=HTTP\/1\.1 )\d{3}/g)) statuses.set(status, (statuses.get(status) ?? 0) + 1)
+      for (const [status] of chunk.toString('latin1').matchAll(/(?<=HTTP\/1\.1 )\d{3}/g)) {
+        statuses.set(status, (statuses.get(status) ?? 0) + 1)
+      }
     })
     for (let i = 0; i < pipelined; i++) socket.write(request)
     return socket
@@ -239,10 +270,12 @@ test('held replies of very many keys, with a consumer that stands still, stop at
   // What is refused is answered in its turn, behind what is held.
   await until('requests to be refused', async () => await figure(gearbox.url, 'gearbox_requests_total') > 1000, 30_000)
   await later(1000)
-  // Keys of 52 bytes take 60 each while they are held. What else came with it are 200 requests half read, and V8's garbage between two collections.
+  // Keys of 52 bytes take 60 each while they are held. What else came with it are 200 requests half read, and V8's
+  // garbage between two collections.
   expect(most - before).toBeLessThan(10 * bytesMax)
   thaw()
-  await until('all replies', () => [...statuses.values()].reduce((sum, count) => sum + count, 0) === connections * pipelined, 30_000)
+  await until('all replies',
+    () => [...statuses.values()].reduce((sum, count) => sum + count, 0) === connections * pipelined, 30_000)
   expect([...statuses.keys()].sort()).toEqual(['204', '503'])
   expect(statuses.get('204')! * pairs * 60).toBeLessThan(2 * bytesMax)
   expect(most - before).toBeLessThan(10 * bytesMax)
@@ -250,17 +283,20 @@ test('held replies of very many keys, with a consumer that stands still, stop at
   await stop(gearbox)
 })
 
-test('when a part of the keys of very many requests is refused, the worker goes on serving all others meanwhile', async () => {
+test('when a part of the keys of very many requests is refused, the worker goes on serving all ' +
+  'others meanwhile', async () => {
   const { place, gearbox } = await startWith('Redis', { ACK_TIMEOUT_MS: '20000' })
   // All but the first: of a thousand all are reported.
   for (let first = 1; first < pairs; first += 500) {
-    const full = Array.from({ length: Math.min(500, pairs - first) }, (_, i) => `${keyOf(first + i)}=9223372036854775807`).join('&')
+    const full = Array.from({ length: Math.min(500, pairs - first) },
+      (_, i) => `${keyOf(first + i)}=9223372036854775807`).join('&')
     expect((await post(`${gearbox.url}/increment?ack=stored`, full)).status).toBe(204)
   }
   const thaw = freeze(await childOf(gearbox, consumerModule))
   const { statuses, end } = await sendLarge(gearbox.url)
   onTestFinished(end)
-  await until('all of it to be held', async () => await figure(gearbox.url, 'gearbox_increments_total') >= connections * pipelined * pairs, 30_000)
+  await until('all of it to be held',
+    async () => await figure(gearbox.url, 'gearbox_increments_total') >= connections * pipelined * pairs, 30_000)
   thaw()
   let slowest = 0
   await until('all replies', async () => {
@@ -278,7 +314,8 @@ test('when a part of the keys of very many requests is refused, the worker goes 
   expect(readTotals(place.databasePath).get(keyOf(0))).toBe(BigInt(connections * pipelined))
 })
 
-test('of more connections than CONNECTIONS_MAX the others are closed unanswered, those inside are served, and only what was answered counts', async () => {
+test('of more connections than CONNECTIONS_MAX the others are closed unanswered, those inside are served, and only ' +
+  'what was answered counts', async () => {
   const system = await startWith('the embedded queue', { CONNECTIONS_MAX: '50' })
   const { gearbox } = system
   let [answered, closed] = [0n, 0]

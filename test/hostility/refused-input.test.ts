@@ -1,5 +1,6 @@
-// After a reply that refuses a connection's input nothing that still arrives on it is read as a request: its sender was told that it
-// did not count, and sends it again. On both paths, and with the reply arriving though its client goes on sending.
+// After a reply that refuses a connection's input nothing that still arrives on it is read as a request: its sender was
+// told that it did not count, and sends it again. On both paths, and with the reply arriving though its client goes on
+// sending.
 import { randomInt } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -39,7 +40,8 @@ class Stubborn {
 
 async function start (fastLane: string, env: NodeJS.ProcessEnv = {}): Promise<{ worker: Worker, queue: OpenQueue }> {
   const queue = new OpenQueue()
-  const worker = await startWorker({ FAST_LANE: fastLane, HEADERS_TIMEOUT_MS: '200', REQUEST_TIMEOUT_MS: '300', ...env }, queue)
+  const worker =
+    await startWorker({ FAST_LANE: fastLane, HEADERS_TIMEOUT_MS: '200', REQUEST_TIMEOUT_MS: '300', ...env }, queue)
   onTestFinished(worker.end)
   return { worker, queue }
 }
@@ -57,23 +59,98 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
   test.each<{ name: string, first: string, then: string, statuses: number[] }>([
     { name: 'a silent connection and then a whole request', first: '', then: late, statuses: [408] },
     { name: 'a head whose rest comes too late', first: late.slice(0, 40), then: late.slice(40), statuses: [408] },
-    { name: 'a head but for its last byte', first: late.slice(0, -'late=1'.length - 1), then: late.slice(-'late=1'.length - 1), statuses: [408] },
-    { name: 'a head that comes too late on a kept connection', first: post('kept=1') + late.slice(0, 40), then: late.slice(40), statuses: [204, 408] },
-    { name: 'a body that comes too late, and another request', first: late.slice(0, -1), then: late.slice(-1) + late, statuses: [408] },
-    { name: 'a chunked body that comes too late, and another request', first: post(chunk('late=1'), chunked), then: `0\r\n\r\n${late}`, statuses: [408] },
-    { name: 'a body whose request was refused by its head, and another request', first: post('late=1', undefined, 'text/plain').slice(0, -1), then: `1${late}`, statuses: [415] },
+    {
+      name: 'a head but for its last byte',
+      first: late.slice(0, -'late=1'.length - 1),
+      then: late.slice(-'late=1'.length - 1),
+      statuses: [408],
+    },
+    {
+      name: 'a head that comes too late on a kept connection',
+      first: post('kept=1') + late.slice(0, 40),
+      then: late.slice(40),
+      statuses: [204, 408],
+    },
+    {
+      name: 'a body that comes too late, and another request',
+      first: late.slice(0, -1),
+      then: late.slice(-1) + late,
+      statuses: [408],
+    },
+    {
+      name: 'a chunked body that comes too late, and another request',
+      first: post(chunk('late=1'), chunked),
+      then: `0\r\n\r\n${late}`,
+      statuses: [408],
+    },
+    {
+      name: 'a body whose request was refused by its head, and another request',
+      first: post('late=1', undefined, 'text/plain').slice(0, -1),
+      then: `1${late}`,
+      statuses: [415],
+    },
     { name: 'a request behind a body that is too long', first: post(tooLong) + late, then: late, statuses: [413] },
-    { name: 'a body that is too long, and comes later', first: post('', `Content-Length: ${tooLong.length}\r\n`), then: tooLong + late, statuses: [413] },
-    { name: 'a request behind a chunked body that is too long', first: post(chunk(tooLong) + chunk(''), chunked) + late, then: late, statuses: [413] },
-    { name: 'a request behind a bad chunk', first: post('zz\r\n', chunked), then: `${late}0\r\n\r\n${late}`, statuses: [400] },
+    {
+      name: 'a body that is too long, and comes later',
+      first: post('', `Content-Length: ${tooLong.length}\r\n`),
+      then: tooLong + late,
+      statuses: [413],
+    },
+    {
+      name: 'a request behind a chunked body that is too long',
+      first: post(chunk(tooLong) + chunk(''), chunked) + late,
+      then: late,
+      statuses: [413],
+    },
+    {
+      name: 'a request behind a bad chunk',
+      first: post('zz\r\n', chunked),
+      then: `${late}0\r\n\r\n${late}`,
+      statuses: [400],
+    },
     { name: 'a request behind garbage', first: `no request\r\n\r\n${late}`, then: late, statuses: [400] },
-    { name: 'a request behind headers that are too long', first: post('late=1', `X: ${'x'.repeat(17_000)}\r\n`), then: late, statuses: [431] },
-    { name: 'a request behind an Expect that can not be met', first: post('late=1', 'Content-Length: 6\r\nExpect: miracles\r\n') + late, then: late, statuses: [417] },
-    { name: 'the body behind an Expect that can not be met', first: post('', 'Content-Length: 6\r\nExpect: miracles\r\n'), then: `late=1${late}`, statuses: [417] },
-    { name: 'a request behind one that asks to close', first: post('kept=1', 'Content-Length: 6\r\nConnection: close\r\n') + late, then: late, statuses: [204] },
-    { name: 'a request behind one of HTTP/1.0', first: post('kept=1').replace('HTTP/1.1', 'HTTP/1.0') + late, then: late, statuses: [204] },
-    { name: 'a request behind an Upgrade', first: post('kept=1', 'Content-Length: 6\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n') + late, then: late, statuses: [204] },
-    { name: 'a request behind a CONNECT', first: `CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n${late}`, then: late, statuses: [] },
+    {
+      name: 'a request behind headers that are too long',
+      first: post('late=1', `X: ${'x'.repeat(17_000)}\r\n`),
+      then: late,
+      statuses: [431],
+    },
+    {
+      name: 'a request behind an Expect that can not be met',
+      first: post('late=1', 'Content-Length: 6\r\nExpect: miracles\r\n') + late,
+      then: late,
+      statuses: [417],
+    },
+    {
+      name: 'the body behind an Expect that can not be met',
+      first: post('', 'Content-Length: 6\r\nExpect: miracles\r\n'),
+      then: `late=1${late}`,
+      statuses: [417],
+    },
+    {
+      name: 'a request behind one that asks to close',
+      first: post('kept=1', 'Content-Length: 6\r\nConnection: close\r\n') + late,
+      then: late,
+      statuses: [204],
+    },
+    {
+      name: 'a request behind one of HTTP/1.0',
+      first: post('kept=1').replace('HTTP/1.1', 'HTTP/1.0') + late,
+      then: late,
+      statuses: [204],
+    },
+    {
+      name: 'a request behind an Upgrade',
+      first: post('kept=1', 'Content-Length: 6\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n') + late,
+      then: late,
+      statuses: [204],
+    },
+    {
+      name: 'a request behind a CONNECT',
+      first: `CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n${late}`,
+      then: late,
+      statuses: [],
+    },
   ])('$name: not counted', async ({ first, then, statuses }) => {
     const { worker, queue } = await start(fastLane)
     const client = new Stubborn(worker)
@@ -93,12 +170,38 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     // On the fast lane a client has time until no reply is due any more: then all of these are.
     { name: 'half a head', next: late.slice(0, 40), then: late.slice(40), statuses: [204], inTime: 1 },
     { name: 'half a body', next: late.slice(0, -1), then: late.slice(-1) + late, statuses: [204, 408], inTime: 2 },
-    { name: 'half a chunked body', next: post(chunk('late=1'), chunked), then: `0\r\n\r\n${late}`, statuses: [204, 408], inTime: 2 },
-    { name: 'a body that is too long', next: post('', `Content-Length: ${tooLong.length}\r\n`), then: tooLong + late, statuses: [204, 413] },
-    { name: 'an Expect', next: post('late=1', 'Content-Length: 6\r\nExpect: miracles\r\n') + late, then: late, statuses: [204, 417] },
+    {
+      name: 'half a chunked body',
+      next: post(chunk('late=1'), chunked),
+      then: `0\r\n\r\n${late}`,
+      statuses: [204, 408],
+      inTime: 2,
+    },
+    {
+      name: 'a body that is too long',
+      next: post('', `Content-Length: ${tooLong.length}\r\n`),
+      then: tooLong + late,
+      statuses: [204, 413],
+    },
+    {
+      name: 'an Expect',
+      next: post('late=1', 'Content-Length: 6\r\nExpect: miracles\r\n') + late,
+      then: late,
+      statuses: [204, 417],
+    },
     { name: 'a CONNECT', next: `CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n${late}`, then: late, statuses: [204] },
-    { name: 'garbage', next: `no request\r\n\r\n${late}`, then: late, statuses: fastLane === 'off' ? [204] : [204, 400] },
-  ])('$name while a reply is due, and more when its time is up: what is refused does not count', async ({ next, then, statuses, inTime = 0 }) => {
+    {
+      name: 'garbage',
+      next: `no request\r\n\r\n${late}`,
+      then: late,
+      statuses: fastLane === 'off' ? [204] : [204, 400],
+    },
+  ])('$name while a reply is due, and more when its time is up: what is refused does not count', async ({
+    next,
+    then,
+    statuses,
+    inTime = 0,
+  }) => {
     const { worker, queue } = await start(fastLane, { ACK_TIMEOUT_MS: '30000' })
     queue.hold()
     const client = new Stubborn(worker)
@@ -119,8 +222,11 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     expect(worker.flusher.counts.increments).toBe(expected.filter((status) => status === 204).length)
   })
 
-  test.each([['one segment', Infinity], ['pieces of 7 bytes', 7]])('a chunked body that turns out too long, with a request behind it, in %s', async (_name, size) => {
-    const { worker } = await start(fastLane, { BODY_BYTES_MAX: '30', HEADERS_TIMEOUT_MS: '10000', REQUEST_TIMEOUT_MS: '10000' })
+  test.each([['one segment', Infinity],
+    ['pieces of 7 bytes',
+      7]])('a chunked body that turns out too long, with a request behind it, in %s', async (_name, size) => {
+    const { worker } = await start(fastLane,
+      { BODY_BYTES_MAX: '30', HEADERS_TIMEOUT_MS: '10000', REQUEST_TIMEOUT_MS: '10000' })
     const client = new Stubborn(worker)
     const sent = post(chunk('a=1&'.repeat(10)) + chunk(''), chunked) + late
     for (let at = 0; at < sent.length; at += size) client.write(sent.slice(at, at + size))
@@ -133,7 +239,12 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
   })
 
   test.each<{ name: string, first: string, more: string, status: number }>([
-    { name: 'a body of 16 MiB', first: post('', `Content-Length: ${2 ** 24}\r\n`), more: 'x'.repeat(2 ** 24), status: 413 },
+    {
+      name: 'a body of 16 MiB',
+      first: post('', `Content-Length: ${2 ** 24}\r\n`),
+      more: 'x'.repeat(2 ** 24),
+      status: 413,
+    },
     { name: 'a chunked body of 16 MiB', first: post('', chunked), more: chunk('x'.repeat(2 ** 24)), status: 413 },
     { name: 'headers of 4 MiB', first: 'POST /increment HTTP/1.1\r\n', more: 'X: y\r\n'.repeat(700_000), status: 431 },
     { name: 'requests behind garbage', first: 'garbage\r\n\r\n', more: late.repeat(50_000), status: 400 },
@@ -157,7 +268,9 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     onTestFinished(() => clearInterval(timer))
     idle.write('garbage\r\n\r\n')
     sending.write('garbage\r\n\r\n')
-    await until('both to be closed', async () => await new Promise<boolean>((resolve) => worker.server.server.getConnections((_error, count) => resolve(count === 0))))
+    await until('both to be closed',
+      async () => await new Promise<boolean>((resolve) =>
+        worker.server.server.getConnections((_error, count) => resolve(count === 0))))
     await sending.closed
     expect([idle.statuses(), sending.statuses()]).toEqual([[400], [400]])
     expect(worker.flusher.counts.increments).toBe(0)
@@ -173,7 +286,9 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     client.socket.resetAndDestroy()
     await send(worker, { path: '/healthz' })
     queue.release()
-    await until('the connection to be gone', async () => await new Promise<boolean>((resolve) => worker.server.server.getConnections((_error, count) => resolve(count === 0))))
+    await until('the connection to be gone',
+      async () => await new Promise<boolean>((resolve) =>
+        worker.server.server.getConnections((_error, count) => resolve(count === 0))))
     expect((await send(worker, { path: '/healthz' })).status).toBe(200)
   })
 
@@ -182,7 +297,8 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     const random = new Random(seed)
     const { worker, queue } = await start(fastLane, { ACK_TIMEOUT_MS: '30000' })
     const clients = Array.from({ length: 150 }, (_, i) => drawClient(random, i))
-    const outcomes = await Promise.all(clients.map(async ({ pieces, keys }) => ({ keys, statuses: await play(worker, pieces) })))
+    const outcomes =
+      await Promise.all(clients.map(async ({ pieces, keys }) => ({ keys, statuses: await play(worker, pieces) })))
     await until('all to be pushed', () => worker.flusher.pendingKeys === 0 && worker.flusher.heldReplies === 0)
     const counted = queue.totals()
     const problems = outcomes.flatMap(({ keys, statuses }, i) => {
@@ -191,7 +307,10 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
         if (status === undefined) return statuses.some((other) => refusesInput.includes(other)) && counted.has(key)
         return counted.has(key) !== (status === 204)
       })
-      return wrong ? [`client ${i} ${JSON.stringify(clients[i]!.pieces)}: ${statuses.join()}, counted ${keys.filter((key) => counted.has(key)).join()}`] : []
+      return wrong
+        ? [`client ${i} ${JSON.stringify(clients[i]!.pieces)}: ${statuses.join()}, counted ` +
+        `${keys.filter((key) => counted.has(key)).join()}`]
+        : []
     })
     expect(problems).toEqual([])
     const all = outcomes.flatMap(({ statuses }) => statuses)
@@ -203,7 +322,10 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
 const refusesInput = [408, 413, 417, 431]
 
 /** What one client sends, with the pause before each piece in ms, and the key of each of its requests. */
-function drawClient (random: Random, client: number): { pieces: Array<readonly [pauseMs: number, bytes: string]>, keys: string[] } {
+function drawClient (random: Random, client: number): {
+  pieces: Array<readonly [pauseMs: number, bytes: string]>
+  keys: string[]
+} {
   const keys = Array.from({ length: random.int(1, 4) }, (_, i) => `c${client}-${i}`)
   const bytes = keys.map((key) => {
     const body = `${key}=1`
@@ -217,14 +339,17 @@ function drawClient (random: Random, client: number): { pieces: Array<readonly [
       () => post(body, `Content-Length: ${body.length}\r\nConnection: close\r\n`),
     ])()
   }).join('')
-  const cuts = Array.from({ length: random.int(0, 4) }, () => random.int(0, Math.min(bytes.length, 700))).sort((a, b) => a - b)
+  const cuts = Array.from({ length: random.int(0, 4) },
+    () => random.int(0, Math.min(bytes.length, 700))).sort((a, b) => a - b)
   // The deadlines are 200 and 300 ms, looked at every 500; on the fast lane they begin up to a second later.
-  const pieces = [0, ...cuts].map((from, i) => [random.chance(0.5) ? 0 : random.int(0, 1600), bytes.slice(from, cuts[i])] as const)
+  const pieces = [0,
+    ...cuts].map((from, i) => [random.chance(0.5) ? 0 : random.int(0, 1600), bytes.slice(from, cuts[i])] as const)
   return { pieces, keys }
 }
 
 /** @returns the statuses that came back */
-async function play (worker: Worker, pieces: ReadonlyArray<readonly [pauseMs: number, bytes: string]>): Promise<number[]> {
+async function play (worker: Worker,
+  pieces: ReadonlyArray<readonly [pauseMs: number, bytes: string]>): Promise<number[]> {
   const client = new Stubborn(worker)
   for (const [pauseMs, bytes] of pieces) {
     if (pauseMs > 0) await delay(pauseMs)

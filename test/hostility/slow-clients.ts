@@ -1,5 +1,6 @@
-// Measures what slow clients cost honest ones: `node test/hostility/slow-clients.ts` starts everything on this machine and alternates
-// rounds without and with connections that send nothing, half a header or a byte a second, and come again whenever they are closed.
+// Measures what slow clients cost honest ones: `node test/hostility/slow-clients.ts` starts everything on this machine
+// and alternates rounds without and with connections that send nothing, half a header or a byte a second, and come
+// again whenever they are closed.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -45,12 +46,16 @@ async function beSlow (url: string, count: number): Promise<void> {
   process.once('disconnect', () => process.exit())
   const clients = await SlowClients.open(addressOf(url), count, true)
   process.stdout.write('open\n')
-  process.on('message', () => process.stdout.write(`${clients.open} open, ${clients.closed} closed so far, the longest after ${Math.round(clients.openMsMost)} ms\n`))
+  process.on('message',
+    () => process.stdout.write(`${clients.open} open, ${clients.closed} closed so far, the longest after ` +
+      `${Math.round(clients.openMsMost)} ms\n`))
 }
 
 async function measure (address: Address, clients: number, seconds: number): Promise<Round> {
   const body = 'foo=1&bar=-2'
-  const request = `POST /increment HTTP/1.1\r\nHost: honest\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+  const request =
+    'POST /increment HTTP/1.1\r\nHost: honest\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: ' +
+      `${body.length}\r\n\r\n${body}`
   const latencies: number[] = []
   let failed = 0
   const startedAt = performance.now()
@@ -85,8 +90,10 @@ async function measure (address: Address, clients: number, seconds: number): Pro
 }
 
 /** Rounds with slow clients begin when all of them are connected. */
-async function measureWithSlow (url: string, connections: number, clients: number, seconds: number): Promise<Round & { readonly told: string }> {
-  const child = spawn(process.execPath, [import.meta.filename, '--slow', url, '--connections', String(connections)], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] })
+async function measureWithSlow (url: string, connections: number, clients: number,
+  seconds: number): Promise<Round & { readonly told: string }> {
+  const child = spawn(process.execPath, [import.meta.filename, '--slow', url, '--connections', String(connections)],
+    { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] })
   if (child.stdout === null) throw new Error('no output')
   const lines = createInterface(child.stdout)[Symbol.asyncIterator]()
   await lines.next()
@@ -105,16 +112,23 @@ function median (values: readonly number[]): number {
 }
 
 function show (name: string, { perSecond, medianMs, p99Ms, failed }: Round, rest = ''): void {
-  process.stdout.write(`${name.padEnd(15)} ${perSecond.toFixed(0).padStart(7)} requests/s   median ${medianMs.toFixed(1)} ms   p99 ${p99Ms.toFixed(1)} ms   ${failed} failed${rest}\n`)
+  process.stdout.write(`${name.padEnd(15)} ${perSecond.toFixed(0).padStart(7)} requests/s   median ` +
+    `${medianMs.toFixed(1)} ms   p99 ${p99Ms.toFixed(1)} ms   ${failed} failed${rest}\n`)
 }
 
 function medians (rounds: readonly Round[]): Round {
   const of = (read: (round: Round) => number): number => median(rounds.map(read))
-  return { perSecond: of((round) => round.perSecond), medianMs: of((round) => round.medianMs), p99Ms: of((round) => round.p99Ms), failed: rounds.reduce((sum, { failed }) => sum + failed, 0) }
+  return {
+    perSecond: of((round) => round.perSecond),
+    medianMs: of((round) => round.medianMs),
+    p99Ms: of((round) => round.p99Ms),
+    failed: rounds.reduce((sum, { failed }) => sum + failed, 0),
+  }
 }
 
 async function main (): Promise<void> {
-  const [connections, clients, rounds, seconds] = [values.connections, values.clients, values.rounds, values.seconds].map(Number) as [number, number, number, number]
+  const [connections, clients, rounds, seconds] = [values.connections, values.clients, values.rounds,
+    values.seconds].map(Number) as [number, number, number, number]
   const dir = mkdtempSync(join(tmpdir(), 'gearbox-slow-'))
   const gearbox = await startAll({ DATABASE_PATH: join(dir, 'numbers.db'), WEB_WORKERS: '1' })
   try {

@@ -39,11 +39,15 @@ const fronts = [
         ['listen [::]:443 ssl http2 backlog=65535;', ''],
         ['/etc/ssl/certs/gearbox.pem', join(dir, 'cert.pem')],
         ['/etc/ssl/private/gearbox.key', join(dir, 'key.pem')],
-        ['server 127.0.0.1:3333 max_fails=0;', upstreams.map((upstream) => `server 127.0.0.1:${upstream} max_fails=0;`).join(' ')],
+        ['server 127.0.0.1:3333 max_fails=0;',
+          upstreams.map((upstream) => `server 127.0.0.1:${upstream} max_fails=0;`).join(' ')],
       ]))
-      const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path ${join(dir, name)};`)
-      writeFileSync(join(dir, 'nginx.conf'), `${process.getuid?.() === 0 ? 'user root;' : ''} daemon off; worker_processes 1; pid ${join(dir, 'pid')}; error_log stderr;
-        events { worker_connections 1024; } http { access_log off; ${temporary.join(' ')} include ${join(dir, 'gearbox.conf')}; }`)
+      const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi',
+        'scgi'].map((name) => `${name}_temp_path ${join(dir, name)};`)
+      writeFileSync(join(dir, 'nginx.conf'),
+        `${process.getuid?.() === 0 ? 'user root;' : ''} daemon off; worker_processes 1; pid ${join(dir, 'pid')}; error_log stderr;
+        events { worker_connections 1024; } http { access_log off; ${temporary.join(' ')} include ${join(dir,
+          'gearbox.conf')}; }`)
       return ['-p', dir, '-e', 'stderr', '-c', join(dir, 'nginx.conf')]
     },
   },
@@ -60,7 +64,8 @@ const fronts = [
         ['/etc/haproxy/gearbox.pem', join(dir, 'both.pem')],
         [
           'server here 127.0.0.1:3333 check inter 2s fall 3',
-          upstreams.map((upstream, i) => `server here${i} 127.0.0.1:${upstream} check inter ${checkEvery} fall 3`).join(' rise 1\n  '),
+          upstreams.map((upstream, i) => `server here${i} 127.0.0.1:${upstream} check inter ${checkEvery} fall 3`)
+            .join(' rise 1\n  '),
         ],
       ]))
       return ['-db', '-f', join(dir, 'gearbox.cfg')]
@@ -76,26 +81,41 @@ function replaced (path: string, changes: ReadonlyArray<readonly [from: string, 
   }, readFileSync(join(root, path), 'utf8'))
 }
 
-async function startFront ({ name, configure }: typeof fronts[number], upstreams: readonly number[], checkEvery = '2s'): Promise<Front> {
+async function startFront ({ name, configure }: typeof fronts[number], upstreams: readonly number[],
+  checkEvery = '2s'): Promise<Front> {
   const dir = temporaryDir()
   const port = await freePort()
-  const { status, stderr } = spawnSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2',
-    '-keyout', join(dir, 'key.pem'), '-out', join(dir, 'cert.pem'), '-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost'], { encoding: 'utf8' })
+  const { status, stderr } = spawnSync('openssl',
+    ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2',
+      '-keyout', join(dir, 'key.pem'), '-out', join(dir, 'cert.pem'), '-subj', '/CN=localhost', '-addext',
+      'subjectAltName=DNS:localhost'], { encoding: 'utf8' })
   expect(status, stderr).toBe(0)
   const ca = readFileSync(join(dir, 'cert.pem'), 'utf8')
   writeFileSync(join(dir, 'both.pem'), ca + readFileSync(join(dir, 'key.pem'), 'utf8'))
   const program = endWithTest(new Program(name, configure({ dir, port, upstreams, checkEvery }), {}))
   const front = { url: `https://localhost:${port}`, ca }
-  await until(`${name} to pass a request on; it printed: ${program.output}`, async () => (await ask(front, 'GET', '/docs/json')).status === 200)
+  await until(`${name} to pass a request on; it printed: ${program.output}`,
+    async () => (await ask(front, 'GET', '/docs/json')).status === 200)
     .catch((error: unknown) => { throw new Error(program.output, { cause: error }) })
   return front
 }
 
 /** One request, on a TLS connection of its own unless an agent keeps one. */
-async function ask ({ url, ca }: Front, method: string, path: string, body = '', headers: Record<string, string> = {}, agent: Agent | false = false): Promise<{ status: number, text: string }> {
+async function ask ({ url, ca }: Front, method: string, path: string, body = '', headers: Record<string, string> = {},
+  agent: Agent | false = false): Promise<{ status: number, text: string }> {
   return await new Promise((resolve, reject) => {
     const outgoing = request(`${url}${path}`, {
-      method, ca, agent, family: 4, servername: 'localhost', headers: { ...(body === '' ? {} : { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body) }), ...headers },
+      method,
+      ca,
+      agent,
+      family: 4,
+      servername: 'localhost',
+      headers: {
+        ...(body === ''
+          ? {}
+          : { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body) }),
+        ...headers,
+      },
     }, (response) => {
       let text = ''
       response.setEncoding('utf8')
@@ -158,54 +178,77 @@ describe.each(fronts)('behind $name', (kind) => {
   const real = test.skipIf(missing.length > 0)
   const why = missing.length > 0 ? ` (skipped: there is no ${missing.join(', no ')})` : ''
 
-  real(`POSTs over TLS are counted once, and clients that come and go share few connections to Gearbox${why}`, async () => {
+  real('POSTs over TLS are counted once, and clients that come and go share few connections to ' +
+    `Gearbox${why}`, async () => {
     const databasePath = join(temporaryDir(), 'numbers.db')
     const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1' }))
     const { port, posts } = await countPosts(Number(new URL(gearbox.url).port))
     const front = await startFront(kind, [port])
     const clients = 40
-    for (let i = 0; i < clients; i++) expect((await ask(front, 'POST', '/increment?ack=stored', 'tls=1')).status).toBe(204)
+    for (let i = 0; i < clients; i++) {
+      expect((await ask(front, 'POST', '/increment?ack=stored', 'tls=1')).status).toBe(204)
+    }
     expect(posts.reduce((sum, count) => sum + count, 0)).toBe(clients)
     expect(posts.length, 'connections that carried them').toBeLessThanOrEqual(2)
 
     const agent = new Agent({ keepAlive: true, maxSockets: 8 })
-    expect(await Promise.all(Array.from({ length: clients }, async () => (await ask(front, 'POST', '/increment?ack=stored', 'kept=1', {}, agent)).status))).toEqual(Array(clients).fill(204))
+    expect(await Promise.all(Array.from({ length: clients },
+      async () => (await ask(front, 'POST', '/increment?ack=stored', 'kept=1', {}, agent)).status)))
+      .toEqual(Array(clients).fill(204))
     agent.destroy()
     expect(readTotals(databasePath)).toEqual(new Map([['kept', BigInt(clients)], ['tls', BigInt(clients)]]))
   })
 
-  real(`Gearbox's own answers get through: errors as JSON, keys with a slash, a page of the same host${why}`, async () => {
+  real('Gearbox\'s own answers get through: errors as JSON, keys with a slash, a page of the same ' +
+    `host${why}`, async () => {
     const databasePath = join(temporaryDir(), 'numbers.db')
     const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1' }))
     const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
     const tooLarge = await ask(front, 'POST', '/increment', `${'a'.repeat(70_000)}=1`)
-    expect([tooLarge.status, JSON.parse(tooLarge.text)]).toEqual([413, expect.objectContaining({ code: 'GBX_BODY_TOO_LARGE' })])
+    expect([tooLarge.status, JSON.parse(tooLarge.text)])
+      .toEqual([413, expect.objectContaining({ code: 'GBX_BODY_TOO_LARGE' })])
     expect((await ask(front, 'POST', '/increment?ack=stored', 'a%2Fb=5', { origin: front.url })).status).toBe(204)
-    expect((await ask(front, 'POST', '/increment', 'a%2Fb=5', { origin: 'https://elsewhere.example' })).status).toBe(403)
+    expect((await ask(front, 'POST', '/increment', 'a%2Fb=5', { origin: 'https://elsewhere.example' })).status)
+      .toBe(403)
     expect((await ask(front, 'GET', '/totals/a%2Fb')).text).toBe('{"key":"a/b","total":5}')
   })
 
-  real(`a public name is answered where HOSTS_ALLOWED has it, also to its own pages, and no other is${why}`, async () => {
-    const gearbox = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), WEB_WORKERS: '1', HOSTS_ALLOWED: 'counter.example' }))
+  real('a public name is answered where HOSTS_ALLOWED has it, also to its own pages, and no ' +
+    `other is${why}`, async () => {
+    const gearbox =
+      endWithTest(await startAll({
+        DATABASE_PATH: join(temporaryDir(), 'numbers.db'),
+        WEB_WORKERS: '1',
+        HOSTS_ALLOWED: 'counter.example',
+      }))
     const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
-    expect((await ask(front, 'POST', '/increment', 'a=1', { host: 'counter.example', origin: 'https://counter.example' })).status).toBe(204)
-    const other = await ask(front, 'POST', '/increment', 'a=1', { host: 'other.example', origin: 'https://other.example' })
-    expect([other.status, JSON.parse(other.text)]).toEqual([421, expect.objectContaining({ code: 'GBX_UNKNOWN_HOST', message: expect.stringContaining('HOSTS_ALLOWED') })])
+    expect((await ask(front, 'POST', '/increment', 'a=1',
+      { host: 'counter.example', origin: 'https://counter.example' })).status).toBe(204)
+    const other = await ask(front, 'POST', '/increment', 'a=1',
+      { host: 'other.example', origin: 'https://other.example' })
+    expect([other.status, JSON.parse(other.text)]).toEqual([421,
+      expect.objectContaining({ code: 'GBX_UNKNOWN_HOST', message: expect.stringContaining('HOSTS_ALLOWED') })])
   })
 
   real(`only what the public may reach is published${why}`, async () => {
     const gearbox = endWithTest(await startAll({ DATABASE_PATH: join(temporaryDir(), 'numbers.db'), WEB_WORKERS: '1' }))
     const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
-    const paths = ['/metrics', '/readyz', '/healthz', '/', '/increments', '/increment/', '/%6detrics', '//metrics', '/docs/../metrics', '/docs/%2e%2e/metrics', '/totals/../metrics', '/metrics?', '/METRICS', '/docs;/../metrics']
+    const paths = ['/metrics', '/readyz', '/healthz', '/', '/increments', '/increment/', '/%6detrics', '//metrics',
+      '/docs/../metrics', '/docs/%2e%2e/metrics', '/totals/../metrics', '/metrics?', '/METRICS', '/docs;/../metrics']
     for (const path of paths) {
       const { status, text } = await ask(front, 'GET', path)
       expect([400, 404], path).toContain(status)
       expect(text, path).not.toContain('gearbox_')
     }
     const refused = await ask(front, 'GET', '/metrics')
-    expect([refused.status, JSON.parse(refused.text)]).toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND' })])
-    for (const method of ['PUT', 'DELETE', 'POST', 'PATCH']) expect([403, 404], method).toContain((await ask(front, method, '/totals/foo')).status)
-    for (const path of ['/totals', '/totals?prefix=a', '/docs', '/docs/', '/docs/json']) expect((await ask(front, 'GET', path)).status, path).toBeLessThan(400)
+    expect([refused.status, JSON.parse(refused.text)])
+      .toEqual([404, expect.objectContaining({ code: 'GBX_NOT_FOUND' })])
+    for (const method of ['PUT', 'DELETE', 'POST', 'PATCH']) {
+      expect([403, 404], method).toContain((await ask(front, method, '/totals/foo')).status)
+    }
+    for (const path of ['/totals', '/totals?prefix=a', '/docs', '/docs/', '/docs/json']) {
+      expect((await ask(front, 'GET', path)).status, path).toBeLessThan(400)
+    }
     expect((await ask(front, 'GET', '/totals/none')).text).toContain('GBX_')
     expect((await ask(front, 'POST', '/increment?ack=stored', 'foo=1')).status).toBe(204)
   })
@@ -216,18 +259,25 @@ describe.each(fronts)('behind $name', (kind) => {
     const front = await startFront(kind, [Number(new URL(gearbox.url).port)])
     const session = http2.connect(front.url, { ca: front.ca })
     onTestFinished(() => session.destroy())
-    const statuses = await Promise.all(Array.from({ length: 20 }, async () => await new Promise<number>((resolve, reject) => {
-      const stream = session.request({ ':method': 'POST', ':path': '/increment?ack=stored', 'content-type': 'application/x-www-form-urlencoded', origin: front.url })
-      stream.on('response', (headers) => { resolve(Number(headers[':status'])) })
-      stream.on('error', reject)
-      stream.resume().end('h2=1')
-    })))
+    const statuses =
+      await Promise.all(Array.from({ length: 20 }, async () => await new Promise<number>((resolve, reject) => {
+        const stream = session.request({
+          ':method': 'POST',
+          ':path': '/increment?ack=stored',
+          'content-type': 'application/x-www-form-urlencoded',
+          origin: front.url,
+        })
+        stream.on('response', (headers) => { resolve(Number(headers[':status'])) })
+        stream.on('error', reject)
+        stream.resume().end('h2=1')
+      })))
     expect(session.alpnProtocol).toBe('h2')
     expect(statuses).toEqual(Array(20).fill(204))
     expect(readTotals(databasePath)).toEqual(new Map([['h2', 20n]]))
   })
 
-  real(`a POST whose upstream dies is not sent to another one, and the client's own repeat is what counts${why}`, async () => {
+  real('a POST whose upstream dies is not sent to another one, and the client\'s own repeat is what ' +
+    `counts${why}`, async () => {
     const seen: IncomingHttpHeaders[] = []
     const front = await startFront(kind, [await dyingUpstream(seen, 1), await dyingUpstream(seen, 1)])
     expect((await ask(front, 'POST', '/increment', 'foo=1')).status).toBe(502)
@@ -247,15 +297,22 @@ describe.each(fronts)('behind $name', (kind) => {
   real(`Gearbox is told the client's address, and not what the client says it is${why}`, async () => {
     const seen: IncomingHttpHeaders[] = []
     const front = await startFront(kind, [await dyingUpstream(seen, 2)])
-    expect((await ask(front, 'POST', '/increment', 'foo=1', { 'x-forwarded-for': '192.0.2.1', 'x-real-ip': '192.0.2.2' })).status).toBe(204)
-    expect(seen[0]).toMatchObject({ 'x-forwarded-for': '127.0.0.1', 'x-real-ip': '127.0.0.1', 'x-forwarded-proto': 'https', host: new URL(front.url).host })
+    expect((await ask(front, 'POST', '/increment', 'foo=1',
+      { 'x-forwarded-for': '192.0.2.1', 'x-real-ip': '192.0.2.2' })).status).toBe(204)
+    expect(seen[0]).toMatchObject({
+      'x-forwarded-for': '127.0.0.1',
+      'x-real-ip': '127.0.0.1',
+      'x-forwarded-proto': 'https',
+      host: new URL(front.url).host,
+    })
   })
 })
 
 const haproxy = fronts[1]
 const missing = [haproxy.name, 'openssl'].filter((name) => findProgram(name) === undefined)
 
-test.skipIf(missing.length > 0)(`a machine behind haproxy that stops with DRAIN_MS is noticed by no client${missing.length > 0 ? ` (skipped: there is no ${missing.join(', no ')})` : ''}`, async () => {
+test.skipIf(missing.length > 0)('a machine behind haproxy that stops with DRAIN_MS is noticed by no ' +
+  `client${missing.length > 0 ? ` (skipped: there is no ${missing.join(', no ')})` : ''}`, async () => {
   const databases = [join(temporaryDir(), 'numbers.db'), join(temporaryDir(), 'numbers.db')]
   const machines = await Promise.all(databases.map(async (databasePath) => (
     endWithTest(await startAll({ DATABASE_PATH: databasePath, WEB_WORKERS: '1', DRAIN_MS: '3000' })))))
@@ -267,7 +324,8 @@ test.skipIf(missing.length > 0)(`a machine behind haproxy that stops with DRAIN_
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
     while (!enough.signal.aborted) {
       // On kept connections and on new ones.
-      const outcome = await ask(front, 'POST', '/increment?ack=stored', 'foo=1', {}, i % 3 === 0 ? false : agent).then(({ status }) => status, String)
+      const outcome = await ask(front, 'POST', '/increment?ack=stored', 'foo=1', {},
+        i % 3 === 0 ? false : agent).then(({ status }) => status, String)
       statuses.set(outcome, (statuses.get(outcome) ?? 0) + 1)
     }
     agent.destroy()
@@ -290,16 +348,26 @@ test.skipIf(missing.length > 0)(`a machine behind haproxy that stops with DRAIN_
   expect(totals[0]).toBeGreaterThan(0n)
 })
 
-/** Why the installer can't be tried here; undefined where it can: in a /etc of its own, which only this process sees. */
+/**
+ * Why the installer can't be tried here; undefined where it can: in a /etc of its own, which only this process sees.
+ */
 const noOwnEtc = process.platform !== 'linux' || process.getuid?.() !== 0 || findProgram('unshare') === undefined
   ? 'only root makes a /etc of its own'
-  : spawnSync('unshare', ['-m', 'sh', '-c', 'mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work none /etc']).status === 0
+  : spawnSync('unshare',
+    ['-m', 'sh', '-c',
+      'mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && mount -t overlay -o ' +
+        'lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work none /etc']).status === 0
     ? undefined
     : 'no file system can be mounted here'
 
 describe('install_front.sh', () => {
   /** Runs it in a /etc of its own, and then what shows how that looks. */
-  function install (name: string, before: string, after: string): { status: number | null, said: string, shown: string } {
+  function install (name: string, before: string, after: string): {
+    status: number |
+    null,
+    said: string,
+    shown: string
+  } {
     const dir = temporaryDir()
     const script = join(dir, 'run')
     writeFileSync(script, `set -e
@@ -315,10 +383,15 @@ describe('install_front.sh', () => {
       exit $status
     `)
     const { status, stderr } = spawnSync('unshare', ['-m', 'bash', script], { encoding: 'utf8' })
-    return { status, said: stderr + readFileSync(join(dir, 'said'), 'utf8'), shown: readFileSync(join(dir, 'shown'), 'utf8') }
+    return {
+      status,
+      said: stderr + readFileSync(join(dir, 'said'), 'utf8'),
+      shown: readFileSync(join(dir, 'shown'), 'utf8'),
+    }
   }
 
-  const missing = noOwnEtc ?? [...fronts.map(({ name }) => name), 'openssl'].filter((name) => findProgram(name) === undefined).map((name) => `there is no ${name}`)[0]
+  const missing = noOwnEtc ?? [...fronts.map(({ name }) => name),
+    'openssl'].filter((name) => findProgram(name) === undefined).map((name) => `there is no ${name}`)[0]
   const real = test.skipIf(missing !== undefined)
   const why = missing === undefined ? '' : ` (skipped: ${missing})`
   const haproxyShipped = readFileSync(join(root, 'install/haproxy/gearbox.cfg'), 'utf8')
@@ -326,13 +399,17 @@ describe('install_front.sh', () => {
 
   real(`a file that haproxy does not accept takes nobody's place${why}`, () => {
     // Its certificate is not there.
-    const { status, said, shown } = install('haproxy', 'echo "# mine" >/etc/haproxy/haproxy.cfg; rm -f /etc/haproxy/gearbox.pem', 'cat /etc/haproxy/haproxy.cfg; ls /etc/haproxy | grep haproxy.cfg')
+    const { status, said, shown } = install('haproxy',
+      'echo "# mine" >/etc/haproxy/haproxy.cfg; rm -f /etc/haproxy/gearbox.pem',
+      'cat /etc/haproxy/haproxy.cfg; ls /etc/haproxy | grep haproxy.cfg')
     expect(said).toMatch(/gearbox\.pem[^]*haproxy does not accept install\/haproxy\/gearbox\.cfg/)
     expect([status, shown]).toEqual([1, '# mine\nhaproxy.cfg\n'])
   })
 
   real(`one that it accepts does, and what was there is kept${why}`, () => {
-    const { status, said, shown } = install('haproxy', 'echo "# mine" >/etc/haproxy/haproxy.cfg; certificate /etc/haproxy/c /etc/haproxy/k; cat /etc/haproxy/c /etc/haproxy/k >/etc/haproxy/gearbox.pem',
+    const { status, said, shown } = install('haproxy',
+      'echo "# mine" >/etc/haproxy/haproxy.cfg; certificate /etc/haproxy/c /etc/haproxy/k; cat /etc/haproxy/c ' +
+        '/etc/haproxy/k >/etc/haproxy/gearbox.pem',
       'cat /etc/haproxy/haproxy.cfg.before /etc/haproxy/haproxy.cfg')
     expect(status, said).toBe(0)
     expect(shown).toBe(`# mine\n${haproxyShipped}`)
@@ -342,12 +419,15 @@ describe('install_front.sh', () => {
     const no = install('nginx', 'rm -f /etc/ssl/certs/gearbox.pem', 'ls /etc/nginx/conf.d')
     expect(no.said).toMatch(/gearbox\.pem[^]*nginx does not accept/)
     expect([no.status, no.shown]).toEqual([1, ''])
-    const kept = install('nginx', 'rm -f /etc/ssl/certs/gearbox.pem; echo "# mine" >/etc/nginx/conf.d/gearbox.conf', 'cat /etc/nginx/conf.d/*')
+    const kept = install('nginx', 'rm -f /etc/ssl/certs/gearbox.pem; echo "# mine" >/etc/nginx/conf.d/gearbox.conf',
+      'cat /etc/nginx/conf.d/*')
     expect([kept.status, kept.shown]).toEqual([1, '# mine\n'])
   })
 
   real(`what it accepts is in its place${why}`, () => {
-    const { status, said, shown } = install('nginx', 'certificate /etc/ssl/certs/gearbox.pem /etc/ssl/private/gearbox.key; echo "# mine" >/etc/nginx/conf.d/gearbox.conf',
+    const { status, said, shown } = install('nginx',
+      'certificate /etc/ssl/certs/gearbox.pem /etc/ssl/private/gearbox.key; echo "# mine" ' +
+        '>/etc/nginx/conf.d/gearbox.conf',
       'cat /etc/nginx/conf.d/gearbox.conf.before /etc/nginx/conf.d/gearbox.conf')
     expect(status, said).toBe(0)
     expect(shown).toBe(`# mine\n${nginxShipped}`)

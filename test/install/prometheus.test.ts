@@ -11,7 +11,9 @@ import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 const shipped = join(root, 'install/prometheus')
 const tools = join(root, '.tmp/bin')
 
-/** From the PATH, or out of the distribution's package, which is unpacked and not installed: that would start a server. */
+/**
+ * From the PATH, or out of the distribution's package, which is unpacked and not installed: that would start a server.
+ */
 function findPromtool (): string | undefined {
   const found = findProgram('promtool') ?? (existsSync(join(tools, 'promtool')) ? join(tools, 'promtool') : undefined)
   if (found !== undefined || process.getuid?.() !== 0 || findProgram('apt-get') === undefined) return found
@@ -20,14 +22,20 @@ function findPromtool (): string | undefined {
     spawnSync('apt-get', ['-o', 'APT::Sandbox::User=root', 'download', 'prometheus'], { cwd: dir, timeout: 60_000 })
     const deb = readdirSync(dir).find((name) => name.endsWith('.deb'))
     if (deb === undefined) return undefined
-    spawnSync('sh', ['-c', `mkdir -p '${tools}' && dpkg-deb --fsys-tarfile '${deb}' | tar -xf - -C '${tools}' --strip-components=3 ./usr/bin/promtool`], { cwd: dir })
+    spawnSync('sh',
+      ['-c', `mkdir -p '${tools}' && dpkg-deb --fsys-tarfile '${deb}' | tar -xf - -C '${tools}' --strip-components=3 ` +
+        './usr/bin/promtool'], { cwd: dir })
     return existsSync(join(tools, 'promtool')) ? join(tools, 'promtool') : undefined
   } finally {
     rmSync(dir, { recursive: true, force: true })
   }
 }
 
-function run (command: string, args: readonly string[], cwd: string, input = ''): { status: number | null, said: string } {
+function run (command: string, args: readonly string[], cwd: string, input = ''): {
+  status: number |
+  null,
+  said: string
+} {
   const { status, stdout, stderr } = spawnSync(command, args, { cwd, input, encoding: 'utf8' })
   return { status, said: stdout + stderr }
 }
@@ -49,8 +57,10 @@ describe('promtool', () => {
     const dir = temporaryDir()
     copyFileSync(join(shipped, 'gearbox.rules.yml'), join(dir, 'gearbox.rules.yml'))
     copyFileSync(join(import.meta.dirname, 'gearbox.rules.test.yml'), join(dir, 'gearbox.rules.test.yml'))
-    expect(run(promtool, ['test', 'rules', 'gearbox.rules.test.yml'], dir)).toEqual({ status: 0, said: expect.stringContaining('SUCCESS') })
-    const alerts = (path: string, pattern: RegExp): string[] => Array.from(readFileSync(path, 'utf8').matchAll(pattern), ([, name]) => name!)
+    expect(run(promtool, ['test', 'rules', 'gearbox.rules.test.yml'], dir))
+      .toEqual({ status: 0, said: expect.stringContaining('SUCCESS') })
+    const alerts = (path: string, pattern: RegExp): string[] =>
+      Array.from(readFileSync(path, 'utf8').matchAll(pattern), ([, name]) => name!)
     const tested = new Set(alerts(join(dir, 'gearbox.rules.test.yml'), /alertname: (\w+)/g))
     expect([...tested].sort()).toEqual(alerts(join(dir, 'gearbox.rules.yml'), /alert: (\w+)/g).sort())
   })

@@ -1,7 +1,10 @@
-// What is shipped for an administrator, judged by the programs that judge such files: every shell script, the systemd units,
-// the kernel settings and the Vagrantfile.
+// What is shipped for an administrator, judged by the programs that judge such files: every shell script, the systemd
+// units, the kernel settings and the Vagrantfile.
 import { spawnSync } from 'node:child_process'
-import { chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync, closeSync, copyFileSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readSync,
+  writeFileSync,
+} from 'node:fs'
 import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { root } from '@gearbox/test-kit/gearbox.ts'
@@ -15,8 +18,13 @@ function withProgram (name: string, behaviour: string, check: () => void): void 
 }
 
 /** A program's exit code and all that it said. */
-function run (command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): { status: number | null, said: string } {
-  const { status, stdout, stderr } = spawnSync(command, args, { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } })
+function run (command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): {
+  status: number |
+  null,
+  said: string
+} {
+  const { status, stdout, stderr } = spawnSync(command, args,
+    { cwd: root, encoding: 'utf8', env: { ...process.env, ...env } })
   return { status, said: stdout + stderr }
 }
 
@@ -24,7 +32,9 @@ function run (command: string, args: readonly string[], env: NodeJS.ProcessEnv =
 function shellScripts (dir = root): string[] {
   return readdirSync(dir, { withFileTypes: true }).flatMap((entry) => {
     const path = join(dir, entry.name)
-    if (entry.isDirectory()) return ['node_modules', '.git', '.tmp', 'data'].includes(entry.name) ? [] : shellScripts(path)
+    if (entry.isDirectory()) {
+      return ['node_modules', '.git', '.tmp', 'data'].includes(entry.name) ? [] : shellScripts(path)
+    }
     return entry.isFile() && /^#!.*\b(ba|da)?sh\n/.test(firstBytes(path)) ? [path] : []
   })
 }
@@ -39,11 +49,14 @@ function firstBytes (path: string): string {
 
 withProgram('shellcheck', 'shellcheck finds nothing in any shell script', () => {
   const scripts = shellScripts()
-  expect(scripts.map((path) => basename(path))).toEqual(expect.arrayContaining(['run-node', 'install_main.sh', 'gearbox', 'sane.sh', 'install.sh']))
+  expect(scripts.map((path) => basename(path)))
+    .toEqual(expect.arrayContaining(['run-node', 'install_main.sh', 'gearbox', 'sane.sh', 'install.sh']))
   expect(run('shellcheck', scripts)).toEqual({ status: 0, said: '' })
 })
 
-/** The units as they are, with this machine's programs in place of those that are only there once Gearbox is installed. */
+/**
+ * The units as they are, with this machine's programs in place of those that are only there once Gearbox is installed.
+ */
 function unitFiles (): string[] {
   const dir = temporaryDir()
   const shipped = join(root, 'install/systemd')
@@ -67,7 +80,8 @@ withProgram('systemd-analyze', 'systemd rates the exposure of each service below
   expect(services.length).toBe(4)
   for (const service of services) {
     // It knows tenths, times ten.
-    const { status, said } = run('systemd-analyze', ['security', '--offline=true', '--threshold=29', '--no-pager', service])
+    const { status, said } = run('systemd-analyze',
+      ['security', '--offline=true', '--threshold=29', '--no-pager', service])
     expect(status, said).toBe(0)
   }
 })
@@ -81,8 +95,10 @@ test('web worker N has METRICS_PORT + N to itself, and an instance that is no nu
   const node = join(code, 'node_modules/.bin/node')
   writeFileSync(node, '#!/bin/sh\necho "$METRICS_PORT $*"\n')
   chmodSync(node, 0o755)
-  const start = (instance: string, METRICS_PORT: string): { status: number | null, said: string } => run(join(code, 'install/web-worker'), [instance], { METRICS_PORT })
-  for (const [instance, metricsPort, port] of [['1', '3334', '3335'], ['9', '3334', '3343'], ['10', '3334', '3344'], ['256', '3334', '3590'], ['2', '', ''], ['2', '0', '0'], ['2', 'x', 'x']] as const) {
+  const start = (instance: string, METRICS_PORT: string): { status: number | null, said: string } =>
+    run(join(code, 'install/web-worker'), [instance], { METRICS_PORT })
+  for (const [instance, metricsPort, port] of [['1', '3334', '3335'], ['9', '3334', '3343'], ['10', '3334', '3344'],
+    ['256', '3334', '3590'], ['2', '', ''], ['2', '0', '0'], ['2', 'x', 'x']] as const) {
     const { status, said } = start(instance, metricsPort)
     expect(said.split(' ')[0], `worker ${instance} of ${metricsPort}`).toBe(port)
     expect(said).toContain(join(code, 'apps/web/src/main.ts'))
@@ -103,17 +119,24 @@ test('every kernel setting is one that Linux knows, below its reason', () => {
   expect(settings.length).toBe(lines.filter((line) => line !== '' && !line.startsWith('#')).length)
   for (const { name, optional, above } of settings) {
     expect(above, name).toMatch(/^# /)
-    if (process.platform === 'linux' && !optional) expect(existsSync(join('/proc/sys', ...name.split('.'))), name).toBe(true)
+    if (process.platform === 'linux' && !optional) {
+      expect(existsSync(join('/proc/sys', ...name.split('.'))), name).toBe(true)
+    }
   }
 })
 
 withProgram('vagrant', 'vagrant finds the Vagrantfile valid, with each kind of network', () => {
   const home = temporaryDir()
   for (const network of ['forwarded', 'private', 'bridged']) {
-    const { status, said } = run('vagrant', ['validate', '--ignore-provider'], { VAGRANT_HOME: home, VAGRANT_DOTFILE_PATH: join(home, 'dot'), GEARBOX_NETWORK: network })
+    const { status, said } = run('vagrant', ['validate', '--ignore-provider'],
+      { VAGRANT_HOME: home, VAGRANT_DOTFILE_PATH: join(home, 'dot'), GEARBOX_NETWORK: network })
     expect(said).toContain('validated successfully')
     expect(status).toBe(0)
   }
-  expect(run('vagrant', ['validate', '--ignore-provider'], { VAGRANT_HOME: home, VAGRANT_DOTFILE_PATH: join(home, 'dot'), GEARBOX_NETWORK: 'none' }))
-    .toMatchObject({ status: expect.not.toBeOneOf([0]), said: expect.stringContaining('network must be forwarded, private or bridged') })
+  expect(run('vagrant', ['validate', '--ignore-provider'],
+    { VAGRANT_HOME: home, VAGRANT_DOTFILE_PATH: join(home, 'dot'), GEARBOX_NETWORK: 'none' }))
+    .toMatchObject({
+      status: expect.not.toBeOneOf([0]),
+      said: expect.stringContaining('network must be forwarded, private or bridged'),
+    })
 })

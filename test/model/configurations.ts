@@ -59,21 +59,62 @@ const doubled = /^increment \d+ is counted 2 times$/m
 
 /** Each of these is one rule away from the real ones, and wrong. */
 export const broken: readonly Broken[] = [
-  { name: 'pop before commit', rules: { ...realRules, take: 'pops' }, fails: 'worker and consumer crash', how: forgotten },
-  { name: 'LTRIM n as acknowledgement', rules: { ...realRules, acknowledge: 'trims n' }, fails: 'worker crash', how: forgotten },
-  { name: 'retry under a new sequence', rules: { ...realRules, retry: 'new sequence' }, fails: 'timeouts', how: doubled },
-  { name: 'merging into a retried batch', rules: { ...realRules, retry: 'merged with what came since' }, fails: 'timeouts', how: lost },
+  {
+    name: 'pop before commit',
+    rules: { ...realRules, take: 'pops' },
+    fails: 'worker and consumer crash',
+    how: forgotten,
+  },
+  {
+    name: 'LTRIM n as acknowledgement',
+    rules: { ...realRules, acknowledge: 'trims n' },
+    fails: 'worker crash',
+    how: forgotten,
+  },
+  {
+    name: 'retry under a new sequence',
+    rules: { ...realRules, retry: 'new sequence' },
+    fails: 'timeouts',
+    how: doubled,
+  },
+  {
+    name: 'merging into a retried batch',
+    rules: { ...realRules, retry: 'merged with what came since' },
+    fails: 'timeouts',
+    how: lost,
+  },
   { name: 'no window', rules: { ...realRules, window: 'none' }, fails: 'loss noticed', how: lost },
   { name: 'an empty queue proves nothing', rules: { ...realRules, tails: 'ignored' }, fails: 'removals', how: lost },
-  { name: 'pushed again once and never more', rules: { ...realRules, again: 'never' }, fails: 'removals, twice', how: lost },
-  { name: 'a stop that keeps only what was not pushed', rules: { ...realRules, stop: 'what was not pushed' }, fails: 'stop and removal', how: forgotten },
-  { name: 'nothing told at the start', rules: { ...realRules, start: 'tells nothing' }, fails: 'consumer crash', how: /is never told/ },
-  { name: 'a binding checked against a database that was read before the queue', rules: { ...realRules, binding: 'database first' }, fails: 'two consumers', how: /was refused/ },
+  {
+    name: 'pushed again once and never more',
+    rules: { ...realRules, again: 'never' },
+    fails: 'removals, twice',
+    how: lost,
+  },
+  {
+    name: 'a stop that keeps only what was not pushed',
+    rules: { ...realRules, stop: 'what was not pushed' },
+    fails: 'stop and removal',
+    how: forgotten,
+  },
+  {
+    name: 'nothing told at the start',
+    rules: { ...realRules, start: 'tells nothing' },
+    fails: 'consumer crash',
+    how: /is never told/,
+  },
+  {
+    name: 'a binding checked against a database that was read before the queue',
+    rules: { ...realRules, binding: 'database first' },
+    fails: 'two consumers',
+    how: /was refused/,
+  },
 ]
 
 /**
- * A second line of defence: alone each of the two changes nothing, both together are wrong. What an empty queue has not reported is pushed
- * again, and within these bounds that makes up for whatever else loses a living worker's batches; so it is often the first to go.
+ * A second line of defence: alone each of the two changes nothing, both together are wrong. What an empty queue has not
+ * reported is pushed again, and within these bounds that makes up for whatever else loses a living worker's batches; so
+ * it is often the first to go.
  */
 export interface SecondLine extends Omit<Broken, 'rules'> {
   readonly first: Partial<Rules>
@@ -81,9 +122,21 @@ export interface SecondLine extends Omit<Broken, 'rules'> {
 }
 
 export const secondLines: readonly SecondLine[] = [
-  { name: 'the generation', first: { tails: 'ignored' }, second: { generation: 'ignored' }, fails: 'loss unnoticed', how: lost },
+  {
+    name: 'the generation',
+    first: { tails: 'ignored' },
+    second: { generation: 'ignored' },
+    fails: 'loss unnoticed',
+    how: lost,
+  },
   { name: 'run_id', first: { tails: 'ignored' }, second: { runId: 'ignored' }, fails: 'loss noticed', how: lost },
-  { name: 'the replication id', first: { tails: 'ignored' }, second: { runId: 'read' }, fails: 'two failovers', how: lost },
+  {
+    name: 'the replication id',
+    first: { tails: 'ignored' },
+    second: { runId: 'read' },
+    fails: 'two failovers',
+    how: lost,
+  },
   {
     name: 'dedup by the highest sequence without gaps, behind the push that compares the generation',
     first: { generation: 'looked at', tails: 'ignored' },

@@ -13,7 +13,10 @@ function withConsumer (state: State, index: number, change: Partial<Consumer>): 
 
 /** Dead, refused or superseded: it knows nothing, and its open transaction is rolled back. */
 function leave (state: State, index: number): State {
-  return { ...state, consumers: set(state.consumers, index, { ...idle, unreported: state.workers.map(() => undefined) }) }
+  return {
+    ...state,
+    consumers: set(state.consumers, index, { ...idle, unreported: state.workers.map(() => undefined) }),
+  }
 }
 
 export function consumerSteps (state: State, rules: Rules, index: number, add: Add, addFault: Add): void {
@@ -23,22 +26,30 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
 
   switch (consumer.phase) {
     case 'down': {
-      if (state.consumers.every(({ phase }) => phase === 'down')) add(() => `${who}: starts, reads ${firstRead(rules)}`, () => checkBinding(state, rules, index))
+      if (state.consumers.every(({ phase }) => phase === 'down')) {
+        add(() => `${who}: starts, reads ${firstRead(rules)}`, () => checkBinding(state, rules, index))
+      }
       const second = spend(state, 'secondConsumers')
       if (second !== undefined && state.consumers.some(({ phase }) => phase !== 'down')) {
-        addFault(() => `${who}: starts BESIDE ANOTHER, reads ${firstRead(rules)}`, () => checkBinding(second, rules, index))
+        addFault(() => `${who}: starts BESIDE ANOTHER, reads ${firstRead(rules)}`,
+          () => checkBinding(second, rules, index))
       }
       return
     }
     case 'identity read':
-      add(() => `${who}: reads the other and compares (queue's owner ${state.redis.data.owner}, database's epoch ${state.database.epoch})`, () => compareBinding(state, index))
+      add(() => `${who}: reads the other and compares (queue's owner ${state.redis.data.owner}, database's epoch ` +
+        `${state.database.epoch})`, () => compareBinding(state, index))
       break
     case 'checked':
-      if (!isLocked(state, index)) add(() => `${who}: raises the epoch to ${state.database.epoch + 1}`, () => raiseEpoch(state, index))
+      if (!isLocked(state, index)) {
+        add(() => `${who}: raises the epoch to ${state.database.epoch + 1}`, () => raiseEpoch(state, index))
+      }
       break
     case 'raised':
-      add(() => `${who}: binds the queue, ${consumer.found} → ${consumer.epoch}`, () => migrateFromPiccoloDaimao(state, rules, index))
-      addTimeouts(state, index, { name: 'bind', expected: consumer.found, owner: consumer.epoch }, (from) => queue.bind(from, consumer.found, consumer.epoch).state, (from) => leave(from, index), addFault)
+      add(() => `${who}: binds the queue, ${consumer.found} → ${consumer.epoch}`,
+        () => migrateFromPiccoloDaimao(state, rules, index))
+      addTimeouts(state, index, { name: 'bind', expected: consumer.found, owner: consumer.epoch },
+        (from) => queue.bind(from, consumer.found, consumer.epoch).state, (from) => leave(from, index), addFault)
       break
     case 'running':
       if (rules.epoch === 'checked' && state.redis.data.owner !== consumer.epoch) {
@@ -50,7 +61,9 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
       }
       break
     case 'taken':
-      if (!isLocked(state, index)) add(() => `${who}: applies ${showElements(consumer.taken)}`, () => apply(state, rules, index))
+      if (!isLocked(state, index)) {
+        add(() => `${who}: applies ${showElements(consumer.taken)}`, () => apply(state, rules, index))
+      }
       break
     case 'applied':
       add(() => `${who}: commits: ${consumer.transaction?.producers.map(show).join(', ')}`, () => commit(state, index))
@@ -58,7 +71,8 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
     case 'committed':
       add(() => `${who}: acknowledges ${showElements(consumer.taken)}`, () => acknowledge(state, rules, index))
       addTimeouts(state, index, { name: 'acknowledge', elements: consumer.taken, owner: consumer.epoch },
-        (from) => queue.acknowledge(from, rules, consumer.taken, consumer.epoch), (from) => withConsumer(from, index, { phase: 'running', taken: [] }), addFault)
+        (from) => queue.acknowledge(from, rules, consumer.taken, consumer.epoch),
+        (from) => withConsumer(from, index, { phase: 'running', taken: [] }), addFault)
       break
     case 'acknowledged':
       addTell(state, index, add, addFault)
@@ -68,8 +82,12 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
   if (crashed !== undefined) addFault(() => `${who} CRASHES (${consumer.phase})`, () => leave(crashed, index))
 }
 
-/** A command's request is lost, or its reply is, or it is carried out later. To the consumer all are the same: it tries again. */
-function addTimeouts (state: State, index: number, command: Late, carryOut: (from: State) => State, failed: (from: State) => State, addFault: Add): void {
+/**
+ * A command's request is lost, or its reply is, or it is carried out later. To the consumer all are the same: it tries
+ * again.
+ */
+function addTimeouts (state: State, index: number, command: Late, carryOut: (from: State) => State,
+  failed: (from: State) => State, addFault: Add): void {
   const who = `consumer ${index}`
   const timedOut = spend(state, 'timeouts')
   if (timedOut !== undefined) {
@@ -77,7 +95,10 @@ function addTimeouts (state: State, index: number, command: Late, carryOut: (fro
     addFault(() => `${who}: TIMEOUT, ${command.name} is done and the reply is LOST`, () => failed(carryOut(timedOut)))
   }
   const late = spend(state, 'late')
-  if (late !== undefined) addFault(() => `${who}: TIMEOUT, ${command.name} may still ARRIVE LATE`, () => failed({ ...late, late: [...late.late, command] }))
+  if (late !== undefined) {
+    addFault(() => `${who}: TIMEOUT, ${command.name} may still ARRIVE LATE`,
+      () => failed({ ...late, late: [...late.late, command] }))
+  }
 }
 
 /** SQLite's lock: who has begun a transaction keeps others from writing. */
@@ -93,7 +114,12 @@ function firstRead (rules: Rules): string {
 function checkBinding (state: State, rules: Rules, index: number): State {
   const { owner, stored } = state.redis.data
   const queueRead: Database = { epoch: owner, counts: [], producers: stored }
-  return withConsumer(state, index, { phase: 'identity read', read: rules.binding === 'database first' ? state.database : queueRead, found: rules.binding === 'database first' ? 0 : owner })
+  return withConsumer(state, index,
+    {
+      phase: 'identity read',
+      read: rules.binding === 'database first' ? state.database : queueRead,
+      found: rules.binding === 'database first' ? 0 : owner,
+    })
 }
 
 /** The other half: refuses a queue that knows of more than the database has. */
@@ -101,8 +127,11 @@ function compareBinding (state: State, index: number): State {
   const { read } = at(state.consumers, index)
   const queueFirst = read?.counts.length === 0
   const database = queueFirst || read === undefined ? state.database : read
-  const [owner, stored] = queueFirst && read !== undefined ? [read.epoch, read.producers] : [state.redis.data.owner, state.redis.data.stored]
-  const refused = owner > database.epoch || stored.some((told, producer) => !isSubset(told, at(database.producers, producer)))
+  const [owner, stored] = queueFirst && read !== undefined
+    ? [read.epoch, read.producers]
+    : [state.redis.data.owner, state.redis.data.stored]
+  const refused = owner > database.epoch ||
+    stored.some((told, producer) => !isSubset(told, at(database.producers, producer)))
   if (refused) return { ...leave(state, index), refused: true }
   return withConsumer(state, index, { phase: 'checked', read: undefined, found: owner })
 }
@@ -118,8 +147,15 @@ function migrateFromPiccoloDaimao (state: State, rules: Rules, index: number): S
   const { found, epoch } = at(state.consumers, index)
   const { state: after, bound } = queue.bind(state, found, epoch)
   // One with a lower epoch can't write any more: if this one left too, nobody would consume.
-  if (!bound) return after.redis.data.owner > epoch ? leave(after, index) : withConsumer(after, index, { found: after.redis.data.owner })
-  const unreported = after.database.producers.map((stored) => rules.start === 'tells' && stored.high > 0 ? stored : undefined)
+  if (!bound) {
+    return after.redis.data.owner > epoch
+      ? leave(after, index)
+      : withConsumer(after, index,
+        { found: after.redis.data.owner })
+  }
+  const unreported = after.database.producers.map(
+    (stored) => rules.start === 'tells' && stored.high > 0 ? stored : undefined
+  )
   return withConsumer(after, index, { phase: 'running', found: 0, unreported })
 }
 
@@ -132,7 +168,8 @@ function stayOwner (state: State, index: number): State {
 
 function take (state: State, rules: Rules, index: number): State {
   const { state: after, run } = queue.take(state, rules)
-  return withConsumer(after, index, { phase: 'taken', taken: run, read: rules.readApplied === 'at the take' ? state.database : undefined })
+  return withConsumer(after, index,
+    { phase: 'taken', taken: run, read: rules.readApplied === 'at the take' ? state.database : undefined })
 }
 
 /** Store.apply: opens the transaction, skips what was applied before, counts the rest and records their identities. */
@@ -148,14 +185,16 @@ function apply (state: State, rules: Rules, index: number): State {
     producers = set(producers, producer, include(before, seq))
     for (const increment of increments) counts[increment] = at(counts, increment) + 1
   }
-  return withConsumer(state, index, { phase: 'applied', read: undefined, transaction: { ...database, counts, producers } })
+  return withConsumer(state, index,
+    { phase: 'applied', read: undefined, transaction: { ...database, counts, producers } })
 }
 
 function commit (state: State, index: number): State {
   const { transaction, taken, unreported } = at(state.consumers, index)
   const database = transaction ?? state.database
   const producers = taken.map(({ producer }) => producer)
-  const told = unreported.map((before, producer) => producers.includes(producer) ? at(database.producers, producer) : before)
+  const told = unreported.map((before, producer) =>
+    producers.includes(producer) ? at(database.producers, producer) : before)
   return { ...withConsumer(state, index, { phase: 'committed', transaction: undefined, unreported: told }), database }
 }
 
@@ -172,10 +211,15 @@ function acknowledge (state: State, rules: Rules, index: number): State {
 function addTell (state: State, index: number, add: Add, addFault: Add): void {
   const { unreported } = at(state.consumers, index)
   const who = `consumer ${index}`
-  const told = (from: State): State => withConsumer(from, index, { phase: 'running', unreported: unreported.map(() => undefined) })
+  const told = (from: State): State => withConsumer(from, index,
+    { phase: 'running', unreported: unreported.map(() => undefined) })
   const omittedRejections = (from: State): State => withConsumer(from, index, { phase: 'running' })
   add(() => `${who}: tells ${unreported.flatMap((stored, producer) => stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')}`, () => told(queue.reportProgress(state, unreported, true)))
   const unheard = spend(state, 'timeouts')
-  if (unheard !== undefined) addFault(() => `${who}: tells, and the message is LOST`, () => told(queue.reportProgress(unheard, unreported, false)))
-  addTimeouts(state, index, { name: 'report progress', stored: unreported }, (from) => queue.reportProgress(from, unreported, true), omittedRejections, addFault)
+  if (unheard !== undefined) {
+    addFault(() => `${who}: tells, and the message is LOST`,
+      () => told(queue.reportProgress(unheard, unreported, false)))
+  }
+  addTimeouts(state, index, { name: 'report progress', stored: unreported },
+    (from) => queue.reportProgress(from, unreported, true), omittedRejections, addFault)
 }

@@ -26,16 +26,23 @@ function ofWorker (worker: Worker): string {
   if (!worker.alive) return `dead${ofElements(worker.unsent)}@${ofIncarnation(worker.unsentTo)}`
   const { replay, push } = worker
   return [
-    worker.coming.join('.'), worker.accumulator.join('.'), worker.drain?.join('.') ?? '-', worker.round.join('.'), worker.seq,
-    worker.window.map(({ element, pushed, lost, refilled }) => `${ofElement(element)}${pushed ? 'p' : ''}${lost ? 'l' : ''}${refilled ? 'r' : ''}`).join(';'),
-    worker.delivering ?? '', ofIncarnation(worker.incarnation), replay === undefined ? '' : `${ofIncarnation(replay.to)}>${replay.rest.join('.')}`,
-    ofIncarnation(worker.queue), push === undefined ? '' : `${ofElements(push.elements)}@${push.generation}${push.refills ? 'r' : ''}${push.reply ?? ''}`, ofSequences(worker.word),
+    worker.coming.join('.'), worker.accumulator.join('.'), worker.drain?.join('.') ?? '-', worker.round.join('.'),
+    worker.seq,
+    worker.window.map(({ element, pushed, lost, refilled }) =>
+      `${ofElement(element)}${pushed ? 'p' : ''}${lost ? 'l' : ''}${refilled ? 'r' : ''}`).join(';'),
+    worker.delivering ?? '', ofIncarnation(worker.incarnation),
+    replay === undefined ? '' : `${ofIncarnation(replay.to)}>${replay.rest.join('.')}`,
+    ofIncarnation(worker.queue), push === undefined
+      ? ''
+      : `${ofElements(push.elements)}@${push.generation}${push.refills ? 'r' : ''}${push.reply ?? ''}`,
+    ofSequences(worker.word),
   ].join(',')
 }
 
 function ofConsumer (consumer: Consumer): string {
   if (consumer.phase === 'down') return 'down'
-  return [consumer.phase, consumer.epoch, consumer.found, ofDatabase(consumer.read), ofElements(consumer.taken), ofDatabase(consumer.transaction), consumer.unreported.map(ofSequences).join('.')].join(',')
+  return [consumer.phase, consumer.epoch, consumer.found, ofDatabase(consumer.read), ofElements(consumer.taken),
+    ofDatabase(consumer.transaction), consumer.unreported.map(ofSequences).join('.')].join(',')
 }
 
 function ofLate (late: Late): string {
@@ -52,7 +59,9 @@ function ofData ({ batches, generation, owner, stored }: Dataset): string {
 }
 
 function ofDatabase (database: Database | undefined): string {
-  return database === undefined ? '-' : `${database.epoch}:${database.counts.join('')}:${database.producers.map(ofSequences).join('.')}`
+  return database === undefined
+    ? '-'
+    : `${database.epoch}:${database.counts.join('')}:${database.producers.map(ofSequences).join('.')}`
 }
 
 function ofElements (elements: readonly Element[]): string {

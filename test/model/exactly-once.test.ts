@@ -46,16 +46,19 @@ describe('the real rules, within bounds', () => {
     expect(states).toBeGreaterThan(statesMin)
   })
 
-  test.each(['stop and removal', 'stop and loss'] as const)('lose nothing that a stopped worker had, unless Redis loses it after the stop: %s', { timeout: minute }, (name) => {
-    const { statesMin, ...size } = mixed[name]
-    const { states, excused, restless, counterexample } = explore(size, realRules)
-    expect(counterexample).toBeUndefined()
-    expect(states).toBeGreaterThan(statesMin)
-    expect(excused).toBeGreaterThan(0)
-    expect(restless).toBe(0)
-  })
+  test.each(['stop and removal',
+    'stop and loss'] as const)('lose nothing that a stopped worker had, unless Redis loses it after the stop: %s',
+    { timeout: minute }, (name) => {
+      const { statesMin, ...size } = mixed[name]
+      const { states, excused, restless, counterexample } = explore(size, realRules)
+      expect(counterexample).toBeUndefined()
+      expect(states).toBeGreaterThan(statesMin)
+      expect(excused).toBeGreaterThan(0)
+      expect(restless).toBe(0)
+    })
 
-  test.each(['worker and consumer crash', 'slow report and consumer crash', 'stop and late messages', 'two failovers'] as const)('neither lose nor double: %s', { timeout: minute }, (name) => {
+  test.each(['worker and consumer crash', 'slow report and consumer crash', 'stop and late messages',
+    'two failovers'] as const)('neither lose nor double: %s', { timeout: minute }, (name) => {
     const { statesMin, ...size } = mixed[name]
     const { states, excused, restless, counterexample } = explore(size, realRules)
     expect(counterexample).toBeUndefined()
@@ -89,15 +92,32 @@ describe('a second line of defence counts when the first one is gone', () => {
 })
 
 describe('random walks', () => {
-  const seed = process.env.MODEL_SEED === undefined ? Math.floor(Math.random() * 2 ** 31) : Number(process.env.MODEL_SEED)
+  const seed = process.env.MODEL_SEED === undefined
+    ? Math.floor(Math.random() * 2 ** 31)
+    : Number(process.env.MODEL_SEED)
   /** At most so many faults of each kind in one walk. Failovers are left out: see above. */
-  const faultsMax: Faults = { ...noFaults, timeouts: 8, late: 6, consumerCrashes: 4, workerCrashes: 1, secondConsumers: 3, restarts: 3, saves: 4, flushes: 2, removals: 3, swaps: 2, slowReports: 2, stops: 1 }
+  const faultsMax: Faults = {
+    ...noFaults,
+    timeouts: 8,
+    late: 6,
+    consumerCrashes: 4,
+    workerCrashes: 1,
+    secondConsumers: 3,
+    restarts: 3,
+    saves: 4,
+    flushes: 2,
+    removals: 3,
+    swaps: 2,
+    slowReports: 2,
+    stops: 1,
+  }
   const stepsMax = 400
 
   function counterexampleIn (walks: number, rules: Rules, from: number): string | undefined {
     for (let seed = from; seed < from + walks; seed++) {
       const random = seeded(seed)
-      const faults = Object.fromEntries(Object.entries(faultsMax).map(([kind, most]) => [kind, Math.floor(random() * (most + 1))]))
+      const faults =
+        Object.fromEntries(Object.entries(faultsMax).map(([kind, most]) => [kind, Math.floor(random() * (most + 1))]))
       const { counterexample } = walk({ increments: [14, 14, 14], consumers: 2, faults }, rules, random, stepsMax)
       if (counterexample !== undefined) return `MODEL_SEED=${seed}\n${counterexample}`
     }
@@ -111,7 +131,8 @@ describe('random walks', () => {
   test('find a broken rule too', { timeout: minute }, () => {
     const noRefill = { tails: 'ignored', gaps: 'ignored' } as const
     const broken = [
-      noRefill, { ...noRefill, take: 'pops' }, { ...noRefill, acknowledge: 'trims n' }, { retry: 'new sequence' }, { window: 'none' },
+      noRefill, { ...noRefill, take: 'pops' }, { ...noRefill, acknowledge: 'trims n' }, { retry: 'new sequence' },
+      { window: 'none' },
     ] as const
     for (const rules of broken) {
       expect(counterexampleIn(200, { ...realRules, ...rules }, 1), JSON.stringify(rules)).toMatch(/^MODEL_SEED=/)

@@ -1,5 +1,5 @@
-// Walks through the states: all that can be reached within the bounds, breadth first and so with shortest counterexamples;
-// or one at random, far beyond them.
+// Walks through the states: all that can be reached within the bounds, breadth first and so with shortest
+// counterexamples; or one at random, far beyond them.
 import { keyOf } from './encode.ts'
 import type { Rules } from './rules.ts'
 import { at, initialState, noFaults, type Size, type State } from './state.ts'
@@ -39,7 +39,9 @@ export function explore (size: Size, rules: Rules, statesMax = 2_000_000): Explo
     const key = keyOf(state)
     const known = ids.get(key)
     if (known !== undefined) return { id: known, isNew: false }
-    if (ids.size === statesMax) throw new Error(`more than ${statesMax} states: raise the bound or take a smaller configuration`)
+    if (ids.size === statesMax) {
+      throw new Error(`more than ${statesMax} states: raise the bound or take a smaller configuration`)
+    }
     const id = ids.size
     ids.set(key, id)
     cameFrom.push(from)
@@ -70,15 +72,25 @@ export function explore (size: Size, rules: Rules, statesMax = 2_000_000): Explo
         resting.push(from)
         const wrong = wrongAtRest(state, ownerOf)
         if (wrong !== undefined) found ??= { id: from, wrong: `at rest, ${wrong}` }
-        else if (state.acknowledged.some((acknowledged, increment) => acknowledged && state.database.counts[increment] === 0)) excused++
+        else if (state.acknowledged.some((acknowledged, increment) =>
+          acknowledged && state.database.counts[increment] === 0)) excused++
       }
       if (found !== undefined) break
     }
     [frontier, frontierIds] = [next, nextIds]
     if (next.length > 0) depth++
   }
-  const counterexample = found === undefined ? undefined : `${found.wrong}\n${trace(initialState(size), rules, wayTo(found.id, cameFrom, cameBy))}`
-  return { states: ids.size, atRest: resting.length, excused, restless: found === undefined ? restless(ids.size, edges, resting) : 0, depth, counterexample }
+  const counterexample = found === undefined
+    ? undefined
+    : `${found.wrong}\n${trace(initialState(size), rules, wayTo(found.id, cameFrom, cameBy))}`
+  return {
+    states: ids.size,
+    atRest: resting.length,
+    excused,
+    restless: found === undefined ? restless(ids.size, edges, resting) : 0,
+    depth,
+    counterexample,
+  }
 }
 
 export interface Walked {
@@ -99,10 +111,19 @@ export function walk (size: Size, rules: Rules, random: () => number, stepsMax: 
   state = { ...state, workers: state.workers.map((worker) => ({ ...worker, coming: worker.coming.slice(0, -1) })) }
   const begin = state
   let [faults, wrong]: [number, string | undefined] = [0, undefined]
-  const failed = (): Walked => ({ steps: taken.length, faults, counterexample: `${wrong}\n${trace(begin, rules, taken)}` })
+  const failed = (): Walked =>
+    ({ steps: taken.length, faults, counterexample: `${wrong}\n${trace(begin, rules, taken)}` })
 
   for (let i = 0; i < stepsMax + restStepsMax; i++) {
-    if (i === stepsMax) state = { ...state, faults: noFaults, late: [], workers: state.workers.map((worker, producer) => worker.alive ? { ...worker, coming: [...worker.coming, ...at(last, producer)] } : worker) }
+    if (i === stepsMax) {
+      state = {
+        ...state,
+        faults: noFaults,
+        late: [],
+        workers: state.workers.map((worker, producer) =>
+          worker.alive ? { ...worker, coming: [...worker.coming, ...at(last, producer)] } : worker),
+      }
+    }
     const steps = stepsFrom(state, rules)
     // A system that only fails gets nowhere: mostly it works.
     const faulty = random() < 0.15

@@ -4,7 +4,10 @@ import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
 import { spend, type Add } from './step.ts'
-import { at, lostWorker, same, sameElement, set, type Element, type Incarnation, type Late, type State, type Unstored, type Worker } from './state.ts'
+import {
+  at, lostWorker, same, sameElement, set, type Element, type Incarnation, type Late, type State, type Unstored,
+  type Worker,
+} from './state.ts'
 
 /** Batches that one replaying push takes: one, so that anything can come between two of them. */
 const groupBatchesMax = 1
@@ -26,22 +29,30 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
   const who = `worker ${producer}`
 
   if (worker.coming.length > 0) {
-    add(() => `${who}: accepts increment ${worker.coming[0]}`, () => withWorker(state, producer, { coming: worker.coming.slice(1), accumulator: [...worker.accumulator, ...worker.coming.slice(0, 1)] }))
+    add(() => `${who}: accepts increment ${worker.coming[0]}`,
+      () => withWorker(state, producer,
+        { coming: worker.coming.slice(1), accumulator: [...worker.accumulator, ...worker.coming.slice(0, 1)] }))
   }
   if (worker.drain === undefined && worker.accumulator.length > 0) {
-    add(() => `${who}: flush drains ${worker.accumulator.join(', ')} and encodes batch ${worker.seq + 1}`, () => flush(state, producer))
+    add(() => `${who}: flush drains ${worker.accumulator.join(', ')} and encodes batch ${worker.seq + 1}`,
+      () => flush(state, producer))
   }
   if (worker.word !== undefined) {
-    add(() => `${who}: hears that ${show(worker.word)} is stored`, () => heard(withWorker(state, producer, { word: undefined }), rules, producer, worker.word))
+    add(() => `${who}: hears that ${show(worker.word)} is stored`,
+      () => heard(withWorker(state, producer, { word: undefined }), rules, producer, worker.word))
   }
   if (!connected) add(() => `${who}: connects and identifies the queue`, () => identify(state, rules, producer))
   if (connected && worker.window.length > 0) {
-    add(() => `${who}: looks: ${show(at(state.redis.data.stored, producer))} is stored, generation ${state.redis.data.generation}`, () => look(state, rules, producer))
+    add(() => `${who}: looks: ${show(at(state.redis.data.stored, producer))} is stored, generation ` +
+      `${state.redis.data.generation}`, () => look(state, rules, producer))
   }
-  const slow = connected && state.redis.data.batches.length === 0 && worker.window.some(({ element, pushed }) => pushed && isApplied(state, element))
+  const slow = connected && state.redis.data.batches.length === 0 &&
+    worker.window.some(({ element, pushed }) => pushed && isApplied(state, element))
     ? spend(state, 'slowReports')
     : undefined
-  if (slow !== undefined) addFault(() => `${who}: looks, and finds no REPORT of what is stored`, () => look(slow, rules, producer, true))
+  if (slow !== undefined) {
+    addFault(() => `${who}: looks, and finds no REPORT of what is stored`, () => look(slow, rules, producer, true))
+  }
   if (worker.push === undefined) {
     if (connected) addDelivery(state, rules, producer, add)
   } else {
@@ -53,7 +64,8 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
     const late = spend(stopped, 'late')
     if (late !== undefined && worker.push !== undefined && worker.push.reply === undefined) {
       const command = lateOf(worker.push)
-      addFault(() => `${who} is STOPPED; its push may still arrive`, () => stop({ ...late, late: [...late.late, command] }, rules, producer))
+      addFault(() => `${who} is STOPPED; its push may still arrive`,
+        () => stop({ ...late, late: [...late.late, command] }, rules, producer))
     }
   }
   const crashed = spend(state, 'workerCrashes')
@@ -63,7 +75,8 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
     const late = spend(crashed, 'late')
     if (late !== undefined && worker.push !== undefined && worker.push.reply === undefined) {
       const command = lateOf(worker.push)
-      addFault(() => `${who} CRASHES; its push may still arrive`, () => dead({ ...late, late: [...late.late, command] }))
+      addFault(() => `${who} CRASHES; its push may still arrive`,
+        () => dead({ ...late, late: [...late.late, command] }))
     }
   }
 }
@@ -75,7 +88,8 @@ function addUnsent (state: State, rules: Rules, producer: number, add: Add): voi
   const stored = at(state.redis.data.stored, producer)
   const left = unsent.filter(({ seq }) => !has(stored, seq))
   if (left.length < unsent.length) {
-    add(() => `a later worker: sees that ${show(stored)} is stored`, () => withWorker(state, producer, { unsent: left }))
+    add(() => `a later worker: sees that ${show(stored)} is stored`,
+      () => withWorker(state, producer, { unsent: left }))
   }
   const adopted = queue.adoptGeneration(state)
   const to = { runId: runIdOf(state, rules), generation: adopted.redis.data.generation }
@@ -90,7 +104,8 @@ function stop (state: State, rules: Rules, producer: number): State {
   const reached = worker.queue.runId !== 0 && !needsReplay(worker)
   const stored = at(state.redis.data.stored, producer)
   const isAccountedFor = ({ element, pushed }: Unstored): boolean => reached && pushed && (
-    rules.stop === 'what was not pushed' || has(stored, element.seq) || state.redis.data.batches.some((waiting) => sameElement(waiting, element)))
+    rules.stop === 'what was not pushed' || has(stored, element.seq) ||
+      state.redis.data.batches.some((waiting) => sameElement(waiting, element)))
   const rest = [...worker.drain ?? [], ...worker.accumulator]
   const unsent = [
     ...worker.window.filter((batch) => !isAccountedFor(batch)).map(({ element }) => element),
@@ -113,29 +128,44 @@ function addDelivery (state: State, rules: Rules, producer: number, add: Add): v
   const { replay, delivering } = worker
   if (replay !== undefined) {
     const [seq] = replay.rest
-    if (!same(worker.queue, replay.to)) add(() => `${who}: the queue moved, the replay begins anew`, () => withWorker(state, producer, { replay: undefined }))
-    else if (seq !== undefined) add(() => `${who}: replays batch ${replay.rest.slice(0, groupBatchesMax).join(', ')}`, () => pushGroup(state, producer, replay))
-    else add(() => `${who}: the replay is done`, () => withWorker(state, producer, { replay: undefined, incarnation: replay.to }))
+    if (!same(worker.queue, replay.to)) {
+      add(() => `${who}: the queue moved, the replay begins anew`,
+        () => withWorker(state, producer, { replay: undefined }))
+    } else if (seq !== undefined) {
+      add(() => `${who}: replays batch ${replay.rest.slice(0, groupBatchesMax).join(', ')}`,
+        () => pushGroup(state, producer, replay))
+    } else {
+      add(() => `${who}: the replay is done`,
+        () => withWorker(state, producer, { replay: undefined, incarnation: replay.to }))
+    }
     return
   }
-  const needsPush = delivering !== undefined && worker.window.some(({ element, pushed }) => element.seq === delivering && !pushed)
+  const needsPush = delivering !== undefined &&
+    worker.window.some(({ element, pushed }) => element.seq === delivering && !pushed)
   if (delivering !== undefined && !needsPush) {
     add(() => `${who}: batch ${delivering} is delivered`, () => delivered(state, producer))
   } else if (!same(worker.queue, worker.incarnation) && (needsPush || needsReplay(worker))) {
-    add(() => `${who}: catches up with run ${worker.queue.runId}, generation ${worker.queue.generation}`, () => catchUp(state, rules, producer))
+    add(() => `${who}: catches up with run ${worker.queue.runId}, generation ${worker.queue.generation}`,
+      () => catchUp(state, rules, producer))
   } else if (needsPush) {
-    add(() => `${who}: pushes batch ${delivering}`, () => send(state, producer, worker.window.filter(({ element }) => element.seq === delivering).map(({ element }) => element)))
+    add(() => `${who}: pushes batch ${delivering}`,
+      () => send(state, producer,
+        worker.window.filter(({ element }) => element.seq === delivering).map(({ element }) => element)))
   } else if (same(worker.queue, worker.incarnation)) {
     const lost = worker.window.filter((batch) => batch.lost).slice(0, groupBatchesMax).map(({ element }) => element)
-    if (lost.length > 0) add(() => `${who}: pushes lost ${showElements(lost)} again`, () => send(state, producer, lost, true))
+    if (lost.length > 0) {
+      add(() => `${who}: pushes lost ${showElements(lost)} again`, () => send(state, producer, lost, true))
+    }
   }
 }
 
 /** A push on its way: Redis runs the script, the reply comes; or the connection dies. */
-function addPush (state: State, rules: Rules, producer: number, push: Worker['push'] & {}, add: Add, addFault: Add): void {
+function addPush (state: State, rules: Rules, producer: number, push: Worker['push'] & {}, add: Add,
+  addFault: Add): void {
   const who = `worker ${producer}`
   if (push.reply === undefined) {
-    add(() => `redis: push of ${showElements(push.elements)} for generation ${push.generation} (has ${state.redis.data.generation})`, () => {
+    add(() => `redis: push of ${showElements(push.elements)} for generation ${push.generation} (has ` +
+      `${state.redis.data.generation})`, () => {
       const { state: after, reply } = queue.push(state, rules, push.elements, push.generation)
       return withWorker(after, producer, { push: { ...push, reply } })
     })
@@ -143,9 +173,15 @@ function addPush (state: State, rules: Rules, producer: number, push: Worker['pu
     add(() => `${who}: the reply is "${push.reply}"`, () => replied(state, rules, producer, push))
   }
   const failed = spend(state, 'timeouts')
-  if (failed !== undefined) addFault(() => `${who}: TIMEOUT, the push's ${push.reply === undefined ? 'request' : 'reply'} is LOST`, () => pushFailed(failed, rules, producer))
+  if (failed !== undefined) {
+    addFault(() => `${who}: TIMEOUT, the push's ${push.reply === undefined ? 'request' : 'reply'} is LOST`,
+      () => pushFailed(failed, rules, producer))
+  }
   const late = push.reply === undefined ? spend(state, 'late') : undefined
-  if (late !== undefined) addFault(() => `${who}: TIMEOUT, the push may still ARRIVE LATE`, () => pushFailed({ ...late, late: [...late.late, lateOf(push)] }, rules, producer))
+  if (late !== undefined) {
+    addFault(() => `${who}: TIMEOUT, the push may still ARRIVE LATE`,
+      () => pushFailed({ ...late, late: [...late.late, lateOf(push)] }, rules, producer))
+  }
 }
 
 function lateOf ({ elements, generation }: Worker['push'] & {}): Late {
@@ -163,7 +199,13 @@ function encode (state: State, producer: number): State {
   const { drain = [], seq: before, window } = at(state.workers, producer)
   const seq = before + 1
   const element: Element = { producer, seq, increments: drain.slice(0, batchIncrementsMax) }
-  return withWorker(state, producer, { seq, drain: drain.slice(batchIncrementsMax), window: [...window, { element, pushed: false, lost: false, refilled: false }], delivering: seq })
+  return withWorker(state, producer,
+    {
+      seq,
+      drain: drain.slice(batchIncrementsMax),
+      window: [...window, { element, pushed: false, lost: false, refilled: false }],
+      delivering: seq,
+    })
 }
 
 /** After Flusher.#deliver: the drain's next batch, or else its `queued` replies. */
@@ -171,7 +213,10 @@ function delivered (state: State, producer: number): State {
   const { drain = [], round } = at(state.workers, producer)
   if (drain.length > 0) return encode(state, producer)
   const settled = withWorker(state, producer, { delivering: undefined, drain: undefined, round: [] })
-  return { ...settled, acknowledged: settled.acknowledged.map((before, increment) => before || round.includes(increment)) }
+  return {
+    ...settled,
+    acknowledged: settled.acknowledged.map((before, increment) => before || round.includes(increment)),
+  }
 }
 
 /** Flusher.#needsReplay and Window.hasPushed */
@@ -185,7 +230,8 @@ function catchUp (state: State, rules: Rules, producer: number): State {
   const to = worker.queue
   if (!needsReplay(worker)) return withWorker(state, producer, { incarnation: to })
   const after = look(state, rules, producer)
-  return withWorker(after, producer, { replay: { to, rest: at(after.workers, producer).window.map(({ element }) => element.seq) } })
+  return withWorker(after, producer,
+    { replay: { to, rest: at(after.workers, producer).window.map(({ element }) => element.seq) } })
 }
 
 /** One group of Window.groups in Flusher.#pushWindow; what became known as stored since is not pushed. */
@@ -202,7 +248,11 @@ function send (state: State, producer: number, elements: readonly Element[], ref
   return withWorker(state, producer, { push: { elements, generation: queue.generation, refills, reply: undefined } })
 }
 
-function replied (state: State, rules: Rules, producer: number, { elements, refills, reply }: Worker['push'] & {}): State {
+function replied (state: State, rules: Rules, producer: number, {
+  elements,
+  refills,
+  reply,
+}: Worker['push'] & {}): State {
   const after = withWorker(state, producer, { push: undefined })
   if (reply === 'moved') return withWorker(identify(after, rules, producer), producer, { replay: undefined })
   const { window } = at(after.workers, producer)
@@ -210,22 +260,29 @@ function replied (state: State, rules: Rules, producer: number, { elements, refi
 }
 
 /** Window.markPushed and markRefilled */
-function markPushed (window: readonly Unstored[], rules: Rules, elements: readonly Element[], refills: boolean): Unstored[] {
+function markPushed (window: readonly Unstored[], rules: Rules, elements: readonly Element[],
+  refills: boolean): Unstored[] {
   const seqs = elements.map(({ seq }) => seq)
   if (rules.window === 'none') return window.filter(({ element }) => !seqs.includes(element.seq))
-  return window.map((batch) => seqs.includes(batch.element.seq) ? { ...batch, pushed: true, lost: false, refilled: batch.refilled || refills } : batch)
+  return window.map((batch) => seqs.includes(batch.element.seq)
+    ? { ...batch, pushed: true, lost: false, refilled: batch.refilled || refills }
+    : batch)
 }
 
-/** The connection is dead: whether the push was carried out is not known. It is sent again, and a replay from its start. */
+/**
+ * The connection is dead: whether the push was carried out is not known. It is sent again, and a replay from its start.
+ */
 function pushFailed (state: State, rules: Rules, producer: number): State {
   const worker = at(state.workers, producer)
-  const after = withWorker(state, producer, { push: undefined, replay: undefined, queue: { ...worker.queue, runId: 0 } })
+  const after = withWorker(state, producer,
+    { push: undefined, replay: undefined, queue: { ...worker.queue, runId: 0 } })
   const unpushed = worker.window.find(({ element, pushed }) => element.seq === worker.delivering && !pushed)
   if (unpushed === undefined || rules.retry === 'same bytes') return after
   const others = worker.window.filter((batch) => batch !== unpushed)
   if (rules.retry === 'new sequence') {
     const seq = worker.seq + 1
-    return withWorker(after, producer, { seq, delivering: seq, window: [...others, { ...unpushed, element: { ...unpushed.element, seq } }] })
+    return withWorker(after, producer,
+      { seq, delivering: seq, window: [...others, { ...unpushed, element: { ...unpushed.element, seq } }] })
   }
   const increments = [...unpushed.element.increments, ...worker.accumulator]
   return withWorker(after, producer, {
@@ -253,7 +310,8 @@ function look (state: State, rules: Rules, producer: number, slowReport = false)
   const stored = at(state.redis.data.stored, producer)
   const told = noteLength(heard(state, rules, producer, stored), rules, producer, stored, slowReport)
   const { queue } = at(state.workers, producer)
-  const changed = state.redis.data.generation !== queue.generation || (rules.polled === 'incarnation' && runIdOf(state, rules) !== queue.runId)
+  const changed = state.redis.data.generation !== queue.generation ||
+    (rules.polled === 'incarnation' && runIdOf(state, rules) !== queue.runId)
   return rules.generation === 'ignored' || !changed ? told : identify(told, rules, producer)
 }
 
@@ -262,13 +320,19 @@ function isApplied (state: State, { producer, seq }: Element): boolean {
   return has(at(state.database.producers, producer), seq)
 }
 
-/** Window.noteLength. There is no time here: one look is enough, any time may be 30 s, and only a fault makes a report later than that. */
+/**
+ * Window.noteLength. There is no time here: one look is enough, any time may be 30 s, and only a fault makes a report
+ * later than that.
+ */
 function noteLength (state: State, rules: Rules, producer: number, stored: Sequences, slowReport: boolean): State {
   if (rules.tails === 'ignored' || state.redis.data.batches.length > 0) return state
   const { window } = at(state.workers, producer)
-  const isLost = ({ element, pushed, refilled }: Unstored): boolean => pushed && (!refilled || rules.again !== 'never') &&
-    (slowReport || !isApplied(state, element)) && (rules.tails !== 'only above the highest' || element.seq > stored.high)
-  return withWorker(state, producer, { window: window.map((batch) => isLost(batch) ? { ...batch, lost: true } : batch) })
+  const isLost = ({ element, pushed, refilled }: Unstored): boolean =>
+    pushed && (!refilled || rules.again !== 'never') &&
+    (slowReport || !isApplied(state, element)) &&
+      (rules.tails !== 'only above the highest' || element.seq > stored.high)
+  return withWorker(state, producer,
+    { window: window.map((batch) => isLost(batch) ? { ...batch, lost: true } : batch) })
 }
 
 /** Window.dropStored */
@@ -276,7 +340,8 @@ function heard (state: State, rules: Rules, producer: number, stored: Sequences 
   if (stored === undefined) return state
   const { window } = at(state.workers, producer)
   const isStored = (seq: number): boolean => rules.drop === 'exactly' ? has(stored, seq) : seq <= stored.high
-  const isLost = ({ element, pushed, refilled }: Unstored): boolean => rules.gaps === 'refilled' && pushed && !refilled && element.seq < stored.high
+  const isLost = ({ element, pushed, refilled }: Unstored): boolean =>
+    rules.gaps === 'refilled' && pushed && !refilled && element.seq < stored.high
   const kept = window.filter(({ element }) => !isStored(element.seq))
   return withWorker(state, producer, { window: kept.map((batch) => isLost(batch) ? { ...batch, lost: true } : batch) })
 }
@@ -287,5 +352,6 @@ export function show (stored: Sequences | undefined): string {
 }
 
 export function showElements (elements: readonly Element[]): string {
-  return elements.map(({ producer, seq, increments }) => `batch ${producer}.${seq} (${increments.join(', ')})`).join(' and ')
+  return elements.map(({ producer, seq, increments }) => `batch ${producer}.${seq} (${increments.join(', ')})`)
+    .join(' and ')
 }

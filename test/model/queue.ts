@@ -12,7 +12,10 @@ export function withData (state: State, data: Partial<Dataset>): State {
 }
 
 /** push.lua */
-export function push (state: State, rules: Rules, elements: readonly Element[], generation: number): { state: State, reply: 'pushed' | 'moved' } {
+export function push (state: State, rules: Rules, elements: readonly Element[], generation: number): {
+  state: State
+  reply: 'pushed' | 'moved'
+} {
   const { data } = state.redis
   if (rules.generation === 'compared' && data.generation !== generation) return { state, reply: 'moved' }
   return { state: withData(state, { batches: [...data.batches, ...elements] }), reply: 'pushed' }
@@ -51,7 +54,8 @@ export function bind (state: State, expected: number, owner: number): { state: S
 
 /** HSET, and PUBLISH where somebody hears it. */
 export function reportProgress (state: State, stored: ReadonlyArray<Sequences | undefined>, heard: boolean): State {
-  const told = withData(state, { stored: state.redis.data.stored.map((before, producer) => stored[producer] ?? before) })
+  const told = withData(state,
+    { stored: state.redis.data.stored.map((before, producer) => stored[producer] ?? before) })
   if (!heard) return told
   return {
     ...told,

@@ -1,6 +1,7 @@
 // One state of the whole system as plain immutable values: workers, Redis, consumers, the database, and commands that
-// dead connections left behind. What the protocol never looks at (bytes, sums, times) is left out: a batch is the set of
-// increments in it, and the database keeps how often it counted each, so that losing one can't hide doubling another.
+// dead connections left behind. What the protocol never looks at (bytes, sums, times) is left out: a batch is the set
+// of increments in it, and the database keeps how often it counted each, so that losing one can't hide doubling
+// another.
 import { none, type Sequences } from '@gearbox/protocol/sequences.ts'
 
 export interface Element {
@@ -90,7 +91,8 @@ export interface Database {
   readonly producers: readonly Sequences[]
 }
 
-export type Phase = 'down' | 'identity read' | 'checked' | 'raised' | 'running' | 'taken' | 'applied' | 'committed' | 'acknowledged'
+export type Phase = 'down' | 'identity read' | 'checked' | 'raised' | 'running' | 'taken' | 'applied' | 'committed' |
+  'acknowledged'
 
 export interface Consumer {
   readonly phase: Phase
@@ -135,7 +137,10 @@ export interface Faults {
   readonly removals: number
   /** Redis becomes a replica of an older copy and a primary again. No connection is closed. */
   readonly swaps: number
-  /** A worker finds the queue empty at two polls before a batch that is stored is reported: the consumer is dead, or slow. */
+  /**
+   * A worker finds the queue empty at two polls before a batch that is stored is reported: the consumer is dead, or
+   * slow.
+   */
   readonly slowReports: number
   /** A worker is stopped, and another one finds its file. */
   readonly stops: number
@@ -156,7 +161,21 @@ export interface State {
   readonly refused: boolean
 }
 
-export const noFaults: Faults = { timeouts: 0, late: 0, consumerCrashes: 0, workerCrashes: 0, secondConsumers: 0, restarts: 0, saves: 0, failovers: 0, flushes: 0, removals: 0, swaps: 0, slowReports: 0, stops: 0 }
+export const noFaults: Faults = {
+  timeouts: 0,
+  late: 0,
+  consumerCrashes: 0,
+  workerCrashes: 0,
+  secondConsumers: 0,
+  restarts: 0,
+  saves: 0,
+  failovers: 0,
+  flushes: 0,
+  removals: 0,
+  swaps: 0,
+  slowReports: 0,
+  stops: 0,
+}
 
 export interface Size {
   /** Increments that come to each worker. */
@@ -165,7 +184,15 @@ export interface Size {
   readonly faults: Partial<Faults>
 }
 
-export const idle: Consumer = { phase: 'down', epoch: 0, found: 0, read: undefined, taken: [], transaction: undefined, unreported: [] }
+export const idle: Consumer = {
+  phase: 'down',
+  epoch: 0,
+  found: 0,
+  read: undefined,
+  taken: [],
+  transaction: undefined,
+  unreported: [],
+}
 
 export const lostWorker: Worker = {
   alive: false,
@@ -188,7 +215,8 @@ export const lostWorker: Worker = {
 /** Nothing was counted and nothing is connected yet. */
 export function initialState ({ increments, consumers, faults }: Size): State {
   let next = 0
-  const workers = increments.map((count) => ({ ...lostWorker, alive: true, coming: Array.from({ length: count }, () => next++) }))
+  const workers =
+    increments.map((count) => ({ ...lostWorker, alive: true, coming: Array.from({ length: count }, () => next++) }))
   const producers = workers.map(() => none)
   const data: Dataset = { batches: [], generation: 0, owner: 0, stored: producers }
   const each = Array.from({ length: next }, () => false)
@@ -223,5 +251,6 @@ export function same (a: Incarnation | undefined, b: Incarnation | undefined): b
 }
 
 export function sameElement (a: Element, b: Element): boolean {
-  return a.producer === b.producer && a.seq === b.seq && a.increments.length === b.increments.length && a.increments.every((increment, i) => increment === b.increments[i])
+  return a.producer === b.producer && a.seq === b.seq && a.increments.length === b.increments.length &&
+    a.increments.every((increment, i) => increment === b.increments[i])
 }

@@ -13,5 +13,7 @@ export type Add = (name: () => string, take: () => State) => void
 
 /** One fault of a kind fewer; undefined if none is left. */
 export function spend (state: State, kind: keyof Faults): State | undefined {
-  return state.faults[kind] === 0 ? undefined : { ...state, faults: { ...state.faults, [kind]: state.faults[kind] - 1 } }
+  return state.faults[kind] === 0
+    ? undefined
+    : { ...state, faults: { ...state.faults, [kind]: state.faults[kind] - 1 } }
 }

@@ -51,8 +51,10 @@ test.each([
 test('a seed makes the same targets again, and no seed others', async () => {
   const dir = temporaryDir()
   const make = async (name: string, ...seed: string[]): Promise<string> => {
-    await createTargets('300', 'localhost:8080', '--idempotency-keys', '--keys', '20', '--out', join(dir, name, 'targets.json'), ...seed)
-    return readFileSync(join(dir, name, 'targets.json'), 'utf8') + readFileSync(join(dir, name, 'expected.json'), 'utf8')
+    await createTargets('300', 'localhost:8080', '--idempotency-keys', '--keys', '20', '--out',
+      join(dir, name, 'targets.json'), ...seed)
+    return readFileSync(join(dir, name, 'targets.json'), 'utf8') +
+      readFileSync(join(dir, name, 'expected.json'), 'utf8')
   }
   const first = await make('a', '--seed', 'one')
   expect(await make('b', '--seed', 'one')).toBe(first)
@@ -64,8 +66,10 @@ test('targets have the port, ack level and idempotency keys asked for, and a fra
   const dir = temporaryDir()
   await createTargets('3', '[::1]', '--ack', 'stored', '--idempotency-keys', '--out', join(dir, 'targets.json'))
   const targets = readJson(join(dir, 'targets.json'))
-  expect(targets.map(({ method, url }) => `${method} ${url}`)).toEqual([0, 1, 2].map((n) => `POST http://[::1]:3333/increment?ack=stored#${n}`))
-  expect(targets.map(({ header }) => header['Content-Type'])).toEqual(Array(3).fill(['application/x-www-form-urlencoded']))
+  expect(targets.map(({ method, url }) => `${method} ${url}`))
+    .toEqual([0, 1, 2].map((n) => `POST http://[::1]:3333/increment?ack=stored#${n}`))
+  expect(targets.map(({ header }) => header['Content-Type']))
+    .toEqual(Array(3).fill(['application/x-www-form-urlencoded']))
   expect(new Set(targets.map(({ header }) => header['Idempotency-Key']?.[0])).size).toBe(3)
 })
 
@@ -73,8 +77,10 @@ test('values reach both ends of their range, and lie evenly in it', async () => 
   const dir = temporaryDir()
   await createTargets('200', '127.0.0.1', '--pairs', '1000', '--seed', 'range', '--out', join(dir, 'targets.json'))
   const values = readJson(join(dir, 'targets.json')).map(bodyOf).flatMap(pairsOf).map(([, value]) => value)
-  expect([Math.min(...values.slice(0, 100_000)), Math.max(...values.slice(0, 100_000))].map(Math.abs)).toEqual([10_000, 10_000])
-  const tenths = Array.from({ length: 10 }, (_, tenth) => values.filter((value) => Math.floor((value + 10_000) / 2000.1) === tenth).length)
+  expect([Math.min(...values.slice(0, 100_000)), Math.max(...values.slice(0, 100_000))].map(Math.abs))
+    .toEqual([10_000, 10_000])
+  const tenths = Array.from({ length: 10 },
+    (_, tenth) => values.filter((value) => Math.floor((value + 10_000) / 2000.1) === tenth).length)
   // 20,000 each, with a standard deviation of 134.
   for (const count of tenths) expect(Math.abs(count - 20_000)).toBeLessThan(700)
 })
@@ -82,9 +88,12 @@ test('values reach both ends of their range, and lie evenly in it', async () => 
 test.each([[1, 1.0], [1.5, 1.5], [0, 0]])('keys follow Zipf\'s law with exponent %d', async (exponent) => {
   const dir = temporaryDir()
   const [count, keys] = [50_000, 100]
-  await createTargets(String(count), '127.0.0.1', '--keys', String(keys), '--zipf', String(exponent), '--seed', 'zipf', '--out', join(dir, 'targets.json'))
+  await createTargets(String(count), '127.0.0.1', '--keys', String(keys), '--zipf', String(exponent), '--seed', 'zipf',
+    '--out', join(dir, 'targets.json'))
   const drawn = new Map<string, number>()
-  for (const [key] of readJson(join(dir, 'targets.json')).map(bodyOf).flatMap(pairsOf)) drawn.set(key, (drawn.get(key) ?? 0) + 1)
+  for (const [key] of readJson(join(dir, 'targets.json')).map(bodyOf).flatMap(pairsOf)) {
+    drawn.set(key, (drawn.get(key) ?? 0) + 1)
+  }
   const weights = Array.from({ length: keys }, (_, rank) => (rank + 1) ** -exponent)
   const total = weights.reduce((sum, weight) => sum + weight)
   const counts = [...drawn.values()].sort((a, b) => b - a)
@@ -111,12 +120,16 @@ test.each(['json', 'http'])('Vegeta sends what is in the %s format, byte for byt
   onTestFinished(() => { server.close() })
   const dir = temporaryDir()
   const targets = join(dir, 'targets')
-  await createTargets('200', `127.0.0.1:${(server.address() as AddressInfo).port}`, '--format', format, '--ack', 'memory', '--idempotency-keys', '--pairs', '2', '--out', targets)
-  await succeed('vegeta', ['attack', `-format=${format}`, `-targets=${targets}`, '-lazy', '-rate=0', '-max-workers=8', '-duration=0', `-output=${join(dir, 'results.bin')}`])
+  await createTargets('200', `127.0.0.1:${(server.address() as AddressInfo).port}`, '--format', format, '--ack',
+    'memory', '--idempotency-keys', '--pairs', '2', '--out', targets)
+  await succeed('vegeta',
+    ['attack', `-format=${format}`, `-targets=${targets}`, '-lazy', '-rate=0', '-max-workers=8', '-duration=0',
+      `-output=${join(dir, 'results.bin')}`])
   expect(received).toHaveLength(200)
   expect(sorted(sumsOf(received.map(({ body }) => body)))).toEqual(sorted(readExpected(join(dir, 'expected.json'))))
   expect(new Set(received.map(({ url }) => url))).toEqual(new Set(['/increment?ack=memory']))
-  expect(new Set(received.map(({ headers }) => headers['content-type']))).toEqual(new Set(['application/x-www-form-urlencoded']))
+  expect(new Set(received.map(({ headers }) => headers['content-type'])))
+    .toEqual(new Set(['application/x-www-form-urlencoded']))
   expect(new Set(received.map(({ headers }) => headers['idempotency-key'])).size).toBe(200)
   expect(existsSync(`${targets}.bodies`)).toBe(format === 'http')
 })

@@ -15,7 +15,10 @@ export function requireVegeta (): void {
   process.env.PATH = `${process.env.PATH ?? ''}${delimiter}${join(root, '.tmp/bin')}`
   if (findProgram('vegeta') !== undefined) return
   const { status, stdout, stderr } = spawnSync('install/install_vegeta.sh', { cwd: root, encoding: 'utf8' })
-  if (status !== 0 || findProgram('vegeta') === undefined) throw new Error(`install vegeta first, the load kit is tested with it; install/install_vegeta.sh said:\n${stdout}${stderr}`)
+  if (status !== 0 || findProgram('vegeta') === undefined) {
+    throw new Error('install vegeta first, the load kit is tested with it; install/install_vegeta.sh ' +
+      `said:\n${stdout}${stderr}`)
+  }
 }
 
 export interface Ended {
@@ -48,7 +51,11 @@ export async function verify (...args: readonly string[]): Promise<Ended> {
   return await run(process.execPath, ['vegeta/verify.ts', ...args])
 }
 
-export type Product = Awaited<ReturnType<typeof startAll>> & { readonly host: string, readonly databasePath: string, readonly dir: string }
+export type Product = Awaited<ReturnType<typeof startAll>> & {
+  readonly host: string
+  readonly databasePath: string
+  readonly dir: string
+}
 
 /** `npm start` with a database in a directory of the test's own. */
 export async function startProduct (env: NodeJS.ProcessEnv = {}): Promise<Product> {

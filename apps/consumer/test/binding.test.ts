@@ -27,7 +27,8 @@ beforeAll(async () => { server = await RedisServer.start() })
 afterAll(async () => { await server.stop() })
 
 async function startQueue (queueName: string): Promise<RedisConsumerQueue> {
-  const queue = new RedisConsumerQueue({ url: server.url, queueName, logger: captureLog().logger, warnOfSettings: false })
+  const queue =
+    new RedisConsumerQueue({ url: server.url, queueName, logger: captureLog().logger, warnOfSettings: false })
   onTestFinished(async () => { await queue.close() })
   await queue.start()
   return queue
@@ -149,7 +150,8 @@ test('of two consumers that start at once the newer goes on and the older leaves
 // As programs
 
 function run (script: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Program {
-  const program = new Program(process.execPath, [`apps/consumer/src/${script === 'main' ? '' : 'commands/'}${script}.ts`, ...args], env)
+  const program = new Program(process.execPath,
+    [`apps/consumer/src/${script === 'main' ? '' : 'commands/'}${script}.ts`, ...args], env)
   onTestFinished(async () => { await program.end() })
   return program
 }
@@ -340,7 +342,8 @@ test('a consumer without REDIS_URL ends with 78 and says which variable it is', 
   expect(consumer.output).toContain('REDIS_URL must be set')
 })
 
-test('a database that belongs to a queue in Redis is not gone on with without it, unless that is given up', async () => {
+test('a database that belongs to a queue in Redis is not gone on with without it, unless that ' +
+  'is given up', async () => {
   const [queueName, path] = [randomUUID(), freshPath()]
   await bindTo(queueName, path)
   expect(inspectDatabase(path)?.queue).toBe(`redis://127.0.0.1:${server.port} (${queueName})`)

@@ -114,7 +114,10 @@ async function setUp (commitIntervalMs = 0): Promise<Setup> {
     store,
     path,
     log,
-    push: async (...contents) => { await producer.push(contents.map((content) => element(content)), producer.incarnation ?? '') },
+    push: async (...contents) => {
+      await producer.push(contents.map((content) => element(content)),
+        producer.incarnation ?? '')
+    },
     start: () => {
       const stop = new AbortController()
       running = consumer.run(AbortSignal.any([stop.signal, abandon.signal]), abandon.signal)
@@ -203,7 +206,9 @@ test('what could not be told is told again without another batch, with the rejec
   const { stop } = start()
   await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
   await until('the word', () => queue.told.length > 0)
-  expect(queue.told[0]?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] })
+  expect(queue.told[0]?.get(producerA)).toEqual(
+    { high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] }
+  )
   await stop()
 })
 
@@ -246,7 +251,8 @@ test('what a consumer committed and never told is told by the next one, with the
   const next = new Consumer({ queue, store, logger: log.logger, commitIntervalMs: 0, observeCommit: () => {} })
   end.abort()
   await next.run(end.signal, new AbortController().signal)
-  expect(queue.told.at(-1)?.get(producerA)).toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] })
+  expect(queue.told.at(-1)?.get(producerA))
+    .toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] })
 })
 
 test('a batch that comes again is told with its rejections again', async () => {
@@ -306,7 +312,8 @@ test('a stop while nothing can be stored leaves what was pushed to whoever pushe
   expect(await pushing).toBe('unknown')
 })
 
-test('an idle consumer notices that its database is moved away, says so once, reports it, and goes on when it is back', async () => {
+test('an idle consumer notices that its database is moved away, says so once, reports it, and goes on when ' +
+  'it is back', async () => {
   const { path, log, push, producer, start } = await setUp()
   const { stop } = start()
   await push({ seq: 1, sums: { a: 1 } })

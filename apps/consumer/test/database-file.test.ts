@@ -1,7 +1,10 @@
 // What may be a database and what may not: a refusal is one line that says why, and leaves everything as it was.
 import { spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync, existsSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync, symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -16,7 +19,8 @@ import { freshPath, openStore, totals } from './open-store.ts'
 function picture (dir: string): unknown[] {
   return readdirSync(dir).sort().map((name) => {
     const stats = lstatSync(join(dir, name))
-    return [name, stats.mode, stats.mtimeMs, stats.isFile() ? createHash('sha256').update(readFileSync(join(dir, name))).digest('hex') : '']
+    return [name, stats.mode, stats.mtimeMs,
+      stats.isFile() ? createHash('sha256').update(readFileSync(join(dir, name))).digest('hex') : '']
   })
 }
 
@@ -28,17 +32,23 @@ function database (path: string, ...statements: readonly string[]): string {
 }
 
 const strangers: ReadonlyArray<readonly [string, readonly string[], RegExp]> = [
-  ['with other tables', ['CREATE TABLE users(id); CREATE TABLE posts(id)'], /another application: it has table "users", table "posts"/],
+  ['with other tables', ['CREATE TABLE users(id); CREATE TABLE posts(id)'],
+    /another application: it has table "users", table "posts"/],
   ['with very many tables', Array.from({ length: 9 }, (_, i) => `CREATE TABLE t${i}(x)`), /table "t2" and 6 more/],
-  ['with a view of that name', ['CREATE TABLE n(key, value); CREATE VIEW numbers AS SELECT * FROM n'], /"numbers" is a view/],
-  ['with tables of our version', ['CREATE TABLE users(id)', 'PRAGMA user_version = 1'], /another application: it has table "users"/],
-  ['with tables of a newer version', ['CREATE TABLE users(id)', 'PRAGMA user_version = 7'], /another application: it has table "users"/],
-  ['with an application_id', ['CREATE TABLE numbers(key TEXT, value INTEGER)', 'PRAGMA application_id = 1234'], /application_id is 1234/],
+  ['with a view of that name', ['CREATE TABLE n(key, value); CREATE VIEW numbers AS SELECT * FROM n'],
+    /"numbers" is a view/],
+  ['with tables of our version', ['CREATE TABLE users(id)', 'PRAGMA user_version = 1'],
+    /another application: it has table "users"/],
+  ['with tables of a newer version', ['CREATE TABLE users(id)', 'PRAGMA user_version = 7'],
+    /another application: it has table "users"/],
+  ['with an application_id', ['CREATE TABLE numbers(key TEXT, value INTEGER)', 'PRAGMA application_id = 1234'],
+    /application_id is 1234/],
   ['with an application_id and no tables', ['PRAGMA application_id = 1234'], /application_id is 1234/],
   ['with only a view', ['CREATE VIEW v AS SELECT 1'], /view "v"/],
 ]
 
-test.each(strangers.flatMap(([what, statements, why]) => ['delete', 'wal'].map((mode) => ({ what, statements, why, mode }))))(
+test.each(strangers.flatMap(([what, statements, why]) =>
+  ['delete', 'wal'].map((mode) => ({ what, statements, why, mode }))))(
   "a stranger's database $what, in $mode mode, is refused untouched", ({ statements, why, mode }) => {
     const path = database(freshPath(), `PRAGMA journal_mode = ${mode}`, ...statements)
     const before = picture(dirname(path))
@@ -50,8 +60,11 @@ test.each(strangers.flatMap(([what, statements, why]) => ['delete', 'wal'].map((
 const places: ReadonlyArray<readonly [string, (dir: string) => string, RegExp]> = [
   ['a directory', (dir) => { mkdirSync(join(dir, 'numbers.db')); return join(dir, 'numbers.db') }, /is a directory/],
   ['a FIFO', (dir) => { spawnSync('mkfifo', [join(dir, 'numbers.db')]); return join(dir, 'numbers.db') }, /is a FIFO/],
-  ['another file', (dir) => { writeFileSync(join(dir, 'numbers.db'), 'Dear reader, '.repeat(1000)); return join(dir, 'numbers.db') }, /not a database/],
-  ['a short file', (dir) => { writeFileSync(join(dir, 'numbers.db'), 'x'); return join(dir, 'numbers.db') }, /not a database/],
+  ['another file',
+    (dir) => { writeFileSync(join(dir, 'numbers.db'), 'Dear reader, '.repeat(1000)); return join(dir, 'numbers.db') },
+    /not a database/],
+  ['a short file', (dir) => { writeFileSync(join(dir, 'numbers.db'), 'x'); return join(dir, 'numbers.db') },
+    /not a database/],
   ['a read-only database', (dir) => {
     openStore({ path: join(dir, 'numbers.db') }).store.close()
     chmodSync(join(dir, 'numbers.db'), 0o444)
@@ -59,14 +72,17 @@ const places: ReadonlyArray<readonly [string, (dir: string) => string, RegExp]> 
   }, /read-only/],
   ['memory', (dir) => join(dir, ':memory:'), /in memory/],
   ['a URI', (dir) => join(dir, 'file:numbers.db?mode=memory'), /no URI/],
-  ['a path below a file', (dir) => { writeFileSync(join(dir, 'file'), ''); return join(dir, 'file', 'numbers.db') }, /ENOTDIR/],
+  ['a path below a file', (dir) => { writeFileSync(join(dir, 'file'), ''); return join(dir, 'file', 'numbers.db') },
+    /ENOTDIR/],
   ['a path that is too long', (dir) => join(dir, 'x'.repeat(300)), /ENAMETOOLONG/],
   ['/proc', () => '/proc/numbers.db', /kernel/],
-  ['/proc through a link', (dir) => { symlinkSync('/proc/self', join(dir, 'link')); return join(dir, 'link', 'numbers.db') }, /kernel/],
+  ['/proc through a link',
+    (dir) => { symlinkSync('/proc/self', join(dir, 'link')); return join(dir, 'link', 'numbers.db') }, /kernel/],
   ['/sys', () => '/sys/kernel/numbers.db', /kernel/],
   ['/dev', () => '/dev/numbers.db', /kernel/],
   ['/dev/null', () => '/dev/null', /kernel/],
-  ['a link to /dev/null', (dir) => { symlinkSync('/dev/null', join(dir, 'numbers.db')); return join(dir, 'numbers.db') }, /kernel/],
+  ['a link to /dev/null',
+    (dir) => { symlinkSync('/dev/null', join(dir, 'numbers.db')); return join(dir, 'numbers.db') }, /kernel/],
 ]
 
 test.each(places)('%s in place of a database is refused in one line, and nothing is left', (_what, make, why) => {
@@ -114,12 +130,15 @@ test('an empty file becomes a database, and so does what a link names', () => {
   expect(totals(target)).toEqual({ a: 1n })
 })
 
-test.each(['with its consumer at work', 'at rest', 'of a killed consumer'])('looking at our own database %s leaves nothing behind', (state) => {
+test.each(['with its consumer at work', 'at rest',
+  'of a killed consumer'])('looking at our own database %s leaves nothing behind', (state) => {
   const { store, path } = openStore()
   store.apply([element({ sums: { a: 1 } })])
   if (state === 'at rest') store.close()
   const copied = join(temporaryDir(), basename(path))
-  if (state === 'of a killed consumer') for (const suffix of ['', '-wal']) writeFileSync(`${copied}${suffix}`, readFileSync(`${path}${suffix}`))
+  if (state === 'of a killed consumer') {
+    for (const suffix of ['', '-wal']) writeFileSync(`${copied}${suffix}`, readFileSync(`${path}${suffix}`))
+  }
   const looked = state === 'of a killed consumer' ? copied : path
   const before = picture(dirname(looked)).filter((file) => !String((file as unknown[])[0]).endsWith('-shm'))
   expect(inspectDatabase(looked)?.owner).toEqual(store.owner)

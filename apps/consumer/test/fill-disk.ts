@@ -1,5 +1,5 @@
-// A process that may write only small files, and applies a run that needs more. Prints what SQLite said, then goes on with a
-// run that fits, as a consumer does that tries until it works.
+// A process that may write only small files, and applies a run that needs more. Prints what SQLite said, then goes on
+// with a run that fits, as a consumer does that tries until it works.
 import { element } from '@gearbox/test-kit/batches.ts'
 import { Store } from '../src/store/store.ts'
 

@@ -1,4 +1,5 @@
-// Counting keys beside a consumer: exact at rest, never holding a snapshot for long, and never more often than once a minute.
+// Counting keys beside a consumer: exact at rest, never holding a snapshot for long, and never more often than once a
+// minute.
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { pino } from 'pino'
@@ -52,7 +53,8 @@ test('while a large table is counted, checkpoints cut back the WAL', async () =>
   const { path, db } = makeDatabase(2_000_000)
   const counter = makeCounter(path)
   let counted = false
-  const counting = counter.refresh().then(async () => await until('the count', () => counter.keys === 2_000_000)).then(() => { counted = true })
+  const counting = counter.refresh().then(async () => await until('the count', () => counter.keys === 2_000_000))
+    .then(() => { counted = true })
   let checkpoints = 0
   await until('checkpoints while it counts', () => {
     db.exec("UPDATE numbers SET value = value + 1 WHERE key = 'key1'")

@@ -8,7 +8,8 @@ import { element } from '@gearbox/test-kit/batches.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 // As the original makes it.
-const original = 'CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); CREATE UNIQUE INDEX numbers_key_index ON numbers(key)'
+const original =
+  'CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); CREATE UNIQUE INDEX numbers_key_index ON numbers(key)'
 
 /** The original's table without what its index and its column's affinity keep out. */
 const loose = 'CREATE TABLE numbers(key, value)'
@@ -28,8 +29,10 @@ test.each([
   ['empty', [], {}],
   ['with rows', ["('foo', 4)", "('bar', -2)"], { foo: 4n, bar: -2n }],
   ['with a value NULL', ["('foo', NULL)"], { foo: 0n }],
-  ['with values at both ends', ["('most', 9223372036854775807)", "('least', -9223372036854775808)"], { most: 2n ** 63n - 1n, least: -(2n ** 63n) }],
-  ['with odd keys', ["('', 1)", "('a''b', 2)", "('ключ', 3)", "('__proto__', 4)"], { '': 1n, "a'b": 2n, ключ: 3n, ['__proto__']: 4n }],
+  ['with values at both ends', ["('most', 9223372036854775807)", "('least', -9223372036854775808)"],
+    { most: 2n ** 63n - 1n, least: -(2n ** 63n) }],
+  ['with odd keys', ["('', 1)", "('a''b', 2)", "('ключ', 3)", "('__proto__', 4)"],
+    { '': 1n, "a'b": 2n, ключ: 3n, ['__proto__']: 4n }],
 ])("the original's database %s is taken over, with a copy beside it", (_what, rows, expected) => {
   const path = makeDatabase(original, ...rows.map((row) => `INSERT INTO numbers VALUES ${row}`))
   const before = [query(path, contents), query(path, schemas)]
@@ -47,8 +50,10 @@ test.each([
 })
 
 test.each([
-  ['the REAL 7.0', '7.0', 7n], ['the REAL -0.0', '-0.0', 0n], ['the REAL 2^62', '4611686018427387904.0', 2n ** 62n], ['the REAL -2^63', '-9223372036854775808.0', -(2n ** 63n)],
-  ["the TEXT '7'", "'7'", 7n], ["the TEXT '-9223372036854775808'", "'-9223372036854775808'", -(2n ** 63n)], ['NULL', 'NULL', 0n],
+  ['the REAL 7.0', '7.0', 7n], ['the REAL -0.0', '-0.0', 0n], ['the REAL 2^62', '4611686018427387904.0', 2n ** 62n],
+  ['the REAL -2^63', '-9223372036854775808.0', -(2n ** 63n)],
+  ["the TEXT '7'", "'7'", 7n], ["the TEXT '-9223372036854775808'", "'-9223372036854775808'", -(2n ** 63n)], ['NULL',
+    'NULL', 0n],
 ])('%s is converted', (_what, value, expected) => {
   const path = makeDatabase(loose, `INSERT INTO numbers VALUES ('foo', ${value})`)
   openStore({ path })
@@ -68,8 +73,10 @@ test.each([
   ['a key that is a BLOB', original, ["(x'62', 1)"], /X'62'/],
   ['a key that is a number', loose, ['(62, 1)'], /62/],
   ['a key twice', 'CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0)', ["('bad', 1)", "('bad', 2)"], /"?bad/],
-])('%s stops it, with the row named and every row as it was, however often it is started', (_what, schema, rows, named) => {
-  const path = makeDatabase(schema, "INSERT INTO numbers VALUES ('fine', 1)", ...rows.map((row) => `INSERT INTO numbers VALUES ${row}`))
+])('%s stops it, with the row named and every row as it was, however often it is started', (_what, schema, rows,
+  named) => {
+  const path = makeDatabase(schema, "INSERT INTO numbers VALUES ('fine', 1)",
+    ...rows.map((row) => `INSERT INTO numbers VALUES ${row}`))
   const before = [query(path, contents), query(path, schemas)]
   expect(() => openStore({ path })).toThrow(FatalError)
   for (let start = 1; start <= 3; start++) expect(() => openStore({ path })).toThrow(named)
@@ -126,7 +133,9 @@ test('views, indexes, triggers and tables of its owner still work after the take
   expect(query(path, 'SELECT * FROM top')).toEqual([['a', 101n], ['b', 20n], ['c', 3n]])
   expect(query(path, 'SELECT * FROM labelled')).toEqual([['Apples', 101n]])
   expect(query(path, 'SELECT key, CAST(value AS INTEGER) FROM log ORDER BY key')).toEqual([['a', 100n], ['c', 3n]])
-  expect(query(path, "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND tbl_name = 'numbers' AND sql IS NOT NULL ORDER BY name"))
+  expect(query(path,
+    "SELECT name FROM sqlite_schema WHERE type IN ('index', 'trigger') AND tbl_name = 'numbers' AND sql IS NOT NULL " +
+      'ORDER BY name'))
     .toEqual([['by_value'], ['large'], ['made "anew"'], ['seen']])
   expect(query(path, 'PRAGMA integrity_check')).toEqual([['ok']])
   expect(query(path, 'PRAGMA foreign_key_check')).toEqual([])
@@ -140,19 +149,31 @@ test('views, indexes, triggers and tables of its owner still work after the take
 
 test.each([
   ['a view of rowids', 'CREATE VIEW v AS SELECT rowid, value FROM numbers', /view "v" would not work/],
-  ['a view by the index of the original', 'CREATE VIEW v AS SELECT key FROM numbers INDEXED BY numbers_key_index', /view "v" would not work/],
-  ['a trigger that uses rowids', 'CREATE TABLE log(id); CREATE TRIGGER tr AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.rowid); END', /trigger "tr" would not work/],
-  ['a trigger on another table that uses rowids', 'CREATE TABLE log(id); CREATE TRIGGER tr AFTER DELETE ON log BEGIN DELETE FROM numbers WHERE rowid = 1; END', /trigger "tr" would not work/],
-  ['a trigger on a view that uses rowids', 'CREATE VIEW v AS SELECT key FROM numbers; CREATE TRIGGER tr INSTEAD OF UPDATE ON v BEGIN DELETE FROM numbers WHERE rowid = 1; END', /trigger "tr" would not work/],
-  ['a trigger that calls a function of its program', 'CREATE TRIGGER tr AFTER INSERT ON numbers BEGIN SELECT their_function(new.key); END', /trigger "tr" would not work/],
-  ['one bad trigger of two', 'CREATE TABLE log(id); CREATE TRIGGER good AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.key); END; CREATE TRIGGER bad AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.rowid); END',
+  ['a view by the index of the original', 'CREATE VIEW v AS SELECT key FROM numbers INDEXED BY numbers_key_index',
+    /view "v" would not work/],
+  ['a trigger that uses rowids',
+    'CREATE TABLE log(id); CREATE TRIGGER tr AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.rowid); END',
+    /trigger "tr" would not work/],
+  ['a trigger on another table that uses rowids',
+    'CREATE TABLE log(id); CREATE TRIGGER tr AFTER DELETE ON log BEGIN DELETE FROM numbers WHERE rowid = 1; END',
+    /trigger "tr" would not work/],
+  ['a trigger on a view that uses rowids',
+    'CREATE VIEW v AS SELECT key FROM numbers; CREATE TRIGGER tr INSTEAD OF UPDATE ON v BEGIN DELETE FROM numbers ' +
+      'WHERE rowid = 1; END', /trigger "tr" would not work/],
+  ['a trigger that calls a function of its program',
+    'CREATE TRIGGER tr AFTER INSERT ON numbers BEGIN SELECT their_function(new.key); END',
+    /trigger "tr" would not work/],
+  ['one bad trigger of two',
+    'CREATE TABLE log(id); CREATE TRIGGER good AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.key); END; ' +
+      'CREATE TRIGGER bad AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.rowid); END',
     /: trigger "bad" would not work/],
   ['more columns', "ALTER TABLE numbers ADD COLUMN note TEXT DEFAULT 'x'", /more columns \("note"\)/],
   ['a generated column', 'ALTER TABLE numbers ADD COLUMN twice AS (value * 2)', /more columns \("twice"\)/],
   ['a unique index on values', 'CREATE UNIQUE INDEX one_each ON numbers(value)', /unique index "one_each"/],
   ['a partial unique index', 'CREATE UNIQUE INDEX some ON numbers(key) WHERE value > 0', /unique index "some"/],
   ['a table with a name of ours', 'CREATE TABLE Meta(x)', /table "Meta" has a name that Gearbox needs/],
-  ['an index with a name of ours', 'CREATE TABLE t(x); CREATE INDEX rejected_batch ON t(x)', /index "rejected_batch" has a name/],
+  ['an index with a name of ours', 'CREATE TABLE t(x); CREATE INDEX rejected_batch ON t(x)',
+    /index "rejected_batch" has a name/],
 ])("the original's database with %s is refused, and nothing is changed", (_what, statements, why) => {
   const path = makeDatabase(original, rows, statements)
   const before = readFileSync(path)
@@ -163,7 +184,8 @@ test.each([
 
 test.each([
   ['a CHECK', 'CREATE TABLE numbers(key TEXT, value INTEGER CHECK (value >= 0))'],
-  ['a foreign key', 'CREATE TABLE k(key TEXT PRIMARY KEY); CREATE TABLE numbers(key TEXT REFERENCES k(key), value INTEGER)'],
+  ['a foreign key',
+    'CREATE TABLE k(key TEXT PRIMARY KEY); CREATE TABLE numbers(key TEXT REFERENCES k(key), value INTEGER)'],
 ])("a table with %s is refused: its owner's rule would be lost", (_what, schema) => {
   const path = makeDatabase(schema)
   expect(() => openStore({ path })).toThrow(/CHECK or a foreign key/)

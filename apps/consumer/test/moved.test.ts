@@ -1,5 +1,5 @@
-// The database's file moved, removed or replaced under a store that has it open: what is committed elsewhere is never returned as stored,
-// nothing is made in its place, and with the right file back all of it is applied once.
+// The database's file moved, removed or replaced under a store that has it open: what is committed elsewhere is never
+// returned as stored, nothing is made in its place, and with the right file back all of it is applied once.
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -25,8 +25,16 @@ function moveAll (from: string, to: string): void {
 interface Move { readonly what: string, readonly away: (path: string) => void, readonly back: (path: string) => void }
 
 const moves: readonly Move[] = [
-  { what: 'renamed', away: (path) => renameSync(path, `${path}.away`), back: (path) => renameSync(`${path}.away`, path) },
-  { what: 'renamed with its -wal and -shm', away: (path) => moveAll(path, `${path}.away`), back: (path) => moveAll(`${path}.away`, path) },
+  {
+    what: 'renamed',
+    away: (path) => renameSync(path, `${path}.away`),
+    back: (path) => renameSync(`${path}.away`, path),
+  },
+  {
+    what: 'renamed with its -wal and -shm',
+    away: (path) => moveAll(path, `${path}.away`),
+    back: (path) => moveAll(`${path}.away`, path),
+  },
   {
     what: 'in a directory that is renamed',
     away: (path) => renameSync(dirname(path), `${dirname(path)}-away`),
@@ -54,12 +62,19 @@ const moves: readonly Move[] = [
   },
   {
     what: 'replaced by a copy without what is in its -wal',
-    away: (path) => { copyFileSync(path, `${path}.copy`); renameSync(path, `${path}.away`); renameSync(`${path}.copy`, path) },
+    away: (path) => {
+      copyFileSync(path, `${path}.copy`)
+      renameSync(path, `${path}.away`)
+      renameSync(`${path}.copy`, path)
+    },
     back: (path) => renameSync(`${path}.away`, path),
   },
 ]
 
-test.each(moves)('a database $what: noticed at once, and when it is back everything is applied once', ({ away, back }) => {
+test.each(moves)('a database $what: noticed at once, and when it is back everything is applied once', ({
+  away,
+  back,
+}) => {
   const { store, path } = openStore()
   store.apply(one(1))
   away(path)
@@ -148,7 +163,8 @@ test('a copy from before the last start is refused', () => {
   expectMoved(store, 1)
 })
 
-test.each(['-wal', '-shm'])('without its %s, which somebody removed, what it had is kept, and all goes on', (suffix) => {
+test.each(['-wal',
+  '-shm'])('without its %s, which somebody removed, what it had is kept, and all goes on', (suffix) => {
   const { store, path } = openStore()
   store.apply(one(1))
   rmSync(`${path}${suffix}`)

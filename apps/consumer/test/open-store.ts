@@ -15,7 +15,11 @@ export function freshPath (): string {
   return join(temporaryDir(), 'numbers.db')
 }
 
-export function openStore ({ path = freshPath(), idempotencyHours = 24, idempotencyRowsMax = 1000 }: StoreSettings = {}): { store: Store, path: string } {
+export function openStore ({
+  path = freshPath(),
+  idempotencyHours = 24,
+  idempotencyRowsMax = 1000,
+}: StoreSettings = {}): { store: Store, path: string } {
   const store = new Store({ path, idempotencyHours, idempotencyRowsMax })
   onTestFinished(() => store.close())
   return { store, path }
@@ -32,5 +36,6 @@ export function query (path: string, sql: string): unknown[][] {
 }
 
 export function totals (path: string): { [key: string]: bigint } {
-  return Object.fromEntries(query(path, 'SELECT key, value FROM numbers ORDER BY key').map(([key, value]) => [String(key), BigInt(String(value))]))
+  return Object.fromEntries(query(path,
+    'SELECT key, value FROM numbers ORDER BY key').map(([key, value]) => [String(key), BigInt(String(value))]))
 }

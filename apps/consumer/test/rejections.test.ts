@@ -1,4 +1,5 @@
-// What can't be applied: refused where nobody was promised it, kept where somebody was, within limits, and without harm to anything else.
+// What can't be applied: refused where nobody was promised it, kept where somebody was, within limits, and without harm
+// to anything else.
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { int64Max } from '@gearbox/protocol/batch.ts'
@@ -6,7 +7,8 @@ import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { Store } from '../src/store/store.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
-const kept = (path: string): unknown[][] => query(path, 'SELECT key, value, exact, once, reason FROM rejected ORDER BY id')
+const kept = (path: string): unknown[][] => query(path,
+  'SELECT key, value, exact, once, reason FROM rejected ORDER BY id')
 
 /** A store where nothing more can be added to the key "full", and the path of its file. */
 function openFull (settings: Partial<ConstructorParameters<typeof Store>[0]> = {}): { store: Store, path: string } {
@@ -27,7 +29,14 @@ describe('what nobody was promised', () => {
   test('is refused and kept nowhere, with its value for whoever has to send it again', () => {
     const { store, path } = openFull()
     const applied = store.apply([element({
-      seq: 2, at: Date.now(), storedWithinMs: 5000, sums: { full: 7, a: 1 }, once: [{ id: 'x', storedWithinMs: 5000, sums: { a: 1, full: 1 } }],
+      seq: 2,
+      at: Date.now(),
+      storedWithinMs: 5000,
+      sums: {
+        full: 7,
+        a: 1,
+      },
+      once: [{ id: 'x', storedWithinMs: 5000, sums: { a: 1, full: 1 } }],
     })])
     expect(applied.rejections).toEqual([
       { producer: producerA, seq: 2, key: 'full', reason: 'overflow', filed: false, value: '7' },
@@ -45,7 +54,8 @@ describe('what nobody was promised', () => {
     store.close()
     const again = openStore({ path }).store
     expect(again.reportsTo(producerA)).toEqual([{ seq: 2, rejections: [rejection], omitted: undefined }])
-    expect(again.apply([batch]).repeated).toEqual([{ producer: producerA, seq: 2, rejections: [rejection], omitted: undefined }])
+    expect(again.apply([batch]).repeated)
+      .toEqual([{ producer: producerA, seq: 2, rejections: [rejection], omitted: undefined }])
   })
 
   test.each([
@@ -57,7 +67,12 @@ describe('what nobody was promised', () => {
   ])('is kept all the same in a batch %s: %s', (_what, { at }, queuedMs, filed) => {
     const { store, path } = openFull()
     const applied = store.apply([element({
-      seq: 2, at: Date.now() + at, storedWithinMs: 5000, sums: { full: 7 }, once: [{ id: 'x', storedWithinMs: 5000, sums: { full: 1 } }],
+      seq: 2,
+      at: Date.now() +
+        at,
+      storedWithinMs: 5000,
+      sums: { full: 7 },
+      once: [{ id: 'x', storedWithinMs: 5000, sums: { full: 1 } }],
     })], queuedMs)
     expect(applied.rejections.map(({ filed = true }) => filed)).toEqual([filed, filed])
     expect(kept(path)).toHaveLength(filed ? 2 : 0)
@@ -65,10 +80,12 @@ describe('what nobody was promised', () => {
     expect(Number(latest ?? 0)).toBeLessThanOrEqual(Date.now())
   })
 
-  test('strikes off what the same request was promised before: its client has been told since that it does not count', () => {
+  test('strikes off what the same request was promised before: its client has been told since that it ' +
+    'does not count', () => {
     const { store, path } = openFull()
     const request = { id: 'x', sums: { full: 1 } }
-    store.apply([element({ seq: 2, once: [request, { id: 'y', sums: { full: 1 } }] }), element({ seq: 3, once: [request] })])
+    store.apply([element({ seq: 2, once: [request, { id: 'y', sums: { full: 1 } }] }),
+      element({ seq: 3, once: [request] })])
     expect(kept(path).map(([, , , once]) => once)).toEqual(['x', 'y'])
     store.apply([element({ seq: 4, at: Date.now(), once: [{ ...request, storedWithinMs: 5000 }] })])
     expect(kept(path).map(([, , , once]) => once)).toEqual(['y'])
@@ -76,9 +93,12 @@ describe('what nobody was promised', () => {
 
   test('is kept with what is promised in the same flush, so that a reply to both can be one', () => {
     const { store, path } = openFull()
-    execute(path, "CREATE TRIGGER guard BEFORE INSERT ON numbers WHEN new.key = 'guarded' BEGIN SELECT RAISE(ABORT, 'no'); END")
-    const applied = store.apply([element({ seq: 2, at: Date.now(), storedWithinMs: 5000, sums: { full: 7, guarded: 1 } })])
-    expect(applied.rejections.map(({ key, reason, filed = true }) => [key, reason, filed])).toEqual([['full', 'overflow', true], ['guarded', 'trigger', true]])
+    execute(path,
+      "CREATE TRIGGER guard BEFORE INSERT ON numbers WHEN new.key = 'guarded' BEGIN SELECT RAISE(ABORT, 'no'); END")
+    const applied =
+      store.apply([element({ seq: 2, at: Date.now(), storedWithinMs: 5000, sums: { full: 7, guarded: 1 } })])
+    expect(applied.rejections.map(({ key, reason, filed = true }) => [key, reason, filed]))
+      .toEqual([['full', 'overflow', true], ['guarded', 'trigger', true]])
     expect(kept(path)).toHaveLength(2)
   })
 })
@@ -87,8 +107,10 @@ test('more rejections of a batch than are listed: it is said whether they were k
   const { store } = openStore()
   const sums = Object.fromEntries(Array.from({ length: 700 }, (_, i) => [`key ${i}`, int64Max]))
   store.apply([element({ seq: 1, sums })])
-  store.apply([element({ seq: 2, sums }), element({ seq: 3, at: Date.now(), storedWithinMs: 5000, sums }), element({ seq: 4, at: Date.now(), storedWithinMs: 5000, sums })])
-  expect(store.reportsTo(producerA).map(({ seq, rejections, omitted }) => [seq, rejections.length, omitted])).toEqual([[2, 0, 'filed'], [3, 0, 'refused'], [4, 700, undefined]])
+  store.apply([element({ seq: 2, sums }), element({ seq: 3, at: Date.now(), storedWithinMs: 5000, sums }),
+    element({ seq: 4, at: Date.now(), storedWithinMs: 5000, sums })])
+  expect(store.reportsTo(producerA).map(({ seq, rejections, omitted }) => [seq, rejections.length, omitted]))
+    .toEqual([[2, 0, 'filed'], [3, 0, 'refused'], [4, 700, undefined]])
 })
 
 describe('limits', () => {
@@ -113,9 +135,12 @@ describe('limits', () => {
     expect(kept(path).map(([, , , , reason]) => reason)).toEqual(['unreadable', 'unreadable', 'other body'])
     expect(store.apply([Buffer.from('three')]).dropped).toMatchObject([{ reason: 'unreadable' }])
     expect(store.apply([element({ seq: 4, sums: { full: 1 } })])).toMatchObject({ dropped: [], evicted: 1 })
-    expect(store.apply([element({ seq: 5, once: [{ id: 'x', sums: { a: 3 } }] })])).toMatchObject({ dropped: [], evicted: 1 })
-    expect(store.apply([element({ seq: 6, once: [{ id: 'x', sums: { a: 4 } }] })]).dropped).toMatchObject([{ reason: 'other body', once: 'x' }])
-    expect(store.apply([element({ seq: 7, once: [{ id: 'y', sums: { full: 1 } }, { id: 'z', sums: { full: 1 } }] })])).toMatchObject({ dropped: [], evicted: 2 })
+    expect(store.apply([element({ seq: 5, once: [{ id: 'x', sums: { a: 3 } }] })]))
+      .toMatchObject({ dropped: [], evicted: 1 })
+    expect(store.apply([element({ seq: 6, once: [{ id: 'x', sums: { a: 4 } }] })]).dropped)
+      .toMatchObject([{ reason: 'other body', once: 'x' }])
+    expect(store.apply([element({ seq: 7, once: [{ id: 'y', sums: { full: 1 } }, { id: 'z', sums: { full: 1 } }] })]))
+      .toMatchObject({ dropped: [], evicted: 2 })
     const last = store.apply([element({ seq: 8, sums: { b: 5 } })])
     expect(last.dropped).toEqual([{ reason: 'overflow', key: 'b', value: 5n, once: undefined }])
     expect(last.rejections).toEqual([{ producer: producerA, seq: 8, key: 'b', reason: 'overflow' }])
@@ -138,14 +163,17 @@ describe('limits', () => {
     const { store } = openStore()
     const increments = 999_999_999_999_999
     for (let first = 1; first < 10_000; first += 250) {
-      store.apply(Array.from({ length: 250 }, (_, i) => element({ seq: first + i, requests: increments, increments, sums: {} })))
+      store.apply(Array.from({ length: 250 },
+        (_, i) => element({ seq: first + i, requests: increments, increments, sums: {} })))
     }
-    expect(store.apply([element({ seq: 20_000, increments, requests: increments, sums: { a: 1 } })])).toMatchObject({ batches: 1 })
+    expect(store.apply([element({ seq: 20_000, increments, requests: increments, sums: { a: 1 } })]))
+      .toMatchObject({ batches: 1 })
   })
 })
 
 describe('a trigger of the database\'s owner', () => {
-  const raising = (what: string): string => `CREATE TRIGGER guard BEFORE INSERT ON numbers WHEN new.key LIKE 'guarded%' BEGIN SELECT RAISE(${what}); END`
+  const raising = (what: string): string =>
+    `CREATE TRIGGER guard BEFORE INSERT ON numbers WHEN new.key LIKE 'guarded%' BEGIN SELECT RAISE(${what}); END`
 
   describe.each(["ABORT, 'no'", "FAIL, 'no'", "ROLLBACK, 'no'", 'IGNORE'])('that raises %s for a key', (what) => {
     test('sets that key aside, and everything else is applied once', () => {
@@ -153,16 +181,21 @@ describe('a trigger of the database\'s owner', () => {
       store.apply([element({ seq: 1, sums: { a: 1 } })])
       execute(path, raising(what))
       const run = [
-        element({ seq: 2, sums: { a: 1, guarded: 5, b: 1 }, once: [{ id: 'x', sums: { b: 1 } }, { id: 'y', sums: { b: 1, guarded: 1 } }] }),
+        element({
+          seq: 2,
+          sums: { a: 1, guarded: 5, b: 1 },
+          once: [{ id: 'x', sums: { b: 1 } }, { id: 'y', sums: { b: 1, guarded: 1 } }],
+        }),
         element({ producer: producerB, seq: 1, sums: { guarded: 6, 'guarded too': 7, b: 1 } }),
         element({ seq: 3, sums: { b: 1 } }),
       ]
       const applied = store.apply(run)
       expect(applied).toMatchObject({ batches: 3, duplicates: 0, gaps: [] })
-      expect(applied.rejections.map(({ producer, seq, key, once, reason }) => [producer, seq, key, once, reason])).toEqual([
-        [producerA, 2, 'guarded', undefined, 'trigger'], [producerA, 2, undefined, 'y', 'trigger'],
-        [producerB, 1, 'guarded', undefined, 'trigger'], [producerB, 1, 'guarded too', undefined, 'trigger'],
-      ])
+      expect(applied.rejections.map(({ producer, seq, key, once, reason }) => [producer, seq, key, once, reason]))
+        .toEqual([
+          [producerA, 2, 'guarded', undefined, 'trigger'], [producerA, 2, undefined, 'y', 'trigger'],
+          [producerB, 1, 'guarded', undefined, 'trigger'], [producerB, 1, 'guarded too', undefined, 'trigger'],
+        ])
       expect(totals(path)).toEqual({ a: 2n, b: 4n })
       expect(query(path, 'SELECT id FROM once')).toEqual([['x']])
       expect(store.apply(run)).toMatchObject({ batches: 0, duplicates: 3 })
@@ -182,7 +215,8 @@ describe('a trigger of the database\'s owner', () => {
       execute(path, raising(what))
       const keys = Array.from({ length: 1000 }, (_, i) => `guarded ${i}`)
       const startedAt = performance.now()
-      const applied = store.apply(Array.from({ length: 4 }, (_, i) => element({ seq: i + 1, sums: Object.fromEntries([...keys, 'a'].map((key) => [key, 1])) })))
+      const applied = store.apply(Array.from({ length: 4 },
+        (_, i) => element({ seq: i + 1, sums: Object.fromEntries([...keys, 'a'].map((key) => [key, 1])) })))
       expect(performance.now() - startedAt).toBeLessThan(5000)
       expect(applied.rejections).toHaveLength(4000)
       expect(totals(path)).toEqual({ a: 4n })
@@ -192,7 +226,8 @@ describe('a trigger of the database\'s owner', () => {
   test('an index that refuses a value sets aside that key too', () => {
     const { store, path } = openStore()
     execute(path, 'CREATE UNIQUE INDEX one_of_each ON numbers(value)')
-    expect(store.apply([element({ seq: 1, sums: { a: 1, b: 1, c: 2 } })]).rejections).toMatchObject([{ key: 'b', reason: 'trigger' }])
+    expect(store.apply([element({ seq: 1, sums: { a: 1, b: 1, c: 2 } })]).rejections)
+      .toMatchObject([{ key: 'b', reason: 'trigger' }])
     expect(totals(path)).toEqual({ a: 1n, c: 2n })
   })
 
@@ -207,8 +242,10 @@ describe('a trigger of the database\'s owner', () => {
 })
 
 describe('a wrong clock', () => {
-  const markOf = (path: string): number => Number(query(path, "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'once_mark'")[0]![0])
-  const later = (path: string, ms: number): void => execute(path, `UPDATE meta SET value = value + ${ms} WHERE name = 'elapsed_ms'`)
+  const markOf = (path: string): number =>
+    Number(query(path, "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'once_mark'")[0]![0])
+  const later = (path: string, ms: number): void =>
+    execute(path, `UPDATE meta SET value = value + ${ms} WHERE name = 'elapsed_ms'`)
 
   test('of a worker, 30 days ahead, moves the mark nowhere near', () => {
     const { store, path } = openStore({ idempotencyHours: 1 })
@@ -220,10 +257,12 @@ describe('a wrong clock', () => {
     again.prune()
     expect(again.idempotencyRows).toBe(0)
     expect(markOf(path)).toBeLessThanOrEqual(Date.now() - 3_600_000)
-    expect(again.apply([element({ seq: 2, once: [{ id: 'y', at: Date.now() - 1000, sums: { a: 1 } }] })]).rejections).toEqual([])
+    expect(again.apply([element({ seq: 2, once: [{ id: 'y', at: Date.now() - 1000, sums: { a: 1 } }] })]).rejections)
+      .toEqual([])
   })
 
-  test('that has left a mark in the future heals at open, and rows from then move it no further than they are old', () => {
+  test('that has left a mark in the future heals at open, and rows from then move it no further than ' +
+    'they are old', () => {
     const { store, path } = openStore({ idempotencyHours: 1 })
     store.apply([element({ seq: 1, once: [{ id: 'x', at: 5, sums: { a: 1 } }] })])
     store.close()
@@ -235,7 +274,8 @@ describe('a wrong clock', () => {
     expect(healed).toBeLessThanOrEqual(Date.now())
     again.prune()
     expect(markOf(path)).toBe(healed)
-    expect(again.apply([element({ seq: 2, once: [{ id: 'y', at: Date.now() + 1000, sums: { a: 1 } }] })]).rejections).toHaveLength(Date.now() === healed ? 1 : 0)
+    expect(again.apply([element({ seq: 2, once: [{ id: 'y', at: Date.now() + 1000, sums: { a: 1 } }] })]).rejections)
+      .toHaveLength(Date.now() === healed ? 1 : 0)
   })
 
   test('of the consumer, set back while it runs, refuses what may be a repeat and nothing after it', async () => {
@@ -243,7 +283,8 @@ describe('a wrong clock', () => {
     const now = Date.now
     onTestFinished(() => { Date.now = now })
     Date.now = () => now() + 86_400_000
-    store.apply([element({ seq: 1, once: [{ id: 'x', at: Date.now(), sums: { a: 1 } }] }), element({ seq: 2, once: [{ id: 'y', at: Date.now(), sums: { a: 1 } }] })])
+    store.apply([element({ seq: 1, once: [{ id: 'x', at: Date.now(), sums: { a: 1 } }] }),
+      element({ seq: 2, once: [{ id: 'y', at: Date.now(), sums: { a: 1 } }] })])
     expect(markOf(path)).toBeGreaterThan(now())
     Date.now = now
     store.apply([element({ seq: 3, once: [{ id: 'z', at: now() - 1, sums: { a: 1 } }] })])
@@ -259,7 +300,8 @@ describe('a database', () => {
     const { store, path } = openFull()
     store.apply([element({ seq: 2, sums: { full: 5 } })])
     store.close()
-    execute(path, 'DROP TABLE reports; DROP INDEX rejected_reason; DROP INDEX rejected_key; ALTER TABLE rejected DROP COLUMN exact')
+    execute(path,
+      'DROP TABLE reports; DROP INDEX rejected_reason; DROP INDEX rejected_key; ALTER TABLE rejected DROP COLUMN exact')
     const again = openStore({ path }).store
     expect(again.rejected().map(({ entries }) => entries)).toEqual([[{ key: 'full', value: 5n }]])
     again.apply([element({ seq: 3, sums: { full: 6 } })])

@@ -16,7 +16,8 @@ import { freshPath, openStore, query, totals } from './open-store.ts'
 const int64 = fc.oneof(
   fc.bigInt({ min: int64Min, max: int64Max }), fc.bigInt({ min: -10n, max: 10n }),
   fc.constantFrom(int64Max, int64Min, int64Max - 1n, int64Min + 1n, 2n ** 53n, 2n ** 53n + 1n, -(2n ** 53n) - 1n))
-const key = fc.oneof(fc.constantFrom('a', 'b', '__proto__', '"', '\\', 'key', 'value', '$', '0'), fc.string({ unit: 'binary', minLength: 1, maxLength: 8 }).filter((text) => !/\p{Cc}|\p{Cs}/u.test(text)))
+const key = fc.oneof(fc.constantFrom('a', 'b', '__proto__', '"', '\\', 'key', 'value', '$', '0'),
+  fc.string({ unit: 'binary', minLength: 1, maxLength: 8 }).filter((text) => !/\p{Cc}|\p{Cs}/u.test(text)))
 
 function rejectedRows (path: string): unknown[][] {
   return query(path, 'SELECT producer, seq, key, value, reason FROM rejected ORDER BY id')
@@ -50,7 +51,8 @@ const lengths: ReadonlyArray<readonly [string, (batch: Buffer) => Buffer]> = [
 
 describe.each(lengths)('sums of %s batches', (_length, lengthened) => {
   test('are exact over all 64 bits, whatever the keys, and every overflow is an entry of its own', () => {
-    const batches = fc.array(fc.uniqueArray(fc.tuple(key, int64), { selector: ([key]) => key, maxLength: 6 }), { minLength: 1, maxLength: 6 })
+    const batches = fc.array(fc.uniqueArray(fc.tuple(key, int64), { selector: ([key]) => key, maxLength: 6 }),
+      { minLength: 1, maxLength: 6 })
     fc.assert(fc.property(batches, fc.integer({ min: 1, max: 6 }), (batches, runLength) => {
       const { store, path } = openStore()
       const model = new Model()
@@ -59,8 +61,11 @@ describe.each(lengths)('sums of %s batches', (_length, lengthened) => {
       for (const [i, sums] of written.entries()) model.apply(i + 1, Object.entries(sums))
       const elements = written.map((sums, i) => lengthened(element({ seq: i + 1, sums })))
       let overflows = 0
-      for (let at = 0; at < elements.length; at += runLength) overflows += store.apply(elements.slice(at, at + runLength)).rejections.length
-      expect(new Map(query(path, 'SELECT key, value FROM numbers').map(([key, value]) => [key, value]))).toEqual(new Map(model.totals))
+      for (let at = 0; at < elements.length; at += runLength) {
+        overflows += store.apply(elements.slice(at, at + runLength)).rejections.length
+      }
+      expect(new Map(query(path, 'SELECT key, value FROM numbers').map(([key, value]) => [key, value])))
+        .toEqual(new Map(model.totals))
       expect(query(path, 'SELECT seq, key, value FROM rejected ORDER BY id')).toEqual(model.rejected)
       expect(overflows).toBe(model.rejected.length)
       store.close()
@@ -73,7 +78,9 @@ describe.each(lengths)('sums of %s batches', (_length, lengthened) => {
     expect(totals(path)).toEqual({ zero: 0n })
   })
 
-  test.each([['highest', int64Max, 1n], ['lowest', int64Min, -1n]])('one past the %s total is refused alone, before or behind others', (_end, end, step) => {
+  test.each([['highest', int64Max, 1n],
+    ['lowest', int64Min,
+      -1n]])('one past the %s total is refused alone, before or behind others', (_end, end, step) => {
     const { store, path } = openStore()
     store.apply([element({ seq: 1, sums: { full: end, other: 1 } })])
     const applied = store.apply([
@@ -87,7 +94,8 @@ describe.each(lengths)('sums of %s batches', (_length, lengthened) => {
     expect(totals(path)).toEqual({ before: 1n, behind: 1n, full: end, other: 2n })
     expect(rejectedRows(path)).toEqual([[producerA, 2n, 'full', step, 'overflow']])
     // A refused entry is part of a stored batch: a repeat does nothing.
-    expect(store.apply([element({ seq: 2, sums: { before: 1, full: step, behind: 1 } })])).toMatchObject({ duplicates: 1, rejections: [] })
+    expect(store.apply([element({ seq: 2, sums: { before: 1, full: step, behind: 1 } })]))
+      .toMatchObject({ duplicates: 1, rejections: [] })
     expect(rejectedRows(path)).toHaveLength(1)
   })
 
@@ -109,18 +117,24 @@ describe('sequences', () => {
       let gapped = 0
       for (const run of runs) {
         const before = seen.size
-        const applied = store.apply(run.map(({ producer, seq }) => element({ producer, seq, requests: 1, increments: 2, sums: { [`${producer} ${seq}`]: 1, all: 1 } })))
+        const applied =
+          store.apply(run.map(({ producer, seq }) =>
+            element({ producer, seq, requests: 1, increments: 2, sums: { [`${producer} ${seq}`]: 1, all: 1 } })))
         for (const { producer, seq } of run) seen.add(`${producer} ${seq}`)
         expect(applied.batches).toBe(seen.size - before)
         expect(applied.duplicates).toBe(run.length - applied.batches)
         gapped += applied.gaps.length
         for (const { producer } of run) {
           const stored = applied.stored.get(producer)
-          for (let seq = 1; seq <= 12; seq++) expect(stored !== undefined && has(stored, seq)).toBe(seen.has(`${producer} ${seq}`))
+          for (let seq = 1; seq <= 12; seq++) {
+            expect(stored !== undefined && has(stored, seq)).toBe(seen.has(`${producer} ${seq}`))
+          }
         }
       }
-      expect(totals(path)).toEqual(Object.fromEntries([...[...seen].map((name) => [name, 1n] as const), ...(seen.size > 0 ? [['all', BigInt(seen.size)] as const] : [])]))
-      expect(query(path, 'SELECT coalesce(sum(requests), 0), coalesce(sum(increments), 0) FROM producers')).toEqual([[BigInt(seen.size), BigInt(2 * seen.size)]])
+      expect(totals(path)).toEqual(Object.fromEntries([...[...seen].map((name) => [name, 1n] as const),
+        ...(seen.size > 0 ? [['all', BigInt(seen.size)] as const] : [])]))
+      expect(query(path, 'SELECT coalesce(sum(requests), 0), coalesce(sum(increments), 0) FROM producers'))
+        .toEqual([[BigInt(seen.size), BigInt(2 * seen.size)]])
       if (runs.flat().every(({ seq }, i) => seq === i + 1)) expect(gapped).toBe(0)
       store.close()
     }), { seed, numRuns: 25 })
@@ -152,14 +166,16 @@ describe('sequences', () => {
 })
 
 describe('a batch that can not be read', () => {
-  const header = (seq: number): string => `{"v":1,"producer":"${producerB}","seq":${seq},"at":5,"requests":1,"increments":1,"sums":`
+  const header = (seq: number): string =>
+    `{"v":1,"producer":"${producerB}","seq":${seq},"at":5,"requests":1,"increments":1,"sums":`
   const kinds: ReadonlyArray<readonly [string, string | Buffer]> = [
     ['not JSON', 'hello'],
     ['empty', ''],
     ['null', 'null'],
     ['no object', '[1,2]'],
     ['not UTF-8', Buffer.from([0x7b, 0xff, 0x7d])],
-    ['not UTF-8 in a key', Buffer.concat([Buffer.from(`${header(9)}{"`), Buffer.from([0xff]), Buffer.from('":1},"once":[]}')])],
+    ['not UTF-8 in a key',
+      Buffer.concat([Buffer.from(`${header(9)}{"`), Buffer.from([0xff]), Buffer.from('":1},"once":[]}')])],
     ['of another version', `${header(9)}{"a":1},"once":[]}`.replace('"v":1', '"v":2')],
     ['truncated in its sums', `${header(9)}{"a":1,"b`],
     ['truncated before its end', `${header(9)}{"a":1},"once":[`],
@@ -198,8 +214,10 @@ describe('a batch that can not be read', () => {
     ['with a once value "1"', `${header(9)}{"a":1},"once":[{"id":"x","at":5,"sums":{"a":"1"}}]}`],
     ['with a once value 2^63', `${header(9)}{"a":1},"once":[{"id":"x","at":5,"sums":{"a":9223372036854775808}}]}`],
     ['that closes its own braces and opens others', `${header(9)}{"a":1},"once":[]},${header(10)}{"a":1},"once":[]}`],
-    ['that closes its own braces and opens others, and once', `${header(9)}{"a":1},"once":[]},{"sums":{"a":7},"once":[{"id":"y","at":5,"sums":{"a":1}}]}`],
-    ['that closes its own braces and opens others twice', `${header(9)}{"a":1},"once":[]},{"sums":{"a":7}},{"sums":{"a":7}}`],
+    ['that closes its own braces and opens others, and once',
+      `${header(9)}{"a":1},"once":[]},{"sums":{"a":7},"once":[{"id":"y","at":5,"sums":{"a":1}}]}`],
+    ['that closes its own braces and opens others twice',
+      `${header(9)}{"a":1},"once":[]},{"sums":{"a":7}},{"sums":{"a":7}}`],
   ]
 
   describe.each(lengths)('among %s ones', (_length, lengthened) => {
@@ -215,7 +233,8 @@ describe('a batch that can not be read', () => {
       expect(query(path, 'SELECT batch, reason FROM rejected')).toEqual([[broken, 'unreadable']])
       // Acknowledging may have failed: it comes again, also in company that needs checking.
       expect(store.apply([broken]).rejections).toEqual([])
-      expect(store.apply([element({ seq: 3, sums: { a: int64Max } }), broken]).rejections.map(({ key }) => key)).toEqual(['a'])
+      expect(store.apply([element({ seq: 3, sums: { a: int64Max } }), broken]).rejections.map(({ key }) => key))
+        .toEqual(['a'])
       expect(query(path, 'SELECT count(*) FROM rejected WHERE batch IS NOT NULL')).toEqual([[1n]])
       expect(totals(path)).toEqual({ a: 2n, good: 25n })
     })
@@ -223,7 +242,8 @@ describe('a batch that can not be read', () => {
     test.each(kinds)('%s is set aside in company that needs checking, too', (_kind, bad) => {
       const { store, path } = openStore()
       store.apply([element({ seq: 1, sums: { full: int64Max } })])
-      const applied = store.apply([lengthened(element({ seq: 2, sums: { full: 1, good: 1 } })), Buffer.from(bad), element({ seq: 3, sums: { good: 1 } })])
+      const applied = store.apply([lengthened(element({ seq: 2, sums: { full: 1, good: 1 } })), Buffer.from(bad),
+        element({ seq: 3, sums: { good: 1 } })])
       expect(applied.rejections.map(({ reason }) => reason).sort()).toEqual(['overflow', 'unreadable'])
       expect(totals(path)).toEqual({ full: int64Max, good: 2n })
     })
@@ -242,7 +262,8 @@ describe('a batch that can not be read', () => {
       const { store, path } = openStore()
       for (const [i, depth] of [997, 998, 999, 1000, 1001, 1002].entries()) {
         const deep = Buffer.from(`${header(i + 1)}{"a":1},"x":${'['.repeat(depth)}${']'.repeat(depth)},"once":[]}`)
-        store.apply([lengthened(element({ seq: 2 * i + 1, sums: { good: 1 } })), deep, element({ seq: 2 * i + 2, sums: { good: 1 } })])
+        store.apply([lengthened(element({ seq: 2 * i + 1, sums: { good: 1 } })), deep,
+          element({ seq: 2 * i + 2, sums: { good: 1 } })])
       }
       expect(totals(path)['good']).toBe(12n)
     })
@@ -269,12 +290,14 @@ describe('a batch that can not be read', () => {
 })
 
 describe('requests with an idempotency key', () => {
-  test('a repeat is skipped, in the same batch, run, another batch, or another worker, and the order of its keys does not matter', () => {
+  test('a repeat is skipped, in the same batch, run, another batch, or another worker, and the order of its keys ' +
+    'does not matter', () => {
     const { store, path } = openStore()
     const first = { id: 'x', sums: { a: 1, b: int64Max } }
     const turned = { id: 'x', sums: { b: int64Max, a: 1 } }
     const applied = store.apply([
-      element({ seq: 1, once: [first, turned, first] }), element({ seq: 2, once: [turned] }), element({ producer: producerB, seq: 1, once: [first] }),
+      element({ seq: 1, once: [first, turned, first] }), element({ seq: 2, once: [turned] }),
+      element({ producer: producerB, seq: 1, once: [first] }),
     ])
     expect(applied.rejections).toEqual([])
     store.close()
@@ -287,7 +310,8 @@ describe('requests with an idempotency key', () => {
   ])('the same key with %s is refused', (_what, other) => {
     const { store, path } = openStore()
     store.apply([element({ seq: 1, once: [{ id: 'x', sums: { a: 1 } }] })])
-    const applied = store.apply([element({ seq: 2, sums: { c: 1 }, once: [{ id: 'x', sums: other }, { id: 'y', sums: { c: 1 } }] })])
+    const applied =
+      store.apply([element({ seq: 2, sums: { c: 1 }, once: [{ id: 'x', sums: other }, { id: 'y', sums: { c: 1 } }] })])
     expect(applied.rejections).toEqual([{ producer: producerA, seq: 2, once: 'x', reason: 'other body' }])
     expect(totals(path)).toEqual({ a: 1n, c: 2n })
     expect(query(path, 'SELECT once, sums, reason FROM rejected')).toEqual([['x', JSON.stringify(other), 'other body']])
@@ -320,18 +344,23 @@ describe('requests with an idempotency key', () => {
     expect(store.idempotencyRows).toBe(2)
     expect(query(path, "SELECT CAST(value AS INTEGER) FROM meta WHERE name = 'once_mark'")).toEqual([[1002n]])
     const applied = store.apply([element({ seq: 5, once: [at(1), at(2), { id: 'unseen', at: 999, sums: { a: 1 } }] })])
-    expect(applied.rejections.map(({ once, reason }) => [once, reason])).toEqual([['id 1', 'too late'], ['id 2', 'too late'], ['unseen', 'too late']])
+    expect(applied.rejections.map(({ once, reason }) => [once, reason]))
+      .toEqual([['id 1', 'too late'], ['id 2', 'too late'], ['unseen', 'too late']])
     store.close()
     // After a restart the mark is the same.
     const again = openStore({ path, idempotencyRowsMax: 2 }).store
     expect(again.idempotencyRows).toBe(2)
-    expect(again.apply([element({ seq: 6, once: [at(1), at(5), at(4)] })]).rejections.map(({ once }) => once)).toEqual(['id 1'])
+    expect(again.apply([element({ seq: 6, once: [at(1), at(5), at(4)] })]).rejections.map(({ once }) => once))
+      .toEqual(['id 1'])
     expect(totals(path)).toEqual({ a: 5n })
   })
 
   test('a clock that jumps ahead prunes nothing early', () => {
     const { store } = openStore({ idempotencyHours: 1 })
-    store.apply([element({ seq: 1, once: [{ id: 'x', at: 1, sums: { a: 1 } }, { id: 'y', at: Date.now() + 1e12, sums: { a: 1 } }] })])
+    store.apply([element({
+      seq: 1,
+      once: [{ id: 'x', at: 1, sums: { a: 1 } }, { id: 'y', at: Date.now() + 1e12, sums: { a: 1 } }],
+    })])
     expect(store.prune()).toBe(false)
     expect(store.idempotencyRows).toBe(2)
   })
@@ -346,7 +375,8 @@ describe('requests with an idempotency key', () => {
     const again = openStore({ path, idempotencyHours: 1 }).store
     expect(again.prune()).toBe(false)
     expect(again.idempotencyRows).toBe(0)
-    expect(again.apply([element({ seq: 2, once: [{ id: 'x', at: 5, sums: { a: 1 } }] })]).rejections).toMatchObject([{ reason: 'too late' }])
+    expect(again.apply([element({ seq: 2, once: [{ id: 'x', at: 5, sums: { a: 1 } }] })]).rejections)
+      .toMatchObject([{ reason: 'too late' }])
     expect(totals(path)).toEqual({ a: 1n })
   })
 })
@@ -354,7 +384,8 @@ describe('requests with an idempotency key', () => {
 describe('rejected entries', () => {
   test('can be tried again, one by one, until they fit', () => {
     const { store, path } = openStore()
-    store.apply([element({ seq: 1, sums: { full: int64Max } }), element({ seq: 2, sums: { full: 5 }, once: [{ id: 'x', sums: { a: 1, full: 1 } }] })])
+    store.apply([element({ seq: 1, sums: { full: int64Max } }),
+      element({ seq: 2, sums: { full: 5 }, once: [{ id: 'x', sums: { a: 1, full: 1 } }] })])
     const [sum, request] = store.rejected()
     expect([sum?.reason, request?.reason]).toEqual(['overflow', 'overflow'])
     expect(store.retryRejected(sum!.id)).toContain('64 bits')
@@ -389,7 +420,8 @@ describe('the file', () => {
 
   test("has the original's table", () => {
     const { path } = openStore()
-    expect(query(path, "SELECT name, type FROM pragma_table_info('numbers')")).toEqual([['key', 'TEXT'], ['value', 'INTEGER']])
+    expect(query(path, "SELECT name, type FROM pragma_table_info('numbers')"))
+      .toEqual([['key', 'TEXT'], ['value', 'INTEGER']])
   })
 
   test('of a newer schema is refused', () => {
@@ -440,7 +472,9 @@ describe('the file', () => {
     store.apply([element({ seq: 1, sums: { a: 1 } })])
     store.close()
     // A file can't grow past what the process may write, as on a full disk.
-    const full = spawnSync('sh', ['-c', 'ulimit -f 400 && exec "$@"', 'sh', process.execPath, join(import.meta.dirname, 'fill-disk.ts'), path], { encoding: 'utf8' })
+    const full = spawnSync('sh',
+      ['-c', 'ulimit -f 400 && exec "$@"', 'sh', process.execPath, join(import.meta.dirname, 'fill-disk.ts'), path],
+      { encoding: 'utf8' })
     expect(full.stderr).toBe('')
     expect(full.stdout).toMatch(/^SQLITE_(FULL|IOERR)/)
     expect(totals(path)).toEqual({ a: 2n })

@@ -1,5 +1,7 @@
 // Sums in memory and the batches they leave in, held against a plain model of BigInts.
-import { batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
+import {
+  batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type IdempotentRequest,
+} from '@gearbox/protocol/batch.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { Accumulator, type Drain } from '../src/accumulate/accumulator.ts'
@@ -21,7 +23,8 @@ function encodeAll (drain: Drain): Batches {
   const elements: Buffer[] = []
   const totals = new Map<string, bigint>()
   while (drain.pendingKeys > 0) {
-    const { element } = encodeBatch({ producer, seq: elements.length + 1, at: drain.oldestAt, ...drain.takeCounts() }, drain)
+    const { element } = encodeBatch({ producer, seq: elements.length + 1, at: drain.oldestAt, ...drain.takeCounts() },
+      drain)
     const sums = sumsOf(element)
     const keys = new Set(sums.map(([key]) => key))
     if (keys.size !== sums.length) throw new Error('a key stands in a batch twice')
@@ -145,7 +148,8 @@ describe('a drain', () => {
 })
 
 describe('idempotent requests', () => {
-  const request = (id: string, keys: readonly string[]): IdempotentRequest => ({ id: id.padStart(64, '0'), at: 1000, sums: new Map(keys.map((key) => [key, 1])) })
+  const request = (id: string, keys: readonly string[]): IdempotentRequest =>
+    ({ id: id.padStart(64, '0'), at: 1000, sums: new Map(keys.map((key) => [key, 1])) })
 
   test('are kept as they are, beside the sums', () => {
     const accumulator = new Accumulator()
@@ -166,7 +170,8 @@ describe('idempotent requests', () => {
       requests: 3,
       increments: 4,
       sums: { a: 1 },
-      once: [{ id: '1'.padStart(64, '0'), at: 1000, sums: { a: 1, b: 1 } }, { id: '2'.padStart(64, '0'), at: 1000, sums: { a: 1 } }],
+      once: [{ id: '1'.padStart(64, '0'), at: 1000, sums: { a: 1, b: 1 } },
+        { id: '2'.padStart(64, '0'), at: 1000, sums: { a: 1 } }],
     })
     expectEmpty(drain)
   })
@@ -216,7 +221,13 @@ describe('batches', () => {
     expect(elements.length).toBeGreaterThan(5)
     for (const [i, element] of elements.entries()) {
       if (i < elements.length - 1) expect(element.length).toBeGreaterThanOrEqual(batchBytesMax)
-      expect(readHeader(element)).toMatchObject({ producer, seq: i + 1, requests: i === 0 ? 60_000 : 0, increments: i === 0 ? 60_000 : 0, once: false })
+      expect(readHeader(element)).toMatchObject({
+        producer,
+        seq: i + 1,
+        requests: i === 0 ? 60_000 : 0,
+        increments: i === 0 ? 60_000 : 0,
+        once: false,
+      })
     }
     expectEmpty(drain)
   })
@@ -239,12 +250,15 @@ describe('batches', () => {
 
 describe('whatever is added', () => {
   const value = fc.oneof(
-    fc.bigInt({ min: int64Min, max: int64Max }), fc.bigInt({ min: -3n, max: 3n }), fc.constantFrom(int64Min, int64Max, 2n ** 53n, -(2n ** 53n), 2n ** 53n - 1n, 1n - 2n ** 53n)
+    fc.bigInt({ min: int64Min, max: int64Max }), fc.bigInt({ min: -3n, max: 3n }), fc.constantFrom(int64Min, int64Max,
+      2n ** 53n, -(2n ** 53n), 2n ** 53n - 1n, 1n - 2n ** 53n)
   )
-  const key = fc.oneof(fc.nat({ max: 20 }).map(String), fc.string({ unit: 'grapheme', minLength: 1, maxLength: 20 }).filter((text) => !/\p{Cc}/u.test(text)))
+  const key = fc.oneof(fc.nat({ max: 20 }).map(String),
+    fc.string({ unit: 'grapheme', minLength: 1, maxLength: 20 }).filter((text) => !/\p{Cc}/u.test(text)))
 
   test('drains and batches add up to it', () => {
-    const step = fc.oneof({ weight: 10, arbitrary: fc.tuple(key, value) }, { weight: 1, arbitrary: fc.constant('drain' as const) })
+    const step = fc.oneof({ weight: 10, arbitrary: fc.tuple(key, value) },
+      { weight: 1, arbitrary: fc.constant('drain' as const) })
     fc.assert(fc.property(fc.array(step, { maxLength: 300, size: 'max' }), (steps) => {
       const accumulator = new Accumulator()
       const model = new Map<string, bigint>()
@@ -271,7 +285,11 @@ describe('whatever is added', () => {
   })
 
   test('more keys than the first map takes are summed as exactly', () => {
-    const random = fc.record({ keys: fc.integer({ min: 8_000, max: 25_000 }), step: fc.constantFrom(1, 3, 7, 8191, 8192, 8193), values: fc.array(value, { minLength: 1, maxLength: 50 }) })
+    const random = fc.record({
+      keys: fc.integer({ min: 8_000, max: 25_000 }),
+      step: fc.constantFrom(1, 3, 7, 8191, 8192, 8193),
+      values: fc.array(value, { minLength: 1, maxLength: 50 }),
+    })
     fc.assert(fc.property(random, ({ keys, step, values }) => {
       const accumulator = new Accumulator()
       const model = new Map<string, bigint>()
@@ -287,7 +305,9 @@ describe('whatever is added', () => {
       const { totals } = encodeAll(drain)
       expectEmpty(drain)
       expect(totals.size).toBe(model.size)
-      for (const [key, total] of model) if (totals.get(key) !== total) throw new Error(`${key} is ${totals.get(key)}, not ${total}`)
+      for (const [key, total] of model) {
+        if (totals.get(key) !== total) throw new Error(`${key} is ${totals.get(key)}, not ${total}`)
+      }
     }), { numRuns: 10 })
   })
 })

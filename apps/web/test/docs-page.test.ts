@@ -12,7 +12,8 @@ beforeAll(async () => {
   worker = await startWorker()
   browser = await chromium.launch({
     executablePath: findProgram('chromium')!,
-    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+      '--disable-background-networking', '--disable-component-update', '--disable-sync'],
   })
 })
 afterEach(() => { worker.clear() })
@@ -95,7 +96,8 @@ test('it sends the body of POST /increment as it was typed', async () => {
   const post = await tryOut(page, '/increment')
   const body = post.locator('textarea')
   expect(await body.inputValue()).toBe('foo=1&bar=-20')
-  const typed = ['foo=1&bar=-20', 'foo=9007199254740993&foo=1', 'a%20b=1&c+d=2&é=3', '{"foo":1}', '7', 'null', 'foo=1\n']
+  const typed = ['foo=1&bar=-20', 'foo=9007199254740993&foo=1', 'a%20b=1&c+d=2&é=3', '{"foo":1}', '7', 'null',
+    'foo=1\n']
   for (const [i, text] of typed.entries()) {
     await body.fill(text)
     await post.getByRole('button', { name: 'Execute' }).click()
@@ -103,7 +105,8 @@ test('it sends the body of POST /increment as it was typed', async () => {
   }
   expect(sent).toEqual(typed)
   await until('what counts of it', () => worker.totals().get('é') === 3n)
-  expect(worker.totals()).toEqual(new Map([['foo', 2n ** 53n + 3n], ['bar', -20n], ['a b', 1n], ['c d', 2n], ['é', 3n]]))
+  expect(worker.totals()).toEqual(new Map([['foo', 2n ** 53n + 3n], ['bar', -20n], ['a b', 1n], ['c d', 2n],
+    ['é', 3n]]))
   await post.getByRole('button', { name: 'Reset' }).click()
   await until('the example', async () => await body.inputValue() === 'foo=1&bar=-20')
   expect(errors).toEqual([])

@@ -21,7 +21,10 @@ interface Operation {
   readonly summary?: string
   readonly parameters?: readonly Parameter[]
   readonly requestBody?: { readonly content: Readonly<Record<string, object>> }
-  readonly responses: Readonly<Record<string, { readonly description?: unknown, readonly content?: Readonly<Record<string, object>> }>>
+  readonly responses: Readonly<Record<string, {
+    readonly description?: unknown
+    readonly content?: Readonly<Record<string, object>>
+  }>>
   readonly security?: readonly object[]
 }
 interface Document {
@@ -46,7 +49,9 @@ describe('/docs/json', () => {
     expect(document.info).toMatchObject({ title: expect.stringMatching(/./), version: expect.stringMatching(/./) })
     expect(Object.keys(document.paths).sort()).toEqual(routes)
     expect(Object.keys(document.paths['/increment']!)).toEqual(['post'])
-    for (const path of routes.filter((path) => path !== '/increment')) expect(Object.keys(document.paths[path]!)).toContain('get')
+    for (const path of routes.filter((path) => path !== '/increment')) {
+      expect(Object.keys(document.paths[path]!)).toContain('get')
+    }
   })
 
   test('has for every operation what OpenAPI asks for', async () => {
@@ -66,30 +71,41 @@ describe('/docs/json', () => {
           expect(parameter.schema).toEqual(expect.any(Object))
         }
         expect(new Set(parameters.map((parameter) => `${parameter.in} ${parameter.name}`)).size).toBe(parameters.length)
-        expect(parameters.filter((parameter) => parameter.in === 'path' && parameter.required === true).map(({ name }) => name)).toEqual(names)
+        expect(parameters.filter((parameter) => parameter.in === 'path' && parameter.required === true)
+          .map(({ name }) => name)).toEqual(names)
       }
     }
   })
 
   test('has the version of package.json', async () => {
-    const { version }: { version: string } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url), 'utf8'))
+    const { version }: { version: string } = JSON.parse(readFileSync(new URL('../../../package.json', import.meta.url),
+      'utf8'))
     expect((await documentOf(worker)).info.version).toBe(version)
   })
 
   test('has the limits of what is sent, and says of every route that it refuses other queries', async () => {
     const { paths } = await documentOf(worker)
-    const schemaOf = (path: string, method: string, name: string): object => paths[path]![method]!.parameters!.find((parameter) => parameter.name === name)!.schema
-    expect(schemaOf('/increment', 'post', 'Idempotency-Key')).toEqual({ type: 'string', minLength: 1, maxLength: 255, pattern: '^[!-~]+$' })
+    const schemaOf = (path: string, method: string, name: string): object =>
+      paths[path]![method]!.parameters!.find((parameter) => parameter.name === name)!.schema
+    expect(schemaOf('/increment', 'post', 'Idempotency-Key'))
+      .toEqual({ type: 'string', minLength: 1, maxLength: 255, pattern: '^[!-~]+$' })
     expect(schemaOf('/totals', 'get', 'after')).toEqual({ type: 'string', maxLength: 4096 })
-    for (const path of ['/totals', '/totals/{key}']) expect(schemaOf(path, 'get', 'numbers')).toEqual({ type: 'string', enum: ['string'] })
-    for (const operation of Object.values(paths).flatMap((item) => Object.values(item))) expect(Object.keys(operation.responses)).toContain('400')
+    for (const path of ['/totals', '/totals/{key}']) {
+      expect(schemaOf(path, 'get', 'numbers')).toEqual({ type: 'string', enum: ['string'] })
+    }
+    for (const operation of Object.values(paths).flatMap((item) => Object.values(item))) {
+      expect(Object.keys(operation.responses)).toContain('400')
+    }
   })
 
   test('tells of POST /increment what a client needs to know', async () => {
     const { post } = (await documentOf(worker)).paths['/increment']!
     expect(Object.keys(post!.requestBody!.content)).toEqual(['application/x-www-form-urlencoded'])
-    expect(post!.parameters!.map((parameter) => `${parameter.in} ${parameter.name}`).sort()).toEqual(['header Idempotency-Key', 'query ack', 'query form'])
-    for (const status of ['202', '204', '400', '413', '415', '422', '503']) expect(Object.keys(post!.responses)).toContain(status)
+    expect(post!.parameters!.map((parameter) => `${parameter.in} ${parameter.name}`).sort())
+      .toEqual(['header Idempotency-Key', 'query ack', 'query form'])
+    for (const status of ['202', '204', '400', '413', '415', '422', '503']) {
+      expect(Object.keys(post!.responses)).toContain(status)
+    }
     expect(post!.responses['204']!.content).toBeUndefined()
   })
 
@@ -97,7 +113,8 @@ describe('/docs/json', () => {
     const guarded = await startWorker({ API_KEYS: 'k' })
     onTestFinished(guarded.end)
     const document = await documentOf(guarded)
-    expect(document.components?.securitySchemes).toEqual({ bearer: { type: 'http', scheme: 'bearer', description: expect.stringContaining('count:KEY') } })
+    expect(document.components?.securitySchemes)
+      .toEqual({ bearer: { type: 'http', scheme: 'bearer', description: expect.stringContaining('count:KEY') } })
     expect(document.security).toEqual([{ bearer: [] }])
     expect(document.paths['/healthz']!.get!.security).toEqual([])
     expect((await documentOf(worker)).security).toBeUndefined()
@@ -109,7 +126,8 @@ describe('in a browser', () => {
   beforeAll(async () => {
     browser = await chromium.launch({
       executablePath: findProgram('chromium')!,
-      args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync',
+      args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+        '--disable-background-networking', '--disable-component-update', '--disable-sync',
         // As if a page's owner had given its name this machine's address.
         '--host-resolver-rules=MAP rebound.example 127.0.0.1'],
     })
@@ -121,10 +139,18 @@ describe('in a browser', () => {
     const page = await browser.newPage()
     onTestFinished(async () => { await page.close() })
     const complaints: string[] = []
-    page.on('console', (message) => { if (['error', 'warning'].includes(message.type())) complaints.push(message.text()) })
+    page.on('console', (message) => {
+      if (['error', 'warning'].includes(message.type())) {
+        complaints.push(message.text())
+      }
+    })
     page.on('pageerror', (error) => { complaints.push(String(error)) })
     page.on('requestfailed', (request) => { complaints.push(`failed: ${request.url()}`) })
-    page.on('response', (response) => { if (response.status() >= 400) complaints.push(`${response.status()}: ${response.url()}`) })
+    page.on('response', (response) => {
+      if (response.status() >= 400) {
+        complaints.push(`${response.status()}: ${response.url()}`)
+      }
+    })
     await page.route((url) => url.origin !== origin && url.protocol !== 'data:', async (route) => {
       complaints.push(`asks ${route.request().url()}`)
       await route.abort()
@@ -140,19 +166,24 @@ describe('in a browser', () => {
     await post.getByRole('button', { name: 'Execute' }).click()
   }
 
-  test('/docs shows every route, counts when tried out, asks nobody else for anything, and has nothing to complain of', async () => {
+  test('/docs shows every route, counts when tried out, asks nobody else for anything, and has nothing to ' +
+    'complain of', async () => {
     const origin = `http://127.0.0.1:${worker.port}`
     const { page, complaints } = await openPage(origin)
     await page.goto(`${origin}/docs`)
     await page.locator('.opblock').first().waitFor()
     expect((await page.locator('.info .title').innerText()).startsWith('Gearbox')).toBe(true)
-    const shown = await page.locator('.opblock .opblock-summary').evaluateAll((summaries) => summaries.map((summary) => [
-      summary.querySelector('.opblock-summary-method')?.textContent, summary.querySelector('.opblock-summary-path')?.getAttribute('data-path'),
-    ].join(' ')))
-    expect(shown).toEqual(expect.arrayContaining(['POST /increment', 'GET /totals', 'GET /totals/{key}', 'GET /healthz', 'GET /readyz', 'GET /metrics']))
+    const shown = await page.locator('.opblock .opblock-summary')
+      .evaluateAll((summaries) => summaries.map((summary) => [
+        summary.querySelector('.opblock-summary-method')?.textContent,
+        summary.querySelector('.opblock-summary-path')?.getAttribute('data-path'),
+      ].join(' ')))
+    expect(shown).toEqual(expect.arrayContaining(['POST /increment', 'GET /totals', 'GET /totals/{key}', 'GET /healthz',
+      'GET /readyz', 'GET /metrics']))
 
     await increment(worker, 'shown=18', '?ack=stored')
-    const total = page.locator('.opblock', { has: page.locator('[data-path="/totals/{key}"]') }).filter({ hasText: 'GET' }).first()
+    const total = page.locator('.opblock',
+      { has: page.locator('[data-path="/totals/{key}"]') }).filter({ hasText: 'GET' }).first()
     await total.locator('.opblock-summary-control').click()
     await total.getByRole('button', { name: 'Try it out' }).click()
     await total.getByPlaceholder('key').fill('shown')
@@ -164,7 +195,8 @@ describe('in a browser', () => {
     expect(worker.totals().get('bar')).toBe(-20n)
     expect(complaints).toEqual([])
   })
-  test.each(['/docs', '/docs/'])('%s behind a BASE_PATH opens without a key, and is used with one that is typed there', async (path) => {
+  test.each(['/docs',
+    '/docs/'])('%s behind a BASE_PATH opens without a key, and is used with one that is typed there', async (path) => {
     const guarded = await startWorker({ BASE_PATH: '/gear/box', API_KEYS: 'count:s3cret' })
     onTestFinished(guarded.end)
     const origin = `http://127.0.0.1:${guarded.port}`
@@ -186,14 +218,16 @@ describe('in a browser', () => {
     const reply = await page.goto(`${origin}/healthz`)
     expect(reply?.status(), 'the name leads here').toBe(200)
     const seen = await page.evaluate(async () => await Promise.all([
-      fetch('/increment?ack=stored', { method: 'POST', body: new URLSearchParams({ rebound: '1' }) }), fetch('/totals'), fetch('/metrics'), fetch('/docs/json'),
+      fetch('/increment?ack=stored', { method: 'POST', body: new URLSearchParams({ rebound: '1' }) }), fetch('/totals'),
+      fetch('/metrics'), fetch('/docs/json'),
     ].map(async (reply) => [(await reply).status, (await (await reply).text()).includes('HOSTS_ALLOWED')])))
     expect(seen).toEqual(Array(4).fill([421, true]))
     expect(worker.totals().has('rebound')).toBe(false)
   })
 
   test('a page of another origin counts where CORS_ORIGINS has it, and reads when to send again', async () => {
-    const pages = createServer((_request, response) => { response.setHeader('Content-Type', 'text/html').end('<!doctype html>') })
+    const pages =
+      createServer((_request, response) => { response.setHeader('Content-Type', 'text/html').end('<!doctype html>') })
     await new Promise<void>((resolve) => pages.listen(0, '127.0.0.1', resolve))
     onTestFinished(() => { pages.close() })
     const origin = `http://localhost:${(pages.address() as AddressInfo).port}`
@@ -204,7 +238,12 @@ describe('in a browser', () => {
     onTestFinished(async () => { await page.close() })
     await page.goto(origin)
     const count = async (): Promise<unknown> => await page.evaluate(async (url) => {
-      const reply = await fetch(url, { method: 'POST', body: new URLSearchParams({ foo: '1' }), headers: { Authorization: 'Bearer k', 'Idempotency-Key': String(Math.random()) } })
+      const reply = await fetch(url,
+        {
+          method: 'POST',
+          body: new URLSearchParams({ foo: '1' }),
+          headers: { Authorization: 'Bearer k', 'Idempotency-Key': String(Math.random()) },
+        })
       return [reply.status, reply.headers.get('Retry-After')]
     }, `http://127.0.0.1:${crossed.port}/increment`)
     expect(await count()).toEqual([204, null])

@@ -5,7 +5,9 @@ import { startAll } from '@gearbox/test-kit/gearbox.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
-import { Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
+import {
+  Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker,
+} from './fixtures/worker.ts'
 
 /** A worker of one test's own that pushes to an open queue. */
 async function startOne (env: NodeJS.ProcessEnv = {}): Promise<{ worker: Worker, queue: OpenQueue }> {
@@ -31,7 +33,9 @@ describe('an ordinary worker', () => {
   beforeAll(async () => { worker = await startWorker({}, queue) })
   afterAll(async () => { await worker.end() })
 
-  test.each(['/', '/increments', '/increment/', '/increment/x', '/total', '/totals/a/b', '/docs/nothing', '/docs/static/nothing', '/docs/static/../../package.json', '/nothing?a=b', '/__proto__', '//increment'])('404 for GET %s', async (path) => {
+  test.each(['/', '/increments', '/increment/', '/increment/x', '/total', '/totals/a/b', '/docs/nothing',
+    '/docs/static/nothing', '/docs/static/../../package.json', '/nothing?a=b', '/__proto__',
+    '//increment'])('404 for GET %s', async (path) => {
     const reply = await send(worker, { path })
     expect(reply.status).toBe(404)
     expect(errorOf(reply).code).toBe('GBX_NOT_FOUND')
@@ -62,7 +66,8 @@ describe('an ordinary worker', () => {
   })
 
   test('a body changes nothing about a 405', async () => {
-    const reply = await send(worker, { method: 'PUT', path: '/increment', headers: { 'Content-Type': 'application/json' }, body: '{}' })
+    const reply = await send(worker,
+      { method: 'PUT', path: '/increment', headers: { 'Content-Type': 'application/json' }, body: '{}' })
     expect(reply.status).toBe(405)
     expect(reply.headers.allow).toBe('POST')
   })
@@ -71,12 +76,14 @@ describe('an ordinary worker', () => {
     const connection = connectTo(worker)
     connection.write('hello\r\n\r\n')
     await connection.closed
-    expect(errorOf(connection.replies()[0]!)).toEqual({ code: 'GBX_BAD_REQUEST', message: 'this is not an HTTP/1.1 request' })
+    expect(errorOf(connection.replies()[0]!))
+      .toEqual({ code: 'GBX_BAD_REQUEST', message: 'this is not an HTTP/1.1 request' })
   })
 
   test('a body with two lengths is refused', async () => {
     const connection = connectTo(worker)
-    connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\na=1`)
+    connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
+      '3\r\nTransfer-Encoding: chunked\r\n\r\na=1')
     await connection.closed
     expect(connection.replies()[0]?.status).toBe(400)
     expect(worker.flusher.counts.increments).toBe(0)
@@ -118,7 +125,9 @@ describe('an ordinary worker', () => {
 
   test('requests one behind the other on one connection are answered in their order', async () => {
     const connection = connectTo(worker)
-    const post = (body: string): string => `POST /increment?ack=queued HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ${body.length}\r\n\r\n${body}`
+    const post = (body: string): string =>
+      `POST /increment?ack=queued HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
+        `${body.length}\r\n\r\n${body}`
     connection.write(`${post('pipelined=1')}${post('pipelined=x')}${post('pipelined=2')}`)
     await until('three replies', () => connection.replies().length === 3)
     expect(connection.replies().map(({ status }) => status)).toEqual([204, 400, 204])
@@ -137,7 +146,8 @@ describe('API_KEYS', () => {
   beforeAll(async () => { worker = await startWorker({ API_KEYS: `${one}, ${two}` }, queue) })
   afterAll(async () => { await worker.end() })
 
-  test.each(['/', '/increment', '/totals', '/totals/a', '/metrics', '/docs/nothing', '/nothing', '/healthz/x', '/totals/%ED%A0%80'])('401 for %s without one', async (path) => {
+  test.each(['/', '/increment', '/totals', '/totals/a', '/metrics', '/docs/nothing', '/nothing', '/healthz/x',
+    '/totals/%ED%A0%80'])('401 for %s without one', async (path) => {
     const reply = await send(worker, { path })
     expect(reply.status).toBe(401)
     expect(reply.headers['www-authenticate']).toBe('Bearer')
@@ -145,7 +155,8 @@ describe('API_KEYS', () => {
   })
 
   test.each([
-    'Bearer', 'Bearer ', 'Bearer wrong', `Bearer ${one}x`, `Bearer ${one.slice(0, -1)}`, `Bearer ${one}, ${two}`, `Bearer ${one},${two}`, `Basic ${one}`, one, `Bearer${one}`, `Bearer ${one.toUpperCase()}`,
+    'Bearer', 'Bearer ', 'Bearer wrong', `Bearer ${one}x`, `Bearer ${one.slice(0, -1)}`, `Bearer ${one}, ${two}`,
+      `Bearer ${one},${two}`, `Basic ${one}`, one, `Bearer${one}`, `Bearer ${one.toUpperCase()}`,
   ])('401 for a write with Authorization: %s', async (authorization) => {
     const reply = await increment(worker, 'a=1', '', { Authorization: authorization })
     expect(reply.status).toBe(401)
@@ -169,11 +180,16 @@ describe('pages that count', () => {
   const [friend, stranger] = ['https://friend.example', 'https://stranger.example']
   let worker: Worker
   const queue = new OpenQueue()
-  beforeAll(async () => { worker = await startWorker({ CORS_ORIGINS: `${friend},http://localhost:8080`, API_KEYS: 'k' }, queue) })
+  beforeAll(async () => {
+    worker = await startWorker({ CORS_ORIGINS: `${friend},http://localhost:8080`, API_KEYS: 'k' }, queue)
+  })
   afterAll(async () => { await worker.end() })
-  const from = async (origin: string, headers: Record<string, string> = {}): Promise<Reply> => await increment(worker, 'a=1', '', { Authorization: 'Bearer k', Origin: origin, ...headers })
+  const from = async (origin: string, headers: Record<string, string> = {}): Promise<Reply> =>
+    await increment(worker, 'a=1', '', { Authorization: 'Bearer k', Origin: origin, ...headers })
 
-  test.each([stranger, 'null', '', 'friend.example', `${friend}.evil.example`, `${friend}:444`, 'http://friend.example', 'HTTPS://', 'file://', `${friend}/`, `${friend}, ${stranger}`, 'x'.repeat(500)])('403 for Origin: %s', async (origin) => {
+  test.each([stranger, 'null', '', 'friend.example', `${friend}.evil.example`, `${friend}:444`, 'http://friend.example',
+    'HTTPS://', 'file://', `${friend}/`, `${friend}, ${stranger}`,
+    'x'.repeat(500)])('403 for Origin: %s', async (origin) => {
     const reply = await from(origin)
     expect(reply.status).toBe(403)
     const { code, message } = errorOf(reply)
@@ -209,7 +225,15 @@ describe('pages that count', () => {
   })
 
   test('a preflight is answered without a key', async () => {
-    const preflight = { method: 'OPTIONS', path: '/increment', headers: { Origin: friend, 'Access-Control-Request-Method': 'POST', 'Access-Control-Request-Headers': 'authorization,idempotency-key' } }
+    const preflight = {
+      method: 'OPTIONS',
+      path: '/increment',
+      headers: {
+        Origin: friend,
+        'Access-Control-Request-Method': 'POST',
+        'Access-Control-Request-Headers': 'authorization,idempotency-key',
+      },
+    }
     const reply = await send(worker, preflight)
     expect(reply.status).toBe(204)
     expect(reply.headers['access-control-allow-origin']).toBe(friend)
@@ -228,7 +252,8 @@ describe('pages that count', () => {
   test('without CORS_ORIGINS nobody foreign may, and a preflight is nothing special', async () => {
     const { worker } = await startOne()
     expect((await increment(worker, 'a=1', '', { Origin: friend })).status).toBe(403)
-    const preflight = await send(worker, { method: 'OPTIONS', path: '/increment', headers: { Origin: friend, 'Access-Control-Request-Method': 'POST' } })
+    const preflight = await send(worker,
+      { method: 'OPTIONS', path: '/increment', headers: { Origin: friend, 'Access-Control-Request-Method': 'POST' } })
     expect(preflight.status).toBe(405)
     expect(preflight.headers['access-control-allow-origin']).toBeUndefined()
   })
@@ -245,10 +270,13 @@ describe('slow clients', () => {
     expect(errorOf(reply).code).toBe('GBX_REQUEST_TIMEOUT')
   })
 
-  test.each(['Content-Length: 100', 'Transfer-Encoding: chunked'])('who do not finish their body get a 408, are cut off, and count nothing (%s)', async (framing) => {
+  test.each(['Content-Length: 100',
+    'Transfer-Encoding: chunked'])('who do not finish their body get a 408, are cut off, and count ' +
+      'nothing (%s)', async (framing) => {
     const { worker, queue } = await startOne({ HEADERS_TIMEOUT_MS: '200', REQUEST_TIMEOUT_MS: '400' })
     const connection = connectTo(worker)
-    connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\n${framing}\r\n\r\n${framing.startsWith('Transfer') ? '3\r\na=1\r\n' : 'a=1'}`)
+    connection.write('POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ' +
+      `${formType}\r\n${framing}\r\n\r\n${framing.startsWith('Transfer') ? '3\r\na=1\r\n' : 'a=1'}`)
     await connection.closed
     const reply = connection.replies()[0]!
     expect(reply.status).toBe(408)
@@ -260,7 +288,8 @@ describe('slow clients', () => {
   test('a client that leaves in the middle of its body counts nothing', async () => {
     const { worker } = await startOne()
     const connection = connectTo(worker)
-    connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: 100\r\n\r\na=1&b=2`)
+    connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
+      '100\r\n\r\na=1&b=2')
     connection.end()
     await connection.closed
     expect((await increment(worker, 'c=1')).status).toBe(204)
@@ -268,7 +297,9 @@ describe('slow clients', () => {
   })
 
   test('a headers timeout above the one of the whole request is refused at the start', async () => {
-    await expect(startOne({ HEADERS_TIMEOUT_MS: '20000', REQUEST_TIMEOUT_MS: '1000' })).rejects.toThrow(/HEADERS_TIMEOUT_MS \(20000\) must not be above REQUEST_TIMEOUT_MS \(1000\)/)
+    await expect(startOne({ HEADERS_TIMEOUT_MS: '20000', REQUEST_TIMEOUT_MS: '1000' })).rejects.toThrow(
+      /HEADERS_TIMEOUT_MS \(20000\) must not be above REQUEST_TIMEOUT_MS \(1000\)/
+    )
   })
 
   test('an idle connection is closed', async () => {
@@ -280,7 +311,15 @@ describe('slow clients', () => {
   })
 
   test('a reply that waits for its ack level longer than a request may take to arrive is not cut off', async () => {
-    const { worker, queue } = await startOne({ HEADERS_TIMEOUT_MS: '100', REQUEST_TIMEOUT_MS: '200', KEEP_ALIVE_TIMEOUT_MS: '100', ACK_TIMEOUT_MS: '1500' })
+    const {
+      worker,
+      queue,
+    } = await startOne({
+      HEADERS_TIMEOUT_MS: '100',
+      REQUEST_TIMEOUT_MS: '200',
+      KEEP_ALIVE_TIMEOUT_MS: '100',
+      ACK_TIMEOUT_MS: '1500',
+    })
     queue.hold()
     expect((await increment(worker, 'a=1')).status).toBe(202)
   })
@@ -331,18 +370,22 @@ describe('a worker that can hold no more', () => {
     expect((await increment(worker, 'd=1')).status).toBe(204)
   })
 
-  test('PENDING_KEYS_MAX holds for requests with an Idempotency-Key, also where they repeat keys that wait', async () => {
+  test('PENDING_KEYS_MAX holds for requests with an Idempotency-Key, also where they repeat ' +
+    'keys that wait', async () => {
     const { worker } = await startStuck({ PENDING_KEYS_MAX: '3' })
     expect((await increment(worker, 'a=1', '?ack=memory')).status).toBe(202)
     const replies = []
-    for (let i = 0; i < 5; i++) replies.push(await increment(worker, 'a=1', '?ack=memory', { 'Idempotency-Key': `request-${i}` }))
+    for (let i = 0; i < 5; i++) {
+      replies.push(await increment(worker, 'a=1', '?ack=memory', { 'Idempotency-Key': `request-${i}` }))
+    }
     expect(replies.map(({ status }) => status)).toEqual([202, 202, 503, 503, 503])
     expectOverloaded(replies[4]!, 'PENDING_KEYS_MAX')
   })
 
   test('PENDING_BYTES_MAX: takes no new keys, goes on with those it has, and recovers', async () => {
     const { worker, queue } = await startStuck({ PENDING_BYTES_MAX: '2048' })
-    expectOverloaded(await increment(worker, Array.from({ length: 50 }, (_, i) => `k${i}=1`).join('&'), '?ack=memory'), 'PENDING_BYTES_MAX')
+    expectOverloaded(await increment(worker, Array.from({ length: 50 }, (_, i) => `k${i}=1`).join('&'), '?ack=memory'),
+      'PENDING_BYTES_MAX')
     let last: Reply | undefined
     let taken = 0
     for (let i = 0; i < 100 && last?.status !== 503; i++) {
@@ -359,11 +402,14 @@ describe('a worker that can hold no more', () => {
     expect((await increment(worker, 'd=1')).status).toBe(204)
   })
 
-  test('PENDING_BYTES_MAX holds for requests with an Idempotency-Key, also where they repeat keys that wait', async () => {
+  test('PENDING_BYTES_MAX holds for requests with an Idempotency-Key, also where they repeat ' +
+    'keys that wait', async () => {
     const { worker } = await startStuck({ PENDING_BYTES_MAX: '2048' })
     expect((await increment(worker, 'a=1', '?ack=memory')).status).toBe(202)
     const statuses = []
-    for (let i = 0; i < 100; i++) statuses.push((await increment(worker, 'a=1', '?ack=memory', { 'Idempotency-Key': `request-${i}` })).status)
+    for (let i = 0; i < 100; i++) {
+      statuses.push((await increment(worker, 'a=1', '?ack=memory', { 'Idempotency-Key': `request-${i}` })).status)
+    }
     expect(statuses.at(-1)).toBe(503)
     expect(worker.flusher.pendingBytes).toBeLessThanOrEqual(2048)
   })
@@ -382,7 +428,8 @@ describe('a worker that can hold no more', () => {
 })
 
 describe('a queue out of reach', () => {
-  test('for a moment makes replies late, for longer than ACK_TIMEOUT_MS refuses all but memory, and then all comes in', async () => {
+  test('for a moment makes replies late, for longer than ACK_TIMEOUT_MS refuses all but memory, and then ' +
+    'all comes in', async () => {
     const { worker, queue } = await startOne({ ACK_TIMEOUT_MS: '300' })
     expect((await increment(worker, 'a=1')).status).toBe(204)
     queue.lose()
@@ -411,7 +458,10 @@ describe('a queue out of reach', () => {
     queue.lose()
     const reply = await send(worker, { path: '/readyz' })
     expect(reply.status).toBe(503)
-    expect(errorOf(reply)).toEqual({ code: 'GBX_QUEUE_UNREACHABLE', message: "the queue can't be reached: the cable is out" })
+    expect(errorOf(reply)).toEqual({
+      code: 'GBX_QUEUE_UNREACHABLE',
+      message: "the queue can't be reached: the cable is out",
+    })
     expect((await send(worker, { path: '/healthz' })).status).toBe(200)
     queue.regain()
     await until('to be ready again', async () => (await send(worker, { path: '/readyz' })).status === 200)
@@ -429,7 +479,8 @@ test('a worker that stops answers what it has, and what still comes on open conn
   await send(worker, { path: '/healthz' })
   const closing = worker.server.close()
   await until('the port to be closed', async () => await new Promise<boolean>((resolve) => {
-    request({ host: '127.0.0.1', port: worker.port, agent: false }, () => resolve(false)).on('error', () => resolve(true)).end()
+    request({ host: '127.0.0.1', port: worker.port, agent: false }, () => resolve(false)).on('error',
+      () => resolve(true)).end()
   }))
   late.write('\r\na=1')
   const reply = await replyOn(late)
@@ -454,8 +505,10 @@ test('under npm start one scrape shows every figure', async () => {
     expect(line).toMatch(/^(?:# (?:HELP|TYPE) [a-z0-9_]+ .+|[a-z0-9_]+(?:\{[^{}]*\})? (?:[-+]?\d[\d.e+-]*|NaN|\+Inf))$|^$/)
   }
   for (const name of [
-    'requests_total', 'increments_total', 'pending_keys', 'unstored_batches', 'flush_duration_seconds', 'batches_pushed_total', 'push_retries_total', 'window_replays_total', 'queue_length', 'queue_durable',
-    'batches_applied_total', 'batches_duplicate_total', 'sequence_gaps_total', 'rejected_total', 'commit_duration_seconds', 'lag_seconds',
+    'requests_total', 'increments_total', 'pending_keys', 'unstored_batches', 'flush_duration_seconds',
+    'batches_pushed_total', 'push_retries_total', 'window_replays_total', 'queue_length', 'queue_durable',
+    'batches_applied_total', 'batches_duplicate_total', 'sequence_gaps_total', 'rejected_total',
+    'commit_duration_seconds', 'lag_seconds',
   ]) expect(text).toMatch(new RegExp(`^# TYPE gearbox_${name} (?:counter|gauge|histogram)$`, 'm'))
   expect(text).toMatch(/^gearbox_increments_total 20$/m)
   expect(text).toMatch(/^gearbox_requests_total\{status="204"\} 10$/m)

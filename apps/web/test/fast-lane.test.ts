@@ -1,11 +1,13 @@
-// The fast lane over real sockets: what passes by Node's parser, what is handed over to it, and that order, limits and times hold in both.
-// That the lanes answer alike is compared in test/fuzz.
+// The fast lane over real sockets: what passes by Node's parser, what is handed over to it, and that order, limits and
+// times hold in both. That the lanes answer alike is compared in test/fuzz.
 import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Pipe } from '@gearbox/test-kit/pipe.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
-import { Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker } from './fixtures/worker.ts'
+import {
+  Connection, errorOf, formType, increment, send, startWorker, type Reply, type Worker,
+} from './fixtures/worker.ts'
 
 interface Parts {
   readonly worker: Worker
@@ -51,17 +53,21 @@ async function connections ({ server }: Worker): Promise<number> {
 
 /** A request of the lane's shape. Lines are added behind its headers. */
 function post (body: string, query = '', ...lines: readonly string[]): string {
-  return `POST /increment${query} HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\n${body}`
+  return `POST /increment${query} HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
+    `${Buffer.byteLength(body)}\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\n${body}`
 }
 
-const chunked = (body: string): string => `POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nTransfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`
+const chunked = (body: string): string =>
+  `POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nTransfer-Encoding: ` +
+    `chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`
 const health = 'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n'
 
 describe('which lane', () => {
   test('plain increments pass by Node\'s parser, all else and what follows it on its connection does not', async () => {
     const { worker, queue, slow } = await start()
     const connection = connectTo(worker)
-    connection.write(post('a=1') + post('a=1', '?ack=memory') + post('a=x') + post('a=1', '', 'Connection: keep-alive', 'Idempotency-Key: k'))
+    connection.write(post('a=1') + post('a=1', '?ack=memory') + post('a=x') +
+      post('a=1', '', 'Connection: keep-alive', 'Idempotency-Key: k'))
     expect(await statusesOn(connection, 4)).toEqual([204, 202, 400, 204])
     expect(slow()).toBe(0)
     connection.write(health + post('a=1'))
@@ -115,7 +121,8 @@ describe('replies that are known and wait for others', () => {
     expect(worker.flusher.heldBytes).toBe(0)
   })
 
-  test('of a client that sends on for ever end with its connection when PENDING_BYTES_MAX is reached, and those that are due are written', async () => {
+  test('of a client that sends on for ever end with its connection when PENDING_BYTES_MAX is reached, and those that ' +
+    'are due are written', async () => {
     const { worker, queue } = await start({ PENDING_BYTES_MAX: '16384' })
     queue.hold()
     const connection = connectTo(worker)
@@ -192,7 +199,8 @@ describe('order', () => {
       await new Promise((resolve) => setImmediate(resolve))
     }
     await until('all replies', () => pipe.received.match(/^HTTP\/1\.1 /gm)?.length === 4)
-    expect(pipe.received.match(/^HTTP\/1\.1 \d+/gm)).toEqual(['HTTP/1.1 204', 'HTTP/1.1 204', 'HTTP/1.1 204', 'HTTP/1.1 200'])
+    expect(pipe.received.match(/^HTTP\/1\.1 \d+/gm))
+      .toEqual(['HTTP/1.1 204', 'HTTP/1.1 204', 'HTTP/1.1 204', 'HTTP/1.1 200'])
     expect(queue.totals()).toEqual(new Map([['a', 1n], ['b', 22n], ['c', 333n]]))
   })
 
@@ -240,7 +248,9 @@ describe('clients that are slow', () => {
     })
     let closed = 0
     for (const connection of slow) connection.closed.then(() => { closed++ }, () => {})
-    for (let served = 0; closed < slow.length; served++) expect((await increment(worker, 'a=1')).status, `after ${served}`).toBe(204)
+    for (let served = 0; closed < slow.length; served++) {
+      expect((await increment(worker, 'a=1')).status, `after ${served}`).toBe(204)
+    }
     expect(new Set(slow.map(({ received }) => received.slice(0, 12)))).toEqual(new Set(['HTTP/1.1 408']))
   })
 
@@ -267,7 +277,16 @@ describe('clients that are slow', () => {
   })
 
   test('a connection whose reply is held is not idle', async () => {
-    const { worker, queue, slow } = await start({ KEEP_ALIVE_TIMEOUT_MS: '100', ACK_TIMEOUT_MS: '2500', HEADERS_TIMEOUT_MS: '100', REQUEST_TIMEOUT_MS: '100' })
+    const {
+      worker,
+      queue,
+      slow,
+    } = await start({
+      KEEP_ALIVE_TIMEOUT_MS: '100',
+      ACK_TIMEOUT_MS: '2500',
+      HEADERS_TIMEOUT_MS: '100',
+      REQUEST_TIMEOUT_MS: '100',
+    })
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1'))
@@ -302,7 +321,10 @@ describe('clients that send without end', () => {
   })
 
   test('and do not read their replies are read no further, and then cut off', async () => {
-    const { worker, slow } = await start({ ACK_TIMEOUT_MS: '500', HEADERS_TIMEOUT_MS: '500', REQUEST_TIMEOUT_MS: '500' })
+    const {
+      worker,
+      slow,
+    } = await start({ ACK_TIMEOUT_MS: '500', HEADERS_TIMEOUT_MS: '500', REQUEST_TIMEOUT_MS: '500' })
     const socket = connect(worker.port, '127.0.0.1')
     onTestFinished(() => { socket.destroy() })
     let closed = false
@@ -347,7 +369,9 @@ describe('a worker that stops', () => {
     expect(queue.totals().get('a')).toBe(2n)
   })
 
-  test.each([['of the lane', post('late=1')], ['of the other', chunked('late=1')]])('refuses what comes behind a held reply: a request %s', async (_name, late) => {
+  test.each([['of the lane', post('late=1')],
+    ['of the other',
+      chunked('late=1')]])('refuses what comes behind a held reply: a request %s', async (_name, late) => {
     const { worker, queue } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -426,7 +450,10 @@ describe('clients that leave', () => {
     expect(await connections(worker)).toBe(0)
   })
 
-  test.each([['whose reply is held', ''], ['that is to change lanes', health], ['with half a request', post('b=1').slice(0, -1)]])('a connection %s can be reset: what was taken in counts once', async (_name, rest) => {
+  test.each([['whose reply is held', ''], ['that is to change lanes', health],
+    ['with half a request',
+      post('b=1').slice(0,
+        -1)]])('a connection %s can be reset: what was taken in counts once', async (_name, rest) => {
     const { worker, queue } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -514,10 +541,15 @@ test('an Idempotency-Key that is repeated on other connections in both lanes cou
   const lines = ['Authorization: Bearer one', 'Idempotency-Key: same']
   const all = Array.from({ length: 20 }, (_, i) => {
     const connection = connectTo(worker)
-    connection.write(i % 2 === 0 ? post('a=1&b=2', '?ack=stored', ...lines).repeat(2) : post('b=2&a=1', '?ack=stored&', ...lines))
+    connection.write(i % 2 === 0
+      ? post('a=1&b=2', '?ack=stored', ...lines).repeat(2)
+      : post('b=2&a=1', '?ack=stored&',
+        ...lines))
     return connection
   })
-  for (const [i, connection] of all.entries()) expect(await statusesOn(connection, i % 2 === 0 ? 2 : 1)).toEqual(i % 2 === 0 ? [204, 204] : [204])
+  for (const [i, connection] of all.entries()) {
+    expect(await statusesOn(connection, i % 2 === 0 ? 2 : 1)).toEqual(i % 2 === 0 ? [204, 204] : [204])
+  }
   expect(slow).toBe(10)
   expect(worker.totals()).toEqual(new Map([['a', 1n], ['b', 2n]]))
   const other = connectTo(worker)

@@ -35,7 +35,15 @@ function setUp (options: Partial<FlusherOptions> = {}): Setup {
   const queue = new MemoryQueue()
   const log = captureLog()
   const flusher = new Flusher({
-    queue, producer: producerA, logger: log.logger, flushIntervalMs: 'auto', ackTimeoutMs: 20_000, unstoredBytesMax: 1e9, observeFlush: () => {}, ...options,
+    queue,
+    producer: producerA,
+    logger: log.logger,
+    flushIntervalMs:
+      'auto',
+    ackTimeoutMs: 20_000,
+    unstoredBytesMax: 1e9,
+    observeFlush: () => {},
+    ...options,
   })
   flusher.start()
   onTestFinished(async () => { await flusher.finish(AbortSignal.abort()) })
@@ -52,7 +60,14 @@ function setUp (options: Partial<FlusherOptions> = {}): Setup {
 
 /** A reply to a plain request of these pairs. */
 function replyTo (pairs: readonly Increment[], settle: (outcome: Outcome) => void): PendingReply {
-  return { heldAt: performance.now(), keys: packKeys(incrementsOf(...pairs)), once: undefined, ownBytes: 0, increments: 0, settle }
+  return {
+    heldAt: performance.now(),
+    keys: packKeys(incrementsOf(...pairs)),
+    once: undefined,
+    ownBytes: 0,
+    increments: 0,
+    settle,
+  }
 }
 
 function parse (element: Buffer): Parsed {
@@ -368,12 +383,14 @@ test('a batch whose rejections are too many to tell refuses all of its requests 
 
 // What is refused, and what was promised
 
-const refusal = (seq: number, key: string, value: string) => ({ seq, key, value, reason: 'overflow', filed: false }) as const
+const refusal = (seq: number, key: string, value: string) =>
+  ({ seq, key, value, reason: 'overflow', filed: false }) as const
 
 /** Of a batch, whether it says that it may be refused. */
 const mayBeRefused = (element: Buffer): boolean => typeof JSON.parse(element.toString()).timeout === 'number'
 
-test('a batch may be refused only where everything summed in it was asked for at level stored, and in time', async () => {
+test('a batch may be refused only where everything summed in it was asked for at level stored, ' +
+  'and in time', async () => {
   const { queue, flusher, count, post } = setUp({ ackTimeoutMs: 500 })
   post('a', 'stored').catch(() => {})
   await until('the first', () => queue.list.length === 1)
@@ -415,9 +432,13 @@ test('an idempotent request may be refused only while all who sent it asked for 
   await until('the first push', () => queue.attempts.length === 1)
   const send = (id: string, level: 'memory' | 'stored'): void => {
     const reply = level === 'stored' ? replyTo([], () => {}) : undefined
-    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), { id, at: Date.now(), sums: new Map([['a', 1]]) }, level, reply)
+    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), { id, at: Date.now(), sums: new Map([['a', 1]]) }, level,
+      reply)
   }
-  for (const [id, level] of [['x', 'stored'], ['y', 'stored'], ['x', 'stored'], ['y', 'memory'], ['z', 'memory'], ['z', 'stored']] as const) send(id, level)
+  for (const [id, level] of [['x', 'stored'], ['y', 'stored'], ['x', 'stored'], ['y', 'memory'], ['z', 'memory'],
+    ['z', 'stored']] as const) {
+    send(id, level)
+  }
   queue.release()
   await until('the second', () => queue.list.length === 2)
   const once: ReadonlyArray<{ id: string, ack?: string }> = JSON.parse(queue.list[1]!.toString()).once
@@ -430,7 +451,8 @@ test('what was filed is refused to nobody', async () => {
   const replies = [post('full', 'stored'), post('b', 'stored'), post('other', 'stored')]
   queue.release()
   await until('the batch', () => queue.list.length === 1)
-  queue.reportProgress(producerA, { high: 1, rejected: [{ seq: 1, key: 'full', reason: 'overflow' }, refusal(1, 'other', '1')] })
+  queue.reportProgress(producerA,
+    { high: 1, rejected: [{ seq: 1, key: 'full', reason: 'overflow' }, refusal(1, 'other', '1')] })
   expect(await Promise.all(replies)).toEqual(['accepted', 'reached', 'accepted'])
   await until('what was not filed to be sent again', () => queue.list.length === 2)
   expect(parse(queue.list[1]!)).toMatchObject({ sums: { other: 1 }, requests: 0, increments: 0 })
@@ -445,7 +467,9 @@ test('what is refused after a 202 is sent on its way again, once, however often 
   const rejected = [refusal(1, 'full', '5'), refusal(2, 'full', '6'), refusal(2, 'huge', '-9223372036854775808')]
   for (let times = 1; times <= 3; times++) queue.reportProgress(producerA, { high: 3, rejected })
   await until('it to be sent again', () => queue.list.length === 4)
-  expect(queue.list[3]!.toString()).toMatch(/"requests":0,"increments":0,"sums":\{"full":11,"huge":-9223372036854775808\},"once":\[\]\}$/)
+  expect(queue.list[3]!.toString()).toMatch(
+    /"requests":0,"increments":0,"sums":\{"full":11,"huge":-9223372036854775808\},"once":\[\]\}$/
+  )
   queue.reportProgress(producerA, { high: 4, rejected })
   expect(await post('b', 'queued')).toBe('reached')
   expect(queue.list).toHaveLength(5)
@@ -491,13 +515,18 @@ test('an idempotent request that is refused after a 202 is sent on its way again
   const { queue, flusher } = setUp({ ackTimeoutMs: 100 })
   const once = { id: 'x', at: Date.now(), sums: new Map([['a', 1]]) }
   const outcome = await new Promise<Outcome>((resolve) => {
-    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: resolve })
+    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored',
+      { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: resolve })
   })
   expect(outcome).toBe('late')
   const rejected = [{ seq: 1, once: 'x', reason: 'other body', filed: false } as const]
   for (let times = 1; times <= 3; times++) queue.reportProgress(producerA, { high: 1, rejected })
   await until('it to be sent again', () => queue.list.length === 2)
-  expect(parse(queue.list[1]!)).toMatchObject({ requests: 0, increments: 0, once: [{ id: 'x', at: once.at, sums: { a: 1 } }] })
+  expect(parse(queue.list[1]!)).toMatchObject({
+    requests: 0,
+    increments: 0,
+    once: [{ id: 'x', at: once.at, sums: { a: 1 } }],
+  })
   expect(queue.list[1]!.toString()).not.toContain('"ack"')
 })
 
@@ -535,7 +564,8 @@ test('at the end, what is written down may not be refused, and what was refused 
   broken.release()
 })
 
-test('settling thousands of replies with thousands of keys, a part of them refused, takes a moment, and none of it long', async () => {
+test('settling thousands of replies with thousands of keys, a part of them refused, takes a moment, and none ' +
+  'of it long', async () => {
   const { queue, flusher } = setUp()
   queue.hold()
   flusher.accept(incrementsOf({ key: 'first', delta: 1 }), undefined, 'memory', undefined)
@@ -562,7 +592,8 @@ test('settling thousands of replies with thousands of keys, a part of them refus
   const rejected = Array.from({ length: 500 }, (_, i) => refusal(2, `counter ${2 * i}`, '4000'))
   let longest = 0
   let last = performance.now()
-  const watch = setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now() }, 1)
+  const watch = setInterval(() => { longest = Math.max(longest, performance.now() - last); last = performance.now() },
+    1)
   const startedAt = performance.now()
   queue.reportProgress(producerA, { high: 2, rejected })
   await until('all replies', () => outcomes.get('500 refused') === requests)
@@ -596,25 +627,40 @@ test('a refused idempotent request is named by its id', async () => {
   queue.hold()
   for (const id of ['x', 'y']) {
     const once = { id, at: Date.now(), sums: new Map([['a', 1]]) }
-    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored', { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: (outcome) => { outcomes[id] = outcome } })
+    flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored',
+      {
+        heldAt: performance.now(),
+        keys: undefined,
+        once,
+        ownBytes: 0,
+        increments: 0,
+        settle: (outcome) => { outcomes[id] = outcome },
+      })
   }
   await until('the push', () => queue.attempts.length === 1)
   queue.release()
   await until('the batch', () => queue.list.length === 1)
-  expect(parse(queue.list[0]!)).toMatchObject({ requests: 2, increments: 2, sums: {}, once: [{ id: 'x', sums: { a: 1 } }, { id: 'y', sums: { a: 1 } }] })
+  expect(parse(queue.list[0]!)).toMatchObject({
+    requests: 2,
+    increments: 2,
+    sums: {},
+    once: [{ id: 'x', sums: { a: 1 } }, { id: 'y', sums: { a: 1 } }],
+  })
   const rejection = { seq: 1, once: 'x', reason: 'other body', filed: false } as const
   queue.reportProgress(producerA, { high: 1, rejected: [rejection] })
   expect(outcomes).toEqual({ x: { refused: [rejection] }, y: 'reached' })
 })
 
-test('an idempotent request that comes again before its flush travels once, and both replies get their level', async () => {
+test('an idempotent request that comes again before its flush travels once, and both replies get ' +
+  'their level', async () => {
   const { queue, flusher, post } = setUp()
   queue.hold()
   const first = post('a', 'queued')
   await until('the first push', () => queue.attempts.length === 1)
   const repeat = async (): Promise<Outcome> => await new Promise((resolve) => {
     const once = { id: 'x', at: Date.now(), sums: new Map([['b', 1]]) }
-    flusher.accept(incrementsOf({ key: 'b', delta: 1 }), once, 'queued', { heldAt: performance.now(), keys: undefined, once: undefined, ownBytes: 0, increments: 0, settle: resolve })
+    flusher.accept(incrementsOf({ key: 'b', delta: 1 }), once, 'queued',
+      { heldAt: performance.now(), keys: undefined, once: undefined, ownBytes: 0, increments: 0, settle: resolve })
   })
   const replies = [first, repeat(), repeat()]
   expect(flusher.counts.increments).toBe(2)
@@ -649,7 +695,9 @@ test('finish flushes what is left, and then nothing is unsent', async () => {
   expect(sumUp(queue.list)).toEqual({ a: 2, b: 1 })
 })
 
-test.each(['fails', 'hangs'])('at the deadline with a queue that %s, finish returns what was not pushed, under the identities it has', async (trouble) => {
+test.each(['fails',
+  'hangs'])('at the deadline with a queue that %s, finish returns what was not pushed, under the ' +
+    'identities it has', async (trouble) => {
   const { queue, flusher, count, post } = setUp()
   expect(await post('a', 'queued')).toBe('reached')
   if (trouble === 'fails') queue.break()
@@ -663,14 +711,17 @@ test.each(['fails', 'hangs'])('at the deadline with a queue that %s, finish retu
   deadline.abort()
   const unsent = (await finishing).map(({ element }) => element)
   // Nobody can be asked any more what became of the first.
-  expect(unsent.map(parse)).toMatchObject([{ seq: 1, sums: { a: 1 } }, { seq: 2, sums: { b: 1 } }, { seq: 3, sums: { c: 2 }, requests: 2 }])
+  expect(unsent.map(parse)).toMatchObject([{ seq: 1, sums: { a: 1 } }, { seq: 2, sums: { b: 1 } },
+    { seq: 3, sums: { c: 2 }, requests: 2 }])
   expect(unsent[1]!.equals(queue.attempts[1]!.elements[0]!)).toBe(true)
   expect(await Promise.all([late, lateToo])).toEqual(['late', 'late'])
   expect(flusher.heldReplies).toBe(0)
   queue.release()
 })
 
-test.each(['out of reach', 'a new one'])('with a queue that is %s at the end, what was pushed and is not stored is returned as well', async (state) => {
+test.each(['out of reach',
+  'a new one'])('with a queue that is %s at the end, what was pushed and is not stored is ' +
+    'returned as well', async (state) => {
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c']) await post(key, 'queued')
   const before = queue.list
@@ -718,7 +769,8 @@ test('a flush of a million keys becomes batches of their most bytes that make up
   const keys = 1_000_000
   // The first flush leaves at once; what comes behind it in the same turn leaves with it.
   for (let i = 0; i < keys; i += 1000) {
-    flusher.accept(incrementsOf(...Array.from({ length: 1000 }, (_, j) => ({ key: `counter/${i + j}`, delta: i + j }))), undefined, 'memory', undefined)
+    flusher.accept(incrementsOf(...Array.from({ length: 1000 }, (_, j) => ({ key: `counter/${i + j}`, delta: i + j }))),
+      undefined, 'memory', undefined)
   }
   expect(flusher.pendingKeys).toBe(keys)
   expect(await flusher.finish(AbortSignal.timeout(25_000))).toEqual([])
@@ -736,7 +788,8 @@ test('a flush of a million keys becomes batches of their most bytes that make up
   expect(batches.reduce((all, { increments }) => all + increments, 0)).toBe(keys)
 })
 
-test('a sum beyond 64 bits travels in as many batches as it needs, and its stored reply waits for all of them', async () => {
+test('a sum beyond 64 bits travels in as many batches as it needs, and its stored reply waits for ' +
+  'all of them', async () => {
   const { queue, flusher } = setUp()
   queue.hold()
   const outcome = new Promise<Outcome>((resolve) => {
@@ -749,7 +802,8 @@ test('a sum beyond 64 bits travels in as many batches as it needs, and its store
   queue.reportProgress(producerA, { high: 1 })
   queue.release()
   await until('both', () => queue.list.length === 2)
-  expect(queue.list.map((element) => /"sums":(\{[^}]*\})/.exec(element.toString())?.[1])).toEqual(['{"a":9223372036854775807,"b":1}', '{"a":9223372036854775807}'])
+  expect(queue.list.map((element) => /"sums":(\{[^}]*\})/.exec(element.toString())?.[1]))
+    .toEqual(['{"a":9223372036854775807,"b":1}', '{"a":9223372036854775807}'])
   await turn()
   expect(settled).toBe(false)
   queue.reportProgress(producerA, { high: 2 })

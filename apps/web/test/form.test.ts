@@ -12,7 +12,8 @@ const around = Buffer.from('9&=-')
 
 function parse (body: Buffer, pairsOnly = false): Array<[string, bigint]> {
   const bytes = Buffer.concat([around, body, around])
-  return Array.from(parseForm(bytes, { pairsMax: 1000, pairsOnly }, around.length, around.length + body.length), ({ key, delta }) => [key, BigInt(delta)])
+  return Array.from(parseForm(bytes, { pairsMax: 1000, pairsOnly }, around.length, around.length + body.length),
+    ({ key, delta }) => [key, BigInt(delta)])
 }
 
 function refusal (body: Buffer, pairsOnly = false): RequestError {
@@ -93,7 +94,8 @@ describe('the message about a value shows it', () => {
   })
 
   test('as sent where it is not UTF-8', () => {
-    expect(refusal(Buffer.from([0x62, 0x3d, 0xc3, 0xa9, 0xc3, 0x31])).message).toBe(`pair 1 ("b"): its value "é\\xc31" ${whole}`)
+    expect(refusal(Buffer.from([0x62, 0x3d, 0xc3, 0xa9, 0xc3, 0x31])).message)
+      .toBe(`pair 1 ("b"): its value "é\\xc31" ${whole}`)
     expect(refusal(Buffer.from([0xff, 0x3d, 0x31])).message).toBe('pair 1 ("\\xff"): has a key that is not UTF-8')
   })
 
@@ -107,17 +109,20 @@ describe('the message about a value shows it', () => {
     expect(shown('k'.repeat(33), 'v'.repeat(33))).toEqual([`${'k'.repeat(31)}…`, `${'v'.repeat(31)}…`])
     expect(shown('k'.repeat(200), 'x')).toEqual([`${'k'.repeat(62)}…`, 'x'])
     expect(shown('k', 'v'.repeat(200))).toEqual(['k', `${'v'.repeat(62)}…`])
-    for (const [name, value] of [['🚲'.repeat(64), '"'.repeat(200)], ['\u202E'.repeat(80), '\u200B'.repeat(80)], ['"'.repeat(33), '🚲'.repeat(60)]] as const) {
+    for (const [name, value] of [['🚲'.repeat(64), '"'.repeat(200)], ['\u202E'.repeat(80), '\u200B'.repeat(80)],
+      ['"'.repeat(33), '🚲'.repeat(60)]] as const) {
       expect(Array.from(shown(name, value).join('')).length).toBeLessThanOrEqual(64)
     }
   })
 })
 
-const hasControl = (text: string): boolean => Array.from(text).some((character) => character < ' ' || character === '\x7f')
+const hasControl = (text: string): boolean =>
+  Array.from(text).some((character) => character < ' ' || character === '\x7f')
 
 /** A character of a key: any but the control characters. */
 const character = fc.string({ unit: 'binary', minLength: 1, maxLength: 1 }).filter((text) => !hasControl(text))
-const key = fc.array(character, { minLength: 1, maxLength: 64 }).map((characters) => characters.join('')).filter((text) => text.isWellFormed())
+const key = fc.array(character,
+  { minLength: 1, maxLength: 64 }).map((characters) => characters.join('')).filter((text) => text.isWellFormed())
 const value = fc.oneof(fc.bigInt({ min: int64Min, max: int64Max }), fc.bigInt({ min: -100n, max: 100n }))
 
 /** Writes a text in one of the many ways it can be written. */
@@ -133,7 +138,12 @@ function encode (text: string, choices: readonly number[]): Buffer {
 
 describe('whatever it is given', () => {
   test('what was encoded comes back as it was', () => {
-    const pair = fc.record({ key, value, zeros: fc.nat({ max: 30 }), choices: fc.array(fc.nat({ max: 2 }), { minLength: 1, maxLength: 20 }) })
+    const pair = fc.record({
+      key,
+      value,
+      zeros: fc.nat({ max: 30 }),
+      choices: fc.array(fc.nat({ max: 2 }), { minLength: 1, maxLength: 20 }),
+    })
     fc.assert(fc.property(fc.array(pair, { minLength: 1, maxLength: 20 }), (pairs) => {
       const sums = new Map<string, bigint>()
       for (const { key, value } of pairs) sums.set(key, (sums.get(key) ?? 0n) + value)
@@ -147,8 +157,10 @@ describe('whatever it is given', () => {
   })
 
   test('any bytes are taken or refused with a reason that echoes little', () => {
-    const piece = fc.constantFrom('a', '=', '=', '&', '%', '%2', '%00', '%c3', '%A9', '+', '-', '1', '9'.repeat(19), 'key', 'value', '"', '🚲'.repeat(70), '\0', '\x7f', 'k'.repeat(100))
-    const body = fc.oneof(fc.uint8Array({ maxLength: 200 }).map((bytes) => Buffer.from(bytes)), fc.array(piece, { maxLength: 30, size: 'max' }).map((pieces) => Buffer.from(pieces.join(''))))
+    const piece = fc.constantFrom('a', '=', '=', '&', '%', '%2', '%00', '%c3', '%A9', '+', '-', '1', '9'.repeat(19),
+      'key', 'value', '"', '🚲'.repeat(70), '\0', '\x7f', 'k'.repeat(100))
+    const body = fc.oneof(fc.uint8Array({ maxLength: 200 }).map((bytes) => Buffer.from(bytes)),
+      fc.array(piece, { maxLength: 30, size: 'max' }).map((pieces) => Buffer.from(pieces.join(''))))
     fc.assert(fc.property(body, fc.boolean(), (body, pairsOnly) => {
       let message = ''
       try {
@@ -168,7 +180,13 @@ describe('whatever it is given', () => {
   })
 
   test('an echo is short, well formed and without control characters', () => {
-    fc.assert(fc.property(fc.string({ unit: fc.oneof(fc.string({ unit: 'binary', minLength: 1, maxLength: 1 }), fc.constantFrom('🚲', '"', '\\', '\n', '\0', '\x7f', 'é', 'k', '\u202E', '\u200B', '\uFEFF', '\u2028', '\u0301')), maxLength: 200, size: 'max' }), (text) => {
+    fc.assert(fc.property(fc.string({
+      unit: fc.oneof(fc.string({ unit: 'binary', minLength: 1, maxLength: 1 }),
+        fc.constantFrom('🚲', '"', '\\', '\n', '\0', '\x7f', 'é', 'k', '\u202E', '\u200B', '\uFEFF', '\u2028',
+          '\u0301')),
+      maxLength: 200,
+      size: 'max',
+    }), (text) => {
       const shown = echo(text)
       expect(Array.from(shown).length).toBeLessThanOrEqual(66)
       expect(shown).toMatch(/^"[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]*"$/u)

@@ -4,7 +4,9 @@ import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test 
 import { until } from '@gearbox/test-kit/until.ts'
 import { acceptedRows, refusedRows, sumsOfRow } from './fixtures/odd-bodies.ts'
 import { OpenQueue } from './fixtures/open-queue.ts'
-import { Connection, errorOf, formType, increment, send, startWorker, type Request, type Worker } from './fixtures/worker.ts'
+import {
+  Connection, errorOf, formType, increment, send, startWorker, type Request, type Worker,
+} from './fixtures/worker.ts'
 
 let worker: Worker
 
@@ -53,7 +55,13 @@ test.each([
 
 const key255 = 'k'.repeat(255)
 const form = (headers: Record<string, string> = {}, rest: Request = {}): Request =>
-  ({ method: 'POST', path: '/increment?ack=stored', body: 'a=1', ...rest, headers: { 'Content-Type': formType, ...headers } })
+  ({
+    method: 'POST',
+    path: '/increment?ack=stored',
+    body: 'a=1',
+    ...rest,
+    headers: { 'Content-Type': formType, ...headers },
+  })
 const typed = (type: string): Request => form({ 'Content-Type': type })
 const untyped = (rest: Request): Request => ({ method: 'POST', path: '/increment?ack=stored', ...rest })
 const queried = (query: string): Request => form({}, { path: `/increment${query}` })
@@ -75,7 +83,8 @@ test.each<[name: string, request: Request, status?: number]>([
   ['an encoded parameter', queried('?%61ck=st%6Fred')],
   ['an Idempotency-Key of one character', form({ 'Idempotency-Key': '1' })],
   ['an Idempotency-Key of 255 characters', form({ 'Idempotency-Key': key255 })],
-  ['an Idempotency-Key of all visible ASCII', form({ 'Idempotency-Key': Array.from({ length: 94 }, (_, i) => String.fromCharCode(0x21 + i)).join('') })],
+  ['an Idempotency-Key of all visible ASCII',
+    form({ 'Idempotency-Key': Array.from({ length: 94 }, (_, i) => String.fromCharCode(0x21 + i)).join('') })],
   ['Expect: 100-continue', form({ Expect: '100-continue' })],
 ])('takes a request with %s', async (_name, request, status = 204) => {
   const reply = await send(worker, request)
@@ -102,7 +111,9 @@ test.each<[name: string, request: Request, status: number, code: string]>([
   ['two charsets', typed(`${formType}; charset=utf-8; charset=latin1`), 415, 'GBX_UNSUPPORTED_MEDIA_TYPE'],
   ['gzip', form({ 'Content-Encoding': 'gzip' }), 415, 'GBX_UNSUPPORTED_MEDIA_TYPE'],
   ['Content-Encoding: identity', form({ 'Content-Encoding': 'identity' }), 415, 'GBX_UNSUPPORTED_MEDIA_TYPE'],
-  ['a wrong type and nothing in it', untyped({ headers: { 'Content-Type': 'application/json', 'Content-Length': '0' } }), 415, 'GBX_UNSUPPORTED_MEDIA_TYPE'],
+  ['a wrong type and nothing in it',
+    untyped({ headers: { 'Content-Type': 'application/json', 'Content-Length': '0' } }), 415,
+    'GBX_UNSUPPORTED_MEDIA_TYPE'],
   ['nothing at all', untyped({}), 400, 'GBX_EMPTY_BODY'],
   ['an empty form', form({ 'Content-Length': '0' }, { body: '' }), 400, 'GBX_EMPTY_BODY'],
   ['an empty form in chunks', form({}, { body: '', chunked: true }), 400, 'GBX_EMPTY_BODY'],
@@ -139,10 +150,14 @@ test.each<[name: string, request: Request, status: number, code: string]>([
 })
 
 test.each([
-  [typed('application/json'), 'this takes no JSON; send foo=1&bar=-2 with Content-Type: application/x-www-form-urlencoded'],
-  [typed('application/vnd.api+json'), 'this takes no JSON; send foo=1&bar=-2 with Content-Type: application/x-www-form-urlencoded'],
-  [typed('text/plain;charset=UTF-8'), 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "text/plain;charset=UTF-8"'],
-  [typed(`multipart/${'x'.repeat(100)}`), `the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "multipart/${'x'.repeat(53)}…"`],
+  [typed('application/json'),
+    'this takes no JSON; send foo=1&bar=-2 with Content-Type: application/x-www-form-urlencoded'],
+  [typed('application/vnd.api+json'),
+    'this takes no JSON; send foo=1&bar=-2 with Content-Type: application/x-www-form-urlencoded'],
+  [typed('text/plain;charset=UTF-8'),
+    'the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "text/plain;charset=UTF-8"'],
+  [typed(`multipart/${'x'.repeat(100)}`),
+    `the Content-Type must be application/x-www-form-urlencoded, in UTF-8, not "multipart/${'x'.repeat(53)}…"`],
   [untyped({ body: 'a=1' }), 'the Content-Type must be application/x-www-form-urlencoded; none was sent'],
   [form({ 'Content-Encoding': 'gzip' }), 'the body must come without Content-Encoding, not as "gzip"'],
 ])('a 415 shows what was sent, and says what to send (%#)', async (request, message) => {
@@ -161,7 +176,8 @@ test('a body of exactly 64 KiB is counted', async () => {
 test('two Idempotency-Keys are none', async () => {
   const connection = new Connection(worker)
   onTestFinished(() => connection.end())
-  connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: 3\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n\r\na=1`)
+  connection.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
+    '3\r\nIdempotency-Key: a\r\nIdempotency-Key: b\r\n\r\na=1')
   const [reply] = await until('the reply', () => connection.replies().length === 1 && connection.replies())
   expect(errorOf(reply!)).toMatchObject({ code: 'GBX_BAD_IDEMPOTENCY_KEY' })
   expect(await countedUntilNow()).toEqual(new Map())
@@ -184,7 +200,8 @@ describe('an Idempotency-Key', () => {
     (await increment(worker, body, '?ack=stored', { 'Idempotency-Key': key, ...headers })).status
 
   test('counts once, in whatever spelling of the same sums it returns', async () => {
-    expect(await Promise.all(Array.from({ length: 20 }, async () => await once('a=1&b=2', 'same')))).toEqual(Array.from({ length: 20 }, () => 204))
+    expect(await Promise.all(Array.from({ length: 20 }, async () => await once('a=1&b=2', 'same'))))
+      .toEqual(Array.from({ length: 20 }, () => 204))
     expect(await once('a=1&b=2', 'same')).toBe(204)
     expect(worker.totals()).toEqual(new Map([['a', 1n], ['b', 2n]]))
   })
@@ -251,12 +268,16 @@ describe('the ack level', () => {
     const told = await startWorker({ ACK_TIMEOUT_MS: '1000' }, queue)
     onTestFinished(told.end)
     queue.onPush = () => {
-      for (const high of [queue.elements.length, queue.elements.length - 1]) queue.emit('progress', told.producer, { high, gaps: [], rejected: [], omittedRejections: [] })
+      for (const high of [queue.elements.length, queue.elements.length - 1]) {
+        queue.emit('progress', told.producer, { high, gaps: [], rejected: [], omittedRejections: [] })
+      }
     }
     for (let i = 0; i < 3; i++) expect((await increment(told, 'a=1', '?ack=stored')).status).toBe(204)
   })
 
-  test.each(['queued', 'stored'])('%s becomes a 202 when it is not reached in time, and the increment is still on its way', async (level) => {
+  test.each(['queued',
+    'stored'])('%s becomes a 202 when it is not reached in time, and the increment is still ' +
+      'on its way', async (level) => {
     const queue = new OpenQueue()
     const slow = await startWorker({ ACK_TIMEOUT_MS: '100' }, queue)
     onTestFinished(slow.end)
@@ -272,7 +293,8 @@ describe('the ack level', () => {
 test('what many clients count at once adds up', async () => {
   const clients = Array.from({ length: 20 }, async (_, client) => {
     for (let i = 0; i < 25; i++) {
-      const { status } = await increment(worker, `all=1&client${client}=${i}&big=9007199254740993`, i % 2 === 0 ? '?ack=stored' : '')
+      const { status } = await increment(worker, `all=1&client${client}=${i}&big=9007199254740993`,
+        i % 2 === 0 ? '?ack=stored' : '')
       expect(status).toBe(204)
     }
   })

@@ -36,7 +36,8 @@ function collidingKeys (count: number): string[] {
   return keys
 }
 
-const key = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 3 }), fc.constantFrom('', '__proto__', 'constructor', 'foo', 'k'.repeat(256)))
+const key = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 3 }),
+  fc.constantFrom('', '__proto__', 'constructor', 'foo', 'k'.repeat(256)))
 
 describe('a table of keys', () => {
   test('numbers them in the order of their coming, and once it was cleared anew', () => {
@@ -69,7 +70,8 @@ describe('a table of keys', () => {
     expect(find(table, ' 100000')).toBe(-1)
   })
 
-  test('keeps keys that were chosen to collide, before and after it grows past them, and forgets them when cleared', () => {
+  test('keeps keys that were chosen to collide, before and after it grows past them, and forgets them ' +
+    'when cleared', () => {
     const table = new KeyTable()
     const keys = collidingKeys(50)
     for (const [i, key] of keys.entries()) expect(put(table, key)).toBe(i)
@@ -89,7 +91,9 @@ describe('a table of keys', () => {
       const keys = Array.from({ length: count }, (_, i) => Buffer.from(`${salt} ${i}`))
       const hash = (key: Buffer): number => hashOf(key, 0, key.length) & mask
       for (const [i, key] of keys.entries()) {
-        if (table.find(key, 0, key.length, hash(key)) !== -1) throw new Error(`${key.toString()} is there before it was put`)
+        if (table.find(key, 0, key.length, hash(key)) !== -1) {
+          throw new Error(`${key.toString()} is there before it was put`)
+        }
         if (table.put(key, 0, key.length, hash(key)) !== i) throw new Error(`${key.toString()} is taken for another`)
       }
       for (const [i, key] of keys.entries()) {

@@ -7,7 +7,8 @@ const formType = 'application/x-www-form-urlencoded'
 
 /** A request of the shape. Lines are added behind its headers. */
 function request (...lines: readonly string[]): string {
-  return `POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: 3\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\na=1`
+  return `POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
+    `3\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\na=1`
 }
 
 function read (text: string): { matched: string, matcher: RequestMatcher } {
@@ -25,10 +26,15 @@ const headOf = (bytes: number): string => {
 describe('is whole', () => {
   test.each<[name: string, text: string]>([
     ['as usual', usual],
-    ['names in any case', usual.replace('Host', 'hOST').replace('Content-Type', 'content-type').replace('Content-Length', 'CONTENT-LENGTH')],
-    ['no blank, or several, before a value, and behind it', usual.replace('Host: x', 'Host:x \t').replace('Length: 3', 'Length:\t 3  ')],
+    ['names in any case',
+      usual.replace('Host', 'hOST').replace('Content-Type', 'content-type').replace('Content-Length',
+        'CONTENT-LENGTH')],
+    ['no blank, or several, before a value, and behind it',
+      usual.replace('Host: x', 'Host:x \t').replace('Length: 3', 'Length:\t 3  ')],
     ['Connection: keep-alive', request('Connection: Keep-Alive')],
-    ['headers that mean nothing here', request('User-Agent: wrk/4', 'Accept: */*', 'X-Empty:', "!#$%&'*+-.^_`|~09: x", 'Content-Lengths: 9', 'Hosts: y')],
+    ['headers that mean nothing here',
+      request('User-Agent: wrk/4', 'Accept: */*', 'X-Empty:', "!#$%&'*+-.^_`|~09: x", 'Content-Lengths: 9',
+        'Hosts: y')],
     ['UTF-8 as charset', usual.replace(formType, `${formType}; charset=UTF-8`)],
     ['a head of 4096 bytes', headOf(4096)],
   ])('%s', (_name, text) => {
@@ -44,7 +50,8 @@ describe('is whole', () => {
 
   test('what it says of one request is gone with the next', () => {
     const matcher = new RequestMatcher({ bodyBytesMax })
-    const first = Buffer.from(request('Authorization: Bearer a b', 'Idempotency-Key:\tk\t').replace('/increment', '/increment?ack=memory'))
+    const first = Buffer.from(request('Authorization: Bearer a b', 'Idempotency-Key:\tk\t').replace('/increment',
+      '/increment?ack=memory'))
     expect(matcher.read(first, 0, first.length)).toBe('whole')
     expect(matcher).toMatchObject({ ack: 'memory', authorization: 'Bearer a b', idempotencyKey: 'k' })
     const second = Buffer.from(usual)
@@ -64,7 +71,8 @@ describe('is whole', () => {
 })
 
 test('every beginning of a request is partial, and says where its body will end once its head is there', () => {
-  const bytes = Buffer.from(request('Connection: keep-alive', 'Idempotency-Key: k').replace('/increment', '/increment?ack=stored'))
+  const bytes = Buffer.from(request('Connection: keep-alive', 'Idempotency-Key: k').replace('/increment',
+    '/increment?ack=stored'))
   const matcher = new RequestMatcher({ bodyBytesMax })
   for (let end = 0; end < bytes.length; end++) {
     expect(matcher.read(bytes, 0, end), `${end} bytes`).toBe('partial')
@@ -74,22 +82,37 @@ test('every beginning of a request is partial, and says where its body will end 
 
 describe('is left to Node', () => {
   test.each<[name: string, text: string]>([
-    ...['Transfer-Encoding: chunked', 'Expect: 100-continue', 'Upgrade: h2c', 'Connection: close', 'Connection: keep-alive, close', 'Connection:', 'TE: trailers', 'Trailer: X', 'Content-Encoding: gzip',
-      'Origin: http://x', 'Proxy-Connection: close', 'HTTP2-Settings: x', 'transfer-encoding:', 'EXPECT:', 'Idempotency-Key:', 'Authorization: ', 'Host: y', 'Content-Length: 3', `Content-Type: ${formType}`]
+    ...['Transfer-Encoding: chunked', 'Expect: 100-continue', 'Upgrade: h2c', 'Connection: close',
+      'Connection: keep-alive, close', 'Connection:', 'TE: trailers', 'Trailer: X', 'Content-Encoding: gzip',
+      'Origin: http://x', 'Proxy-Connection: close', 'HTTP2-Settings: x', 'transfer-encoding:', 'EXPECT:',
+      'Idempotency-Key:', 'Authorization: ', 'Host: y', 'Content-Length: 3', `Content-Type: ${formType}`]
       .map((line): [string, string] => [line, request(line)]),
     ['two of a kind', request('Connection: keep-alive', 'Connection: keep-alive')],
     ['two Idempotency-Keys', request('Idempotency-Key: a', 'Idempotency-Key: a')],
     ['two Authorizations', request('Authorization: a', 'Authorization: a')],
-    ...['0', '03', '+3', '-3', '3.0', '0x3', '3, 3', '3 3', '101', '100000000', '99999999999999999999', ''].map((length): [string, string] => [`Content-Length: ${length}`, usual.replace('Length: 3', `Length: ${length}`)]),
-    ...['Host', 'Content-Type', 'Content-Length'].map((name): [string, string] => [`no ${name}`, usual.replace(new RegExp(`${name}: .*\r\n`), '')]),
+    ...['0', '03', '+3', '-3', '3.0', '0x3', '3, 3', '3 3', '101', '100000000', '99999999999999999999',
+      ''].map((length): [string, string] => [`Content-Length: ${length}`,
+      usual.replace('Length: 3', `Length: ${length}`)]),
+    ...['Host', 'Content-Type',
+      'Content-Length'].map((name): [string, string] =>
+      [`no ${name}`, usual.replace(new RegExp(`${name}: .*\r\n`), '')]),
     ['an empty Host', usual.replace('Host: x', 'Host:')],
-    ...['text/plain', `${formType}x`, `${formType};`, `${formType}; charset=latin1`, formType.toUpperCase(), `${formType}, ${formType}`].map((type): [string, string] => [`the type ${type}`, usual.replace(formType, type)]),
-    ...[' x: y', 'x : y', ': y', 'x', 'x y: z', 'x(y): z', 'x\0: y', 'x: a\0', 'x: a\x7f', 'x: \xe9', 'x\xe9: y', 'x: a\rb', 'x: a\nb', 'x: a\r\n b'].map((line): [string, string] => [`the line ${JSON.stringify(line)}`, request(line)]),
+    ...['text/plain', `${formType}x`, `${formType};`, `${formType}; charset=latin1`, formType.toUpperCase(),
+      `${formType}, ${formType}`].map((type): [string, string] => [`the type ${type}`, usual.replace(formType, type)]),
+    ...[' x: y', 'x : y', ': y', 'x', 'x y: z', 'x(y): z', 'x\0: y', 'x: a\0', 'x: a\x7f', 'x: \xe9', 'x\xe9: y',
+      'x: a\rb', 'x: a\nb',
+      'x: a\r\n b'].map((line): [string, string] => [`the line ${JSON.stringify(line)}`, request(line)]),
     ['line feeds alone', usual.replaceAll('\r\n', '\n')],
     ['a line feed alone at the end of the head', usual.replace('\r\n\r\n', '\r\n\n')],
-    ...['post', 'GET', ' POST', '\r\nPOST', 'POST '].map((method): [string, string] => [`the method ${JSON.stringify(method)}`, usual.replace('POST', method)]),
-    ...['/increment/', '/Increment', '/increment?', '/increment?ack=', '/increment?ack=sure', '/increment?ack=memory&', '/increment?ack=memoryx', '/increment?form=pairs', '/%69ncrement', 'http://x/increment', '/increment#', '/increments'].map((url): [string, string] => [url, usual.replace('/increment', url)]),
-    ...[' HTTP/1.0', ' HTTP/1.2', ' HTTP/2.0', ' http/1.1', '  HTTP/1.1', '\tHTTP/1.1', ' HTTP/1.1 ', ''].map((version): [string, string] => [`the version ${JSON.stringify(version)}`, usual.replace(' HTTP/1.1', version)]),
+    ...['post', 'GET', ' POST', '\r\nPOST',
+      'POST '].map((method): [string, string] => [`the method ${JSON.stringify(method)}`,
+      usual.replace('POST', method)]),
+    ...['/increment/', '/Increment', '/increment?', '/increment?ack=', '/increment?ack=sure', '/increment?ack=memory&',
+      '/increment?ack=memoryx', '/increment?form=pairs', '/%69ncrement', 'http://x/increment', '/increment#',
+      '/increments'].map((url): [string, string] => [url, usual.replace('/increment', url)]),
+    ...[' HTTP/1.0', ' HTTP/1.2', ' HTTP/2.0', ' http/1.1', '  HTTP/1.1', '\tHTTP/1.1', ' HTTP/1.1 ',
+      ''].map((version): [string, string] => [`the version ${JSON.stringify(version)}`,
+      usual.replace(' HTTP/1.1', version)]),
     ['a head of 4097 bytes', headOf(4097)],
   ])('%s', (_name, text) => {
     expect(read(text).matched).toBe('other')

@@ -12,7 +12,8 @@ afterAll(async () => { await worker.end() })
 /** A path of every route, also of those that plugins register. */
 const paths = [
   '/increment', '/totals', '/totals/a', '/healthz', '/readyz', '/metrics',
-  '/docs', '/docs/', '/docs/json', '/docs/yaml', '/docs/static/index.html', '/docs/static/swagger-ui.css', '/docs/static/swagger-initializer.js',
+  '/docs', '/docs/', '/docs/json', '/docs/yaml', '/docs/static/index.html', '/docs/static/swagger-ui.css',
+  '/docs/static/swagger-initializer.js',
   '/docs/static/theme/gearbox.js', '/docs/static/theme/icon.svg',
 ]
 
@@ -38,29 +39,43 @@ describe('any other method is a 405', () => {
   test.each(paths)('of %s', async (path) => {
     const allow = path === '/increment' ? ['POST'] : ['GET', 'HEAD']
     for (const method of methods.filter((method) => !allow.includes(method))) {
-      for (const headers of [{}, { 'Content-Type': 'application/json', 'Content-Length': '2' }, { 'Content-Type': 'x', 'Content-Length': '2' }]) {
+      for (const headers of [{}, { 'Content-Type': 'application/json', 'Content-Length': '2' },
+        { 'Content-Type': 'x', 'Content-Length': '2' }]) {
         const body = 'Content-Length' in headers ? '{}' : ''
         const reply = await send(worker, { method, path, headers, body })
         expect(reply.status, `${method} ${path} ${JSON.stringify(headers)}`).toBe(405)
         expect(reply.headers.allow).toBe(allow.join(', '))
-        if (method !== 'HEAD') expect(errorOf(reply)).toEqual({ code: 'GBX_METHOD_NOT_ALLOWED', message: `method not allowed; use ${allow.join(' or ')}` })
+        if (method !== 'HEAD') {
+          expect(errorOf(reply)).toEqual({
+            code: 'GBX_METHOD_NOT_ALLOWED',
+            message: `method not allowed; use ${allow.join(' or ')}`,
+          })
+        }
       }
     }
     expect(methods).toContain('QUERY')
     expect(worker.flusher.counts.increments).toBe(0)
   })
 
-  test.each(['/%69ncrement', 'http://127.0.0.1/increment', '/increment?foo=1', '/increment#a'])('of %s, which is a spelling of a route', async (path) => {
+  test.each(['/%69ncrement', 'http://127.0.0.1/increment', '/increment?foo=1',
+    '/increment#a'])('of %s, which is a spelling of a route', async (path) => {
     const reply = await send(worker, { method: 'PUT', path })
     expect(reply.status).toBe(405)
     expect(reply.headers.allow).toBe('POST')
   })
 
   test('of a body larger than any route takes', async () => {
-    expect((await send(worker, { method: 'POST', path: '/totals', headers: { 'Content-Type': formType }, body: 'a'.repeat(70_000) })).status).toBe(405)
+    expect((await send(worker,
+      {
+        method: 'POST',
+        path: '/totals',
+        headers: { 'Content-Type': formType },
+        body: 'a'.repeat(70_000),
+      })).status).toBe(405)
   })
 
-  test.each(['/nothing', '/totals/a/b', '/docs/nothing', '/', '/%zz'])('but not of %s, where nothing is', async (path) => {
+  test.each(['/nothing', '/totals/a/b', '/docs/nothing', '/',
+    '/%zz'])('but not of %s, where nothing is', async (path) => {
     for (const method of ['PUT', 'QUERY', 'PROPFIND', 'GET']) {
       const { status } = await send(worker, { method, path: `${path}?a=b` })
       expect(status).toBe(path === '/%zz' ? 400 : 404)
@@ -86,7 +101,13 @@ describe('a query parameter that a route does not know', () => {
   test.each(paths)('is a 400 at %s', async (path) => {
     for (const method of path === '/increment' ? ['POST'] : ['GET', 'HEAD']) {
       for (const name of ['x', '__proto__', 'constructor', '', '%61%62', 'a.b', 'numbers[]']) {
-        const reply = await send(worker, { method, path: `${path}?${name}=1`, headers: method === 'POST' ? { 'Content-Type': formType } : {}, body: method === 'POST' ? 'a=1' : '' })
+        const reply = await send(worker,
+          {
+            method,
+            path: `${path}?${name}=1`,
+            headers: method === 'POST' ? { 'Content-Type': formType } : {},
+            body: method === 'POST' ? 'a=1' : '',
+          })
         expect(reply.status, `${path}?${name}=1`).toBe(400)
         if (method === 'HEAD') continue
         const { code, message } = errorOf(reply)
@@ -99,7 +120,8 @@ describe('a query parameter that a route does not know', () => {
 
   const messageAt = async (path: string): Promise<string> => {
     const post = path.startsWith('/increment')
-    const reply = await send(worker, { path, ...(post ? { method: 'POST', headers: { 'Content-Type': formType }, body: 'a=1' } : {}) })
+    const reply = await send(worker,
+      { path, ...(post ? { method: 'POST', headers: { 'Content-Type': formType }, body: 'a=1' } : {}) })
     expect(reply.status).toBe(400)
     return errorOf(reply).message
   }
@@ -110,7 +132,8 @@ describe('a query parameter that a route does not know', () => {
     ['/increment?ack%5B%5D=stored', 'unknown query parameter "ack[]"; did you mean "ack"? Known: ack, form'],
     ['/increment?ack=stored&from=pairs', 'unknown query parameter "from"; did you mean "form"? Known: ack, form'],
     ['/increment?something-else=1', 'unknown query parameter "something-else"; known: ack, form'],
-    ['/totals?limt=1', expect.stringContaining('unknown query parameter "limt"; did you mean "limit"? Known: key, prefix')],
+    ['/totals?limt=1',
+      expect.stringContaining('unknown query parameter "limt"; did you mean "limit"? Known: key, prefix')],
     ['/totals?odrer=total', expect.stringContaining('did you mean "order"?')],
     ['/healthz?verbose', 'unknown query parameter "verbose"; there are none here'],
     ['/docs?a%0Ab=1', 'unknown query parameter "a\\nb"; there are none here'],
@@ -124,12 +147,16 @@ describe('a query parameter that a route does not know', () => {
     expect(message).not.toContain('x'.repeat(65))
   })
 
-  test.each(['/totals?key=a&key=b', '/totals?limit=1&limit=1', '/increment?ack=stored&ack=stored', '/increment?ack=stored&%61ck=stored', '/totals?prefix=&prefix='])('and one that is repeated is one too (%s)', async (path) => {
+  test.each(['/totals?key=a&key=b', '/totals?limit=1&limit=1', '/increment?ack=stored&ack=stored',
+    '/increment?ack=stored&%61ck=stored',
+    '/totals?prefix=&prefix='])('and one that is repeated is one too (%s)', async (path) => {
     expect(await messageAt(path)).toMatch(/^query parameter "\w+" is given 2 times; give it once$/)
   })
 
   test.each(paths)('and one that is no UTF-8 is one too (%s)', async (path) => {
-    for (const query of ['x=%FF', '%zz=1', 'x=%']) expect(await messageAt(`${path}?${query}`)).toBe('the query is not percent-encoded UTF-8')
+    for (const query of ['x=%FF', '%zz=1', 'x=%']) {
+      expect(await messageAt(`${path}?${query}`)).toBe('the query is not percent-encoded UTF-8')
+    }
   })
 
   test.each([

@@ -38,14 +38,16 @@ test('a file has one batch a line, under the name of its worker, and nothing bes
   const path = await writeSpool(dir, producerA, origin, left)
   expect(readdirSync(dir)).toEqual([`${producerA}.jsonl`])
   expect(path).toBe(join(dir, `${producerA}.jsonl`))
-  expect(readFileSync(path, 'latin1')).toBe(originLine(origin) + left.map((element) => `${element.toString('latin1')}\n`).join(''))
+  expect(readFileSync(path, 'latin1')).toBe(originLine(origin) +
+    left.map((element) => `${element.toString('latin1')}\n`).join(''))
 })
 
 test('thousands of batches are written whole', async () => {
   const dir = temporaryDir()
   const left = batches(producerA, ...Array.from({ length: 3000 }, (_, i) => i + 1))
   const path = await writeSpool(dir, producerA, origin, left)
-  expect(readFileSync(path).equals(Buffer.concat([Buffer.from(originLine(origin)), ...left.flatMap((element) => [element, Buffer.from('\n')])]))).toBe(true)
+  expect(readFileSync(path).equals(Buffer.concat([Buffer.from(originLine(origin)),
+    ...left.flatMap((element) => [element, Buffer.from('\n')])]))).toBe(true)
 })
 
 test('a directory that can not be written is an error', async () => {
@@ -57,7 +59,12 @@ test('a directory that can not be written is an error', async () => {
 test('a disk that gets full in the middle is an error and leaves no file that would pass for whole', () => {
   const dir = temporaryDir()
   // 64 blocks of 512 bytes are far less than what is to be written.
-  const { stdout, stderr } = spawnSync('sh', ['-c', 'ulimit -f 64 && exec "$@"', 'sh', process.execPath, join(import.meta.dirname, 'write-spool.ts'), dir], { encoding: 'utf8' })
+  const {
+    stdout,
+    stderr,
+  } = spawnSync('sh',
+    ['-c', 'ulimit -f 64 && exec "$@"', 'sh', process.execPath, join(import.meta.dirname, 'write-spool.ts'), dir],
+    { encoding: 'utf8' })
   expect({ stdout, stderr }).toEqual({ stdout: 'failed', stderr: '' })
   expect(readdirSync(dir).filter((name) => name.endsWith('.jsonl'))).toEqual([])
 })
@@ -142,7 +149,8 @@ test.each<[name: string, left: Origin, here: Partial<{ database: string | undefi
   ['another database', { ...origin, database: 'of somebody else' }, {}],
   ['another queue, that had no database yet', { ...origin, generation: 'another', database: undefined }, {}],
   ['another queue, that was never reached', { queue: 'elsewhere', generation: undefined, database: undefined }, {}],
-  ['another database, which the queue does not have any more', { ...origin, database: 'of somebody else' }, { database: 'the new one' }],
+  ['another database, which the queue does not have any more', { ...origin, database: 'of somebody else' },
+    { database: 'the new one' }],
 ])('a file of %s is not touched, and the line about it says what to do', async (_name, left, here) => {
   const dir = temporaryDir()
   const strange = await writeSpool(dir, producerA, left, batches(producerA, 1))
@@ -198,7 +206,9 @@ test('a file waits while the queue has no database, and those behind it do not',
 
 test('a file that does not say where it belongs is pushed only where its worker is known', async () => {
   const dir = temporaryDir()
-  for (const producer of [producerA, producerB]) writeFileSync(join(dir, `${producer}.jsonl`), `${batches(producer, 2)[0]!.toString()}\n`)
+  for (const producer of [producerA, producerB]) {
+    writeFileSync(join(dir, `${producer}.jsonl`), `${batches(producer, 2)[0]!.toString()}\n`)
+  }
   const queue = new MemoryQueue()
   queue.reportProgress(producerB, { high: 1 })
   const { log } = start(dir, queue)
@@ -211,8 +221,10 @@ test('a file that does not say where it belongs is pushed only where its worker 
 
 test('what is not a regular file holds up nothing: neither the files behind it nor the end', async () => {
   const dir = temporaryDir()
-  const odd = ['0-pipe', '1-directory', '2-link', '3-socket', '4-garbage', '5-endless', '6-newer'].map((name) => join(dir, `${name}.jsonl`))
-  const [pipe, directory, link, socket, garbage, endless, newer] = odd as [string, string, string, string, string, string, string]
+  const odd = ['0-pipe', '1-directory', '2-link', '3-socket', '4-garbage', '5-endless',
+    '6-newer'].map((name) => join(dir, `${name}.jsonl`))
+  const [pipe, directory, link, socket, garbage, endless,
+    newer] = odd as [string, string, string, string, string, string, string]
   expect(spawnSync('mkfifo', [pipe]).status).toBe(0)
   mkdirSync(directory)
   symlinkSync('/dev/zero', link)
@@ -231,7 +243,8 @@ test('what is not a regular file holds up nothing: neither the files behind it n
   expect(readdirSync(dir).map((name) => join(dir, name)).sort()).toEqual(odd)
   expect(log.messages(50).map((message) => /can't be pushed: (.*)\. It stays/.exec(message)?.[1])).toEqual([
     'it is not a regular file', 'it is not a regular file', 'it is not a regular file', 'it is not a regular file',
-    'line 1 is not a valid batch (not JSON)', 'it has a line of more than 67108864 bytes', 'line 1 has version 2, and this Gearbox knows 1',
+    'line 1 is not a valid batch (not JSON)', 'it has a line of more than 67108864 bytes',
+    'line 1 has version 2, and this Gearbox knows 1',
   ])
 })
 

@@ -54,9 +54,15 @@ const byBytes = (a: string, b: string): number => Buffer.compare(Buffer.from(a),
 
 describe('one total', () => {
   test.each([
-    ['plain', 'foo'], ['with blanks', 'a b'], ['with a plus', 'a+b'], ['with slashes', 'a/b//c'], ['dots', '..'], ['a dot', '.'], ['with a percent sign', '100%'], ['that looks encoded', '%41'], ['with an ampersand', 'a&b=c'], ['with a question mark', 'a?b#c'],
-    ['in Cyrillic', 'ключ'], ['an emoji', '🔑'], ['with quotes', '"\\'], ['that objects have', '__proto__'], ['constructor', 'constructor'], ['a line separator', '\u2028'], ['a byte order mark', '\uFEFF'], ['U+10FFFF', '\u{10FFFF}'],
-    ['of 256 bytes', 'k'.repeat(256)], ['of 256 bytes of two each', 'é'.repeat(128)], ['of 256 bytes of four each', '🚲'.repeat(64)], ['named like a parameter', 'limit'], ['a semicolon', 'a;b'], ['a quote', "'; DROP TABLE numbers"],
+    ['plain', 'foo'], ['with blanks', 'a b'], ['with a plus', 'a+b'], ['with slashes', 'a/b//c'], ['dots', '..'],
+    ['a dot', '.'], ['with a percent sign', '100%'], ['that looks encoded', '%41'], ['with an ampersand', 'a&b=c'],
+    ['with a question mark', 'a?b#c'],
+    ['in Cyrillic', 'ключ'], ['an emoji', '🔑'], ['with quotes', '"\\'], ['that objects have', '__proto__'],
+    ['constructor', 'constructor'], ['a line separator', '\u2028'], ['a byte order mark', '\uFEFF'], ['U+10FFFF',
+      '\u{10FFFF}'],
+    ['of 256 bytes', 'k'.repeat(256)], ['of 256 bytes of two each', 'é'.repeat(128)], ['of 256 bytes of four each',
+      '🚲'.repeat(64)], ['named like a parameter', 'limit'], ['a semicolon', 'a;b'], ['a quote',
+      "'; DROP TABLE numbers"],
   ])('of a key %s is found by its path and by its query', async (_name, key) => {
     expect((await increment(worker, `${encodeURIComponent(key)}=18`, '?ack=stored&form=pairs')).status).toBe(204)
     const text = `{"key":${JSON.stringify(key)},"total":18}`
@@ -74,14 +80,18 @@ describe('one total', () => {
     expect(await get(`/totals/${'%6b'.repeat(256)}`)).toMatchObject({ status: 200 })
   })
 
-  test.each([0n, -1n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 53n + 1n, -(2n ** 53n) - 1n, 1234567890123456789n, int64Max, int64Min])('of %s comes with every digit', async (total) => {
+  test.each([0n, -1n, 2n ** 53n - 1n, 2n ** 53n, 2n ** 53n + 1n, -(2n ** 53n) - 1n, 1234567890123456789n, int64Max,
+    int64Min])('of %s comes with every digit', async (total) => {
     expect((await increment(worker, `a=${total}`, '?ack=stored')).status).toBe(204)
     expect((await get('/totals/a')).text).toBe(`{"key":"a","total":${total}}`)
     expect((await get('/totals?key=a')).text).toBe(`{"key":"a","total":${total}}`)
-    for (const order of ['key', 'total']) expect((await get(query({ order }))).text).toBe(`{"totals":[{"key":"a","total":${total}}],"next":null}`)
+    for (const order of ['key', 'total']) {
+      expect((await get(query({ order }))).text).toBe(`{"totals":[{"key":"a","total":${total}}],"next":null}`)
+    }
   })
 
-  test.each([0n, -1n, 2n ** 53n + 1n, int64Max, int64Min])('of %s comes as a string where that is asked for', async (total) => {
+  test.each([0n, -1n, 2n ** 53n + 1n, int64Max,
+    int64Min])('of %s comes as a string where that is asked for', async (total) => {
     worker.put('a', total)
     expect((await get('/totals/a?numbers=string')).text).toBe(`{"key":"a","total":"${total}"}`)
     expect((await get('/totals?key=a&numbers=string')).text).toBe(`{"key":"a","total":"${total}"}`)
@@ -89,16 +99,21 @@ describe('one total', () => {
       worker.clear()
       worker.put('a', total)
       worker.put('b', int64Min)
-      expect((await get(query({ order, numbers: 'string', limit: '1' }))).text).toBe(`{"totals":[{"key":"a","total":"${total}"}],"next":${JSON.stringify(order === 'key' ? 'a' : `${total}:a`)}}`)
+      expect((await get(query({ order, numbers: 'string', limit: '1' }))).text)
+        .toBe(`{"totals":[{"key":"a","total":"${total}"}],"next":${JSON.stringify(order === 'key' ? 'a' : `${total}:a`)}}`)
     }
   })
 
-  test.each(['/totals/a', '/totals?key=a', '/totals', '/totals?order=total'])('as anything else is a 400 (%s)', async (path) => {
+  test.each(['/totals/a', '/totals?key=a', '/totals',
+    '/totals?order=total'])('as anything else is a 400 (%s)', async (path) => {
     worker.put('a', 1n)
     for (const numbers of ['', 'number', 'String', 'strings', 'true']) {
       const reply = await get(`${path}${path.includes('?') ? '&' : '?'}numbers=${numbers}`)
       expect(reply.status).toBe(400)
-      expect(errorOf(reply)).toEqual({ code: 'GBX_BAD_QUERY', message: `"numbers" can only be "string", not "${numbers}"` })
+      expect(errorOf(reply)).toEqual({
+        code: 'GBX_BAD_QUERY',
+        message: `"numbers" can only be "string", not "${numbers}"`,
+      })
     }
   })
 
@@ -107,13 +122,16 @@ describe('one total', () => {
     expect((await get('/totals/a')).text).toBe('{"key":"a","total":27021597764222976}')
   })
 
-  test.each(['key=%FF', 'key=%', 'key=a&prefix=%zz'])('a query that is not percent-encoded UTF-8 is a 400 (%s)', async (query) => {
+  test.each(['key=%FF', 'key=%',
+    'key=a&prefix=%zz'])('a query that is not percent-encoded UTF-8 is a 400 (%s)', async (query) => {
     const reply = await get(`/totals?${query}`)
     expect(reply.status).toBe(400)
     expect(errorOf(reply).code).toBe('GBX_BAD_QUERY')
   })
 
-  test.each(['/totals/nothing', '/totals?key=nothing', '/totals?key=', '/totals/', '/totals/a%2Fb', `/totals/${'x'.repeat(257)}`, `/totals/${'%D0%BA'.repeat(129)}`, `/totals/${'x'.repeat(5000)}`, '/totals/%00'])('of what was never stored is a 404 (%s)', async (path) => {
+  test.each(['/totals/nothing', '/totals?key=nothing', '/totals?key=', '/totals/', '/totals/a%2Fb',
+    `/totals/${'x'.repeat(257)}`, `/totals/${'%D0%BA'.repeat(129)}`, `/totals/${'x'.repeat(5000)}`,
+    '/totals/%00'])('of what was never stored is a 404 (%s)', async (path) => {
     worker.put('other', 1n)
     const reply = await get(path)
     expect(reply.status).toBe(404)
@@ -122,7 +140,8 @@ describe('one total', () => {
     expect(message).not.toMatch(/x{65}/)
   })
 
-  test.each(['/totals/%zz', '/totals/%', '/totals/%ED%A0%80', '/totals/%FF'])('of what is no text is a 400 (%s)', async (path) => {
+  test.each(['/totals/%zz', '/totals/%', '/totals/%ED%A0%80',
+    '/totals/%FF'])('of what is no text is a 400 (%s)', async (path) => {
     const reply = await get(path)
     expect(reply.status).toBe(400)
     errorOf(reply)
@@ -162,7 +181,8 @@ describe('pages', () => {
   })
 
   test('by total begin with the largest and break ties by key', async () => {
-    const totals: ReadonlyArray<readonly [string, bigint]> = [['small', int64Min], ['large', int64Max], ['b', 5n], ['c', 5n], ['a', 5n], ['zero', 0n], ['minus', -5n], ['é:1', 5n]]
+    const totals: ReadonlyArray<readonly [string, bigint]> = [['small', int64Min], ['large', int64Max], ['b', 5n],
+      ['c', 5n], ['a', 5n], ['zero', 0n], ['minus', -5n], ['é:1', 5n]]
     for (const [key, total] of totals) worker.put(key, total)
     const order = ['large', 'a', 'b', 'c', 'é:1', 'zero', 'minus', 'small']
     for (const limit of [1, 2, 3, 7, 8, 9]) {
@@ -170,7 +190,8 @@ describe('pages', () => {
       expect(pages.flat()).toEqual(order)
       expect(pages).toHaveLength(Math.ceil(order.length / limit))
     }
-    expect((await getPage({ order: 'total', limit: '2' })).text).toBe('{"totals":[{"key":"large","total":9223372036854775807},{"key":"a","total":5}],"next":"5:a"}')
+    expect((await getPage({ order: 'total', limit: '2' })).text)
+      .toBe('{"totals":[{"key":"large","total":9223372036854775807},{"key":"a","total":5}],"next":"5:a"}')
   })
 
   test('go on where they were while totals change', async () => {
@@ -182,7 +203,8 @@ describe('pages', () => {
 
   test('have 100 totals, or as many as asked for up to 1000', async () => {
     const db = new Database(worker.config.databasePath)
-    db.exec("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001) INSERT INTO numbers SELECT printf('k%04d', i), i FROM n")
+    db.exec('WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001) INSERT INTO numbers ' +
+      "SELECT printf('k%04d', i), i FROM n")
     db.close()
     for (const order of ['key', 'total']) {
       expect((await getPage({ order })).keys).toHaveLength(100)
@@ -193,8 +215,12 @@ describe('pages', () => {
   })
 
   test.each([
-    { limit: '0' }, { limit: '1001' }, { limit: '-1' }, { limit: '1.5' }, { limit: 'ten' }, { limit: '' }, { limit: '1e400' }, { limit: 'Infinity' }, { limit: '-Infinity', order: 'total' }, { limit: 'NaN' }, { order: 'value' }, { order: '' }, { order: 'total', after: 'foo' }, { order: 'total', after: '5' },
-    { order: 'total', after: '9223372036854775808:a' }, { order: 'total', after: '-9223372036854775809:a' }, { order: 'total', after: `${'9'.repeat(5000)}:a` }, { after: 'k'.repeat(4097) }, { order: 'total', after: '1.5:a' }, { order: 'total', after: ' 5:a' },
+    { limit: '0' }, { limit: '1001' }, { limit: '-1' }, { limit: '1.5' }, { limit: 'ten' }, { limit: '' },
+    { limit: '1e400' }, { limit: 'Infinity' }, { limit: '-Infinity', order: 'total' }, { limit: 'NaN' },
+    { order: 'value' }, { order: '' }, { order: 'total', after: 'foo' }, { order: 'total', after: '5' },
+    { order: 'total', after: '9223372036854775808:a' }, { order: 'total', after: '-9223372036854775809:a' },
+    { order: 'total', after: `${'9'.repeat(5000)}:a` }, { after: 'k'.repeat(4097) },
+    { order: 'total', after: '1.5:a' }, { order: 'total', after: ' 5:a' },
   ])('asked for with %o are a 400', async (parameters) => {
     const reply = await get(query(parameters))
     expect(reply.status).toBe(400)
@@ -212,7 +238,9 @@ describe('pages', () => {
   })
 
   test('of a prefix', async () => {
-    const keys = ['', 'a', 'ab', 'b', '%', '%a', '_', 'A', '\uD7FF', '\uD7FFa', '\uD7FF\u{10FFFF}', '\uE000', '\u{10FFFF}', '\u{10FFFF}a', '\u{10FFFF}\u{10FFFF}', 'x\u{10FFFF}', 'x\u{10FFFF}\u{10FFFF}y', 'y', 'é', 'e\u0301', '\u007f', '\uFFFF', '\u{10000}']
+    const keys = ['', 'a', 'ab', 'b', '%', '%a', '_', 'A', '\uD7FF', '\uD7FFa', '\uD7FF\u{10FFFF}', '\uE000',
+      '\u{10FFFF}', '\u{10FFFF}a', '\u{10FFFF}\u{10FFFF}', 'x\u{10FFFF}', 'x\u{10FFFF}\u{10FFFF}y', 'y', 'é', 'e\u0301',
+      '\u007f', '\uFFFF', '\u{10000}']
     for (const [i, key] of keys.entries()) if (key !== '') worker.put(key, BigInt(i))
     for (const prefix of keys) {
       const expected = keys.filter((key) => key !== '' && key.startsWith(prefix)).sort(byBytes)
@@ -224,17 +252,21 @@ describe('pages', () => {
   })
 
   test('are those of a plain list, whatever the keys and totals', async () => {
-    const text = fc.array(fc.constantFrom('a', 'b', '\uD7FF', '\uE000', '\u{10FFFF}', '\u{10000}', '\uFFFF', ':'), { minLength: 1, maxLength: 4 }).map((characters) => characters.join(''))
+    const text = fc.array(fc.constantFrom('a', 'b', '\uD7FF', '\uE000', '\u{10FFFF}', '\u{10000}', '\uFFFF', ':'),
+      { minLength: 1, maxLength: 4 }).map((characters) => characters.join(''))
     const total = fc.oneof(fc.bigInt({ min: -2n, max: 2n }), fc.constantFrom(int64Min, int64Max, 2n ** 53n + 1n))
-    await fc.assert(fc.asyncProperty(fc.dictionary(text, total, { maxKeys: 30, noNullPrototype: true }), fc.oneof(fc.constant(''), text), fc.integer({ min: 1, max: 10 }), fc.constantFrom('key', 'total'), async (dictionary, prefix, limit, order) => {
-      worker.clear()
-      const totals = Object.entries(dictionary)
-      for (const [key, value] of totals) worker.put(key, value)
-      const expected = totals.filter(([key]) => key.startsWith(prefix)).sort(([a, m], [b, n]) => order === 'key' || m === n ? byBytes(a, b) : m < n ? 1 : -1).map(([key]) => key)
-      const pages = await getAll({ prefix, order, limit: String(limit) })
-      expect(pages.flat()).toEqual(expected)
-      expect(pages.slice(0, -1).every(({ length }) => length === limit)).toBe(true)
-    }), { numRuns: 40 })
+    await fc.assert(fc.asyncProperty(fc.dictionary(text, total, { maxKeys: 30, noNullPrototype: true }),
+      fc.oneof(fc.constant(''), text), fc.integer({ min: 1, max: 10 }), fc.constantFrom('key',
+        'total'), async (dictionary, prefix, limit, order) => {
+        worker.clear()
+        const totals = Object.entries(dictionary)
+        for (const [key, value] of totals) worker.put(key, value)
+        const expected = totals.filter(([key]) => key.startsWith(prefix))
+          .sort(([a, m], [b, n]) => order === 'key' || m === n ? byBytes(a, b) : m < n ? 1 : -1).map(([key]) => key)
+        const pages = await getAll({ prefix, order, limit: String(limit) })
+        expect(pages.flat()).toEqual(expected)
+        expect(pages.slice(0, -1).every(({ length }) => length === limit)).toBe(true)
+      }), { numRuns: 40 })
   })
 })
 
@@ -267,10 +299,12 @@ describe('a read costs what it returns', () => {
     }
   }
 
-  test.each([['', undefined], ['', 'k0100000'], ['k01', undefined], ['k01', 'k0100000'], ['\u{10FFFF}', undefined]])('by a search between two keys (prefix %j, after %j)', (prefix, after) => {
+  test.each([['', undefined], ['', 'k0100000'], ['k01', undefined], ['k01', 'k0100000'],
+    ['\u{10FFFF}', undefined]])('by a search between two keys (prefix %j, after %j)', (prefix, after) => {
     const parameters = { ...keyRange(prefix, after), limit: 1, total: null, key: null }
     expect(planOf(pageByKeySql, parameters)).toEqual(['SEARCH numbers USING PRIMARY KEY (key>? AND key<?)'])
-    expect(planOf(pageByTotalSql, parameters)).toEqual(['SEARCH numbers USING PRIMARY KEY (key>? AND key<?)', 'USE TEMP B-TREE FOR ORDER BY'])
+    expect(planOf(pageByTotalSql, parameters)).toEqual(['SEARCH numbers USING PRIMARY KEY (key>? AND key<?)',
+      'USE TEMP B-TREE FOR ORDER BY'])
     expect(planOf(totalSql, ['k01'])).toEqual(['SEARCH numbers USING PRIMARY KEY (key=?)'])
   })
 
@@ -288,7 +322,8 @@ describe('a read costs what it returns', () => {
     const first = await leastMs({})
     // Going through the keys before or behind takes hundreds of times as long as the first page.
     for (const page of [
-      { after: 'k0199990' }, { after: 'k0100000' }, { prefix: 'k00000001' }, { prefix: 'a' }, { prefix: 'k000', after: 'k01' },
+      { after: 'k0199990' }, { after: 'k0100000' }, { prefix: 'k00000001' }, { prefix: 'a' },
+      { prefix: 'k000', after: 'k01' },
       { prefix: 'k0150', after: 'a' }, { prefix: 'z' }, { after: 'z' }, { after: `k01${'x'.repeat(10_000)}` },
     ]) expect(await leastMs(page), JSON.stringify(page).slice(0, 80)).toBeLessThan(first * 20)
   })
@@ -296,14 +331,18 @@ describe('a read costs what it returns', () => {
   test('and no more pages by total wait than are made before their connections would be cut off', async () => {
     const page = { prefix: '', after: undefined, limit: 1, order: 'total' } as const
     const results = await Promise.allSettled(Array.from({ length: 14 }, async () => await totals.list(page)))
-    expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 14 }, (_, i) => i < 12 ? 'fulfilled' : 'rejected'))
+    expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 14 },
+      (_, i) => i < 12 ? 'fulfilled' : 'rejected'))
     expect(results.at(-1)).toMatchObject({ reason: { code: 'GBX_OVERLOADED' } })
     expect((await totals.list(page)).totals).toHaveLength(1)
   })
 
   test('also a page by total of a prefix, and next to the event loop', async () => {
     const page = await totals.list({ prefix: 'k019999', after: undefined, limit: 2, order: 'total' })
-    expect(page).toEqual({ totals: [{ key: 'k0199999', total: 199_999n }, { key: 'k0199998', total: 199_998n }], next: '199998:k0199998' })
+    expect(page).toEqual({
+      totals: [{ key: 'k0199999', total: 199_999n }, { key: 'k0199998', total: 199_998n }],
+      next: '199998:k0199998',
+    })
     let turns = 0
     const counting = setInterval(() => { turns++ }, 0)
     for (let i = 0; i < 5; i++) await totals.list({ prefix: '', after: undefined, limit: 1000, order: 'total' })
@@ -314,7 +353,8 @@ describe('a read costs what it returns', () => {
 
 test('pages of a prefix leave out what "after" is before or behind', async () => {
   for (const key of ['a', 'b1', 'b2', 'b2\u0001', 'c']) worker.put(key, 1n)
-  const keysOf = async (parameters: Record<string, string>): Promise<readonly string[]> => (await getPage(parameters)).keys
+  const keysOf = async (parameters: Record<string, string>): Promise<readonly string[]> =>
+    (await getPage(parameters)).keys
   expect(await keysOf({ prefix: 'b', after: 'a' })).toEqual(['b1', 'b2', 'b2\u0001'])
   expect(await keysOf({ prefix: 'b', after: 'b1' })).toEqual(['b2', 'b2\u0001'])
   expect(await keysOf({ prefix: 'b', after: 'b2' })).toEqual(['b2\u0001'])
@@ -355,16 +395,22 @@ describe('a worker that finds', () => {
     const reader = await startReader(path)
     await expectNone(reader)
     makeDatabase(path, 7n)
-    for (const found of paths) expect(await send(reader, { path: found })).toMatchObject({ status: 200, text: expect.stringContaining('{"key":"a","total":7}') })
+    for (const found of paths) {
+      expect(await send(reader, { path: found }))
+        .toMatchObject({ status: 200, text: expect.stringContaining('{"key":"a","total":7}') })
+    }
   })
 
   test('no database refuses wrong queries all the same', async () => {
     const reader = await startReader(join(temporaryDir(), 'nothing', 'numbers.db'))
     await expectNone(reader)
-    for (const query of ['limit=0', 'order=total&after=a']) expect((await send(reader, { path: `/totals?${query}` })).status).toBe(400)
+    for (const query of ['limit=0', 'order=total&after=a']) {
+      expect((await send(reader, { path: `/totals?${query}` })).status).toBe(400)
+    }
   })
 
-  test.each([['no database', 'hello, world'], ['an empty file', '']])('a file that is %s says that there is none', async (_name, content) => {
+  test.each([['no database', 'hello, world'],
+    ['an empty file', '']])('a file that is %s says that there is none', async (_name, content) => {
     const path = join(temporaryDir(), 'numbers.db')
     writeFileSync(path, content)
     await expectNone(await startReader(path))
@@ -387,7 +433,10 @@ describe('a worker that finds', () => {
     for (const found of paths) expect((await send(reader, { path: found })).text).toContain('"total":1}')
     makeDatabase(join(dir, 'restored.db'), 2n)
     renameSync(join(dir, 'restored.db'), path)
-    for (const found of paths) await until(`the new total at ${found}`, async () => (await send(reader, { path: found })).text.includes('"total":2}'))
+    for (const found of paths) {
+      await until(`the new total at ${found}`,
+        async () => (await send(reader, { path: found })).text.includes('"total":2}'))
+    }
     for (const file of [path, `${path}-wal`, `${path}-shm`]) rmSync(file, { force: true })
     await until('the file to be missed', async () => (await send(reader, { path: '/totals/a' })).status === 503)
     await expectNone(reader)

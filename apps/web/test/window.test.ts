@@ -59,7 +59,8 @@ test('lets the oldest pushed ones go past its bytes, and never one that was not 
   expect(window.trim(100)).toBe(0)
 })
 
-test('gives everything in order, in groups of at most 256 batches and the bytes of one largest batch, or one larger batch', () => {
+test('gives everything in order, in groups of at most 256 batches and the bytes of one largest batch, or one ' +
+  'larger batch', () => {
   const many = [...filled(600).groups()]
   expect(many.map((group) => group.length)).toEqual([256, 256, 88])
   const large = new Window()
@@ -137,7 +138,8 @@ test('an empty queue at two polls a second apart has lost what was pushed before
   expect(lost(window)).toEqual([3])
 })
 
-test('a queue with something in it has lost nothing, nor has one between whose polls it was seen with something', () => {
+test('a queue with something in it has lost nothing, nor has one between whose polls it was seen ' +
+  'with something', () => {
   const window = filled(2)
   for (const length of [0, 1, 0, 7, 0]) poll(window, 1000 * (length + 1), length)
   expect(window.lost).toBe(0)

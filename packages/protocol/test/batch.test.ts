@@ -1,7 +1,9 @@
 // The batch's bytes: what an encoded one says, and what is made of bytes that are none.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type IdempotentRequest, type Sum } from '../src/batch.ts'
+import {
+  add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type IdempotentRequest, type Sum,
+} from '../src/batch.ts'
 import { asDrawn, element, producerA } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
 
@@ -37,16 +39,21 @@ test('a batch of our own writing and the same JSON written otherwise have the sa
 
 test('a batch says whether it may be refused, at its end, and so does a request in it', () => {
   const timeouts = fc.option(fc.integer({ min: 1, max: 30_000 }), { nil: undefined })
-  const requests = fc.array(fc.record({ id: fc.stringMatching(/^[0-9a-f]{64}$/), storedWithinMs: timeouts, sums }), { maxLength: 2 })
+  const requests = fc.array(fc.record({ id: fc.stringMatching(/^[0-9a-f]{64}$/), storedWithinMs: timeouts, sums }),
+    { maxLength: 2 })
   fc.assert(fc.property(content, timeouts, requests, (batch, storedWithinMs, once) => {
     const written = element({ ...batch, once, storedWithinMs })
     const header = readHeader(written)
     expect(header).toEqual(readHeader(Buffer.from(` ${written.toString()}`)))
-    expect(typeof header === 'string' ? header : [header.storedWithinMs, header.once]).toEqual([storedWithinMs, once.length > 0])
+    expect(typeof header === 'string' ? header : [header.storedWithinMs, header.once])
+      .toEqual([storedWithinMs, once.length > 0])
     const value = JSON.parse(written.toString())
-    expect(Object.keys(value).slice(0, 8)).toEqual(['v', 'producer', 'seq', 'at', 'requests', 'increments', 'sums', 'once'])
+    expect(Object.keys(value).slice(0, 8)).toEqual(['v', 'producer', 'seq', 'at', 'requests', 'increments', 'sums',
+      'once'])
     expect(value.once.map(({ ack, timeout }: { ack?: string, timeout?: number }) => [ack, timeout]))
-      .toEqual(once.map(({ storedWithinMs }) => storedWithinMs === undefined ? [undefined, undefined] : ['stored', storedWithinMs]))
+      .toEqual(once.map(({ storedWithinMs }) => storedWithinMs === undefined
+        ? [undefined, undefined]
+        : ['stored', storedWithinMs]))
     const plain = withoutRefusals(written)
     expect(plain.equals(element({ ...batch, once: once.map(({ id, sums }) => ({ id, sums })) }))).toBe(true)
   }), { seed })
@@ -105,7 +112,8 @@ test('a batch ends at about its most bytes and leaves the rest to the next', () 
 test('a request longer than all the memory at hand is written whole', () => {
   const sums = new Map(Array.from({ length: 800 }, (_, i) => [`${i}${'€'.repeat(80)}`, 1]))
   const pending: IdempotentRequest[] = [1, 2, 3].map((i) => ({ id: String(i).padStart(64, '0'), at: 1, sums }))
-  const { element } = encodeBatch({ producer: producerA, seq: 1, at: 1, requests: 1, increments: 1 }, { nextSum: () => undefined, nextIdempotent: () => pending.shift() })
+  const { element } = encodeBatch({ producer: producerA, seq: 1, at: 1, requests: 1, increments: 1 },
+    { nextSum: () => undefined, nextIdempotent: () => pending.shift() })
   expect(JSON.parse(element.toString()).once).toHaveLength(2)
 })
 

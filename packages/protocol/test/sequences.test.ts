@@ -52,7 +52,8 @@ test('missing is what of a range is not in', () => {
     const { sequences, model } = fromList(list)
     const range = Array.from({ length: length + 1 }, (_, i) => from + i)
     const found = missing(sequences, from, from + length)
-    expect(range.filter((seq) => found.some(([first, last]) => seq >= first && seq <= last))).toEqual(range.filter((seq) => !model.has(seq)))
+    expect(range.filter((seq) => found.some(([first, last]) => seq >= first && seq <= last)))
+      .toEqual(range.filter((seq) => !model.has(seq)))
     expect(found.every(([first, last]) => first >= from && first <= last && last <= from + length)).toBe(true)
   }), { seed })
 })
@@ -86,7 +87,8 @@ test('filling the middle of a gap splits it, filling its ends shortens it', () =
 
 test.each([
   undefined, null, 5, 'high', [], {}, { high: 1 }, { gaps: [] }, { high: '1', gaps: [] }, { high: 1, gaps: {} },
-  { high: 9, gaps: [[1]] }, { high: 9, gaps: [[1, 2, 3]] }, { high: 9, gaps: [['1', 2]] }, { high: 9, gaps: [[1.5, 2]] }, { high: 9, gaps: [null] },
+  { high: 9, gaps: [[1]] }, { high: 9, gaps: [[1, 2, 3]] }, { high: 9, gaps: [['1', 2]] },
+  { high: 9, gaps: [[1.5, 2]] }, { high: 9, gaps: [null] },
   { high: 9, gaps: [[5, 4]] }, { high: 9, gaps: [[6, 7], [2, 3]] },
 ])('%j is no sequences', (value) => {
   expect(parseSequences(value)).toBeUndefined()

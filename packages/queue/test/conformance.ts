@@ -115,7 +115,8 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       producer.push(large, producer.incarnation ?? '').catch(() => {})
       producer.push([huge], producer.incarnation ?? '').catch(() => {})
       await until('all of it', async () => await producer.length() === 6)
-      expect((await consumer.take()).map((element) => element.length)).toEqual(Array.from({ length: 4 }, () => mebibyte))
+      expect((await consumer.take()).map((element) => element.length))
+        .toEqual(Array.from({ length: 4 }, () => mebibyte))
       await consumer.acknowledge(large.slice(0, 4))
       expect((await consumer.take()).map((element) => element.length)).toEqual([mebibyte])
       await consumer.acknowledge(large.slice(4))
@@ -176,7 +177,8 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       const second: Progress = {
         high: 9,
         gaps: [],
-        rejected: [{ seq: 8, key: 'ключ "\\ \u2028', reason: 'overflow' }, { seq: 9, once: 'f00', reason: 'other body' }, { seq: 9, reason: 'unreadable' }],
+        rejected: [{ seq: 8, key: 'ключ "\\ \u2028', reason: 'overflow' },
+          { seq: 9, once: 'f00', reason: 'other body' }, { seq: 9, reason: 'unreadable' }],
         omittedRejections: [5],
       }
       expect(await producer.progress(producerA)).toBeUndefined()
@@ -189,7 +191,8 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       expect(await producer.progress(producerA)).toEqual(first)
       heard.length = 0
       await consumer.reportProgress(new Map([[producerA, second], [producerB, first]]))
-      await until('both words', () => heard.some(([, stored]) => stored.high === 9) && heard.some(([producer]) => producer === producerB))
+      await until('both words',
+        () => heard.some(([, stored]) => stored.high === 9) && heard.some(([producer]) => producer === producerB))
       expect(await producer.progress(producerA)).toEqual(second)
       expect(await producer.progress(producerB)).toEqual(first)
       await consumer.reportProgress(new Map())
@@ -254,7 +257,8 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       const producer = await connected(queue)
       const before = producer.incarnation
       await queue.die()
-      await until('word that it is out of reach', () => producer.unreachable !== undefined && producer.incarnation === undefined)
+      await until('word that it is out of reach',
+        () => producer.unreachable !== undefined && producer.incarnation === undefined)
       await expect(producer.push(buffers('lost'), before ?? '')).rejects.toThrow(QueueUnavailableError)
       await expect(producer.check()).rejects.toThrow(QueueUnavailableError)
       await expect(producer.progress(producerA)).rejects.toThrow(QueueUnavailableError)

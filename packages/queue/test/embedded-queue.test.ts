@@ -44,7 +44,8 @@ test('a push is answered when all of it is acknowledged, and not before', async 
   const consumer = await startConsumer(path)
   const producer = await startProducer(path)
   let answered = false
-  const pushing = producer.push([Buffer.from('a'), Buffer.from('b')], producer.incarnation ?? '').then(() => { answered = true })
+  const pushing = producer.push([Buffer.from('a'), Buffer.from('b')],
+    producer.incarnation ?? '').then(() => { answered = true })
   await until('both', () => consumer.length === 2)
   await consumer.acknowledge([Buffer.from('a')])
   // An answer to a later question comes after an answer to the push would have come.
@@ -58,7 +59,8 @@ test('a push whose consumer dies is rejected', async () => {
   const path = join(temporaryDir(), 'queue')
   const consumer = await startConsumer(path)
   const producer = await startProducer(path)
-  const pushing = expect(producer.push([Buffer.from('a')], producer.incarnation ?? '')).rejects.toThrow(QueueUnavailableError)
+  const pushing = expect(producer.push([Buffer.from('a')],
+    producer.incarnation ?? '')).rejects.toThrow(QueueUnavailableError)
   await until('it', () => consumer.length === 1)
   await consumer.close()
   await pushing
@@ -103,8 +105,10 @@ test('a socket file that a killed consumer left is replaced, and the own one is 
 test.each([
   ['an HTTP request', Buffer.from('GET / HTTP/1.1\r\n\r\n')],
   ['an empty push', Buffer.concat([uint32(0), Buffer.of(frame.push)])],
-  ['a push whose element is longer than the frame', Buffer.concat([uint32(10), Buffer.of(frame.push), uint32(1), uint32(1000), Buffer.from('ab')])],
-  ['a push that ends in the middle of a length', Buffer.concat([uint32(6), Buffer.of(frame.push), uint32(1), Buffer.from('ab')])],
+  ['a push whose element is longer than the frame',
+    Buffer.concat([uint32(10), Buffer.of(frame.push), uint32(1), uint32(1000), Buffer.from('ab')])],
+  ['a push that ends in the middle of a length',
+    Buffer.concat([uint32(6), Buffer.of(frame.push), uint32(1), Buffer.from('ab')])],
 ])('%s from a stranger ends the connection, not the consumer', async (_what, bytes) => {
   const path = join(temporaryDir(), 'queue')
   const consumer = await startConsumer(path)
@@ -149,7 +153,8 @@ test('a consumer that starts makes the directory that is gone', async () => {
   await startProducer(path)
 })
 
-test.skipIf(process.getuid?.() !== 0)('a directory that another user has made in its place is used by neither end (only root can play both)', async () => {
+test.skipIf(process.getuid?.() !== 0)('a directory that another user has made in its place is used by neither end ' +
+  '(only root can play both)', async () => {
   const path = join(temporaryDir(), 'gearbox', 'queue')
   const consumer = await startConsumer(path)
   const producer = await startProducer(path)
@@ -173,7 +178,8 @@ test.skipIf(process.getuid?.() !== 0)('a directory that another user has made in
   await consumer.close()
 })
 
-test('what keeps a consumer from storing reaches workers, also later ones, until it is over or the consumer is gone', async () => {
+test('what keeps a consumer from storing reaches workers, also later ones, until it is over or the ' +
+  'consumer is gone', async () => {
   const path = join(temporaryDir(), 'queue')
   const consumer = await startConsumer(path)
   const producer = await startProducer(path)

@@ -60,7 +60,11 @@ test('a frame of several MiB arrives over a real socket, and one after it', asyn
   const large = Buffer.alloc(5 * 1024 * 1024, 'x')
   const received = new Promise<Frame[]>((resolve) => {
     const all: Frame[] = []
-    readFrames(accepted, (type, payload) => { if (all.push({ type, payload: Buffer.from(payload) }) === 2) resolve(all) })
+    readFrames(accepted, (type, payload) => {
+      if (all.push({ type, payload: Buffer.from(payload) }) === 2) {
+        resolve(all)
+      }
+    })
   })
   writeFrame(client, 7, large.subarray(0, 10), large.subarray(10))
   writeFrame(client, 8)

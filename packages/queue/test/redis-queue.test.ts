@@ -30,7 +30,8 @@ function makeProducer (url: string, queueName: string, log: CapturedLog = captur
   return producer
 }
 
-async function startProducer (url: string, queueName: string, log: CapturedLog = captureLog()): Promise<RedisProducerQueue> {
+async function startProducer (url: string, queueName: string,
+  log: CapturedLog = captureLog()): Promise<RedisProducerQueue> {
   const producer = makeProducer(url, queueName, log)
   const identified = once(producer, 'incarnation')
   await producer.start()
@@ -110,7 +111,8 @@ test('what was pushed outlives a kill of Redis', async () => {
 
 // Generation
 
-test.each(['missing', 'another'])('with a generation that is %s a push appends nothing and says moved', async (found) => {
+test.each(['missing',
+  'another'])('with a generation that is %s a push appends nothing and says moved', async (found) => {
   const queueName = randomUUID()
   const keys = redisKeys(queueName)
   const redis = client(server)
@@ -180,7 +182,8 @@ test('what is missing in the queue is found among thousands of batches, large on
   const queueName = randomUUID()
   const producer = await startProducer(server.url, queueName)
   const never = new AbortController().signal
-  const many = Array.from({ length: 1500 }, (_, i) => element({ producer: i % 3 === 0 ? producerB : producerA, seq: i + 1, sums: { a: 1 } }))
+  const many = Array.from({ length: 1500 },
+    (_, i) => element({ producer: i % 3 === 0 ? producerB : producerA, seq: i + 1, sums: { a: 1 } }))
   const large = [1501, 1502].map((seq) => element({ seq, sums: { ['"producer":"x","seq":7,'.repeat(10)]: 1 } }))
   const padded = Buffer.concat([large[0]!.subarray(0, -1), Buffer.from(`,"x":"${'x'.repeat(5_000_000)}"}`)])
   for (const group of [many, [padded, large[1]!], buffers('not a batch', '')]) {
@@ -204,7 +207,9 @@ test('a push wakes the consumer where the list was empty, and only there', async
   const heard: string[] = []
   listener.on('message', (_channel, message) => { heard.push(message) })
   await listener.subscribe(keys.wake)
-  for (const elements of [['a', 'b'], ['c']]) expect(await producer.push(buffers(...elements), producer.incarnation!)).toBe('pushed')
+  for (const elements of [['a', 'b'], ['c']]) {
+    expect(await producer.push(buffers(...elements), producer.incarnation!)).toBe('pushed')
+  }
   await consumer.acknowledge(await consumer.take())
   expect(await push(producer, 'd')).toBe('pushed')
   // Whoever hears this has heard all that was published before.
@@ -218,7 +223,8 @@ test('a consumer whose owner Redis lost does not sleep before what is there', as
   const producer = await startProducer(redis.url, 'gearbox')
   const consumer = await startConsumer(redis.url, 'gearbox')
   const other = client(redis)
-  await until('the consumer to listen', async () => (await other.pubsub('NUMSUB', redisKeys('gearbox').wake)).at(1) === 1)
+  await until('the consumer to listen',
+    async () => (await other.pubsub('NUMSUB', redisKeys('gearbox').wake)).at(1) === 1)
   await other.flushall()
   await producer.progress(producerA)
   expect(await push(producer, 'a')).toBe('pushed')
@@ -299,7 +305,8 @@ test('an owner that is none of ours is left alone', async () => {
 
 // Memory
 
-test('at maxmemory pushes fail, but the consumer can bind, take and acknowledge, and then pushes work again', async () => {
+test('at maxmemory pushes fail, but the consumer can bind, take and acknowledge, and then pushes ' +
+  'work again', async () => {
   const redis = await ownServer(['--maxmemory', '8mb'])
   const producer = await startProducer(redis.url, 'gearbox')
   let pushed = 0
@@ -320,7 +327,9 @@ test('at maxmemory pushes fail, but the consumer can bind, take and acknowledge,
   await client(redis).config('SET', 'maxmemory', '4mb')
   // Telling keeps it in a hash, which takes memory; the word itself goes out.
   const heard = once(producer, 'progress')
-  await expect(consumer.reportProgress(new Map([[producerA, { high: 1, gaps: [], rejected: [], omittedRejections: [] }]]))).rejects.toThrow(QueueUnavailableError)
+  await expect(consumer.reportProgress(new Map(
+    [[producerA, { high: 1, gaps: [], rejected: [], omittedRejections: [] }]]
+  ))).rejects.toThrow(QueueUnavailableError)
   await heard
   for (let run = await consumer.take(); run.length > 0; run = await consumer.take()) {
     await consumer.acknowledge(run)
@@ -333,12 +342,14 @@ test('at maxmemory pushes fail, but the consumer can bind, take and acknowledge,
 // Time
 
 /** Everything that can be asked of a queue settles in time, whether it works or not. */
-async function expectAllSettled (producer: RedisProducerQueue, consumer: RedisConsumerQueue, incarnation: string): Promise<number> {
+async function expectAllSettled (producer: RedisProducerQueue, consumer: RedisConsumerQueue,
+  incarnation: string): Promise<number> {
   const startedAt = performance.now()
   const stored = { high: 1, gaps: [], rejected: [], omittedRejections: [] }
   const results = await Promise.allSettled([
     producer.push(buffers('a'), incarnation), producer.progress(producerA), producer.check(), producer.length(),
-    consumer.take(), consumer.acknowledge(buffers('a')), consumer.reportProgress(new Map([[producerA, stored]])), consumer.forget([producerA]),
+    consumer.take(), consumer.acknowledge(buffers('a')), consumer.reportProgress(new Map([[producerA, stored]])),
+    consumer.forget([producerA]),
     consumer.readOwner(), consumer.bind(ours, ours), consumer.forgetProgress(),
   ])
   expect(performance.now() - startedAt).toBeLessThan(3500)
@@ -376,7 +387,8 @@ test('a consumer that starts while Redis does not answer is told so in time', as
   await until('the queue', async () => await consumer.bind(undefined, ours))
 })
 
-test('when the network swallows everything, everything fails within about 3 s, and works again when it is back', async () => {
+test('when the network swallows everything, everything fails within about 3 s, and works again when ' +
+  'it is back', async () => {
   const proxy = await proxyTo(server)
   const queueName = randomUUID()
   const producer = await startProducer(proxy.url, queueName)
@@ -491,5 +503,6 @@ test('with the settings of our own set-up it is durable and nothing is warned of
 })
 
 test('a password in the URL is not shown', () => {
-  expect(makeConsumer(`redis://user:secret@127.0.0.1:${server.port}`, 'gearbox').name).toBe(`redis://127.0.0.1:${server.port} (gearbox)`)
+  expect(makeConsumer(`redis://user:secret@127.0.0.1:${server.port}`, 'gearbox').name)
+    .toBe(`redis://127.0.0.1:${server.port} (gearbox)`)
 })

@@ -3,7 +3,8 @@ import { describe, expect, test } from 'vitest'
 import { ApiKeys, keyFor, parseApiKey, type Need } from '../src/access/api-keys.ts'
 
 const keys = (text: string): ApiKeys => new ApiKeys(text.split(',').map(parseApiKey))
-const status = (of: ApiKeys, authorization: string | undefined, need: Need): number => of.refusal(authorization, need)?.statusCode ?? 200
+const status = (of: ApiKeys, authorization: string | undefined, need: Need): number =>
+  of.refusal(authorization, need)?.statusCode ?? 200
 
 test.each<[entry: string, sent: string, count: number, read: number, admin: number]>([
   ['k', 'k', 200, 200, 403],
@@ -21,7 +22,8 @@ test.each<[entry: string, sent: string, count: number, read: number, admin: numb
   ['count:k', 'x', 401, 401, 401],
 ])('with API_KEYS=%s the key %s', (entry, sent, count, read, admin) => {
   const of = keys(entry)
-  expect((['count', 'read', 'admin'] as const).map((need) => status(of, `Bearer ${sent}`, need))).toEqual([count, read, admin])
+  expect((['count', 'read', 'admin'] as const).map((need) => status(of, `Bearer ${sent}`, need)))
+    .toEqual([count, read, admin])
   expect(status(of, `Bearer ${sent}`, 'any')).toBe(count === 401 ? 401 : 200)
   expect(status(of, `Bearer ${sent}`, 'none')).toBe(200)
 })
@@ -31,18 +33,27 @@ describe('an Authorization', () => {
     expect(status(keys('k'), authorization, 'count')).toBe(200)
   })
 
-  test.each([undefined, '', 'Bearer', 'Bearer ', 'Bearerk', 'Basic k', 'k', 'Bearer K', 'Bearer k, k', 'Bearer kk', 'Bearer\tk', `Bearer ${' '.repeat(20_000)}k x`])('%j is not', (authorization) => {
-    expect(keys('k').refusal(authorization, 'count')).toMatchObject({ statusCode: 401, code: 'GBX_UNAUTHORIZED', headers: { 'www-authenticate': 'Bearer' } })
+  test.each([undefined, '', 'Bearer', 'Bearer ', 'Bearerk', 'Basic k', 'k', 'Bearer K', 'Bearer k, k', 'Bearer kk',
+    'Bearer\tk', `Bearer ${' '.repeat(20_000)}k x`])('%j is not', (authorization) => {
+    expect(keys('k').refusal(authorization, 'count'))
+      .toMatchObject({ statusCode: 401, code: 'GBX_UNAUTHORIZED', headers: { 'www-authenticate': 'Bearer' } })
   })
 
   test('is nothing that is asked for without API_KEYS', () => {
     const none = new ApiKeys([])
-    for (const need of ['count', 'read', 'admin', 'any', 'none'] as const) expect(none.refusal(undefined, need)).toBeUndefined()
+    for (const need of ['count', 'read', 'admin', 'any', 'none'] as const) {
+      expect(none.refusal(undefined, need)).toBeUndefined()
+    }
   })
 
   test('that is not for what was asked gets a 403 that names the scope and nothing of the key', () => {
     const refusal = keys('count:s3cret').refusal('Bearer s3cret', 'read')
-    expect(refusal).toMatchObject({ statusCode: 403, code: 'GBX_FORBIDDEN_SCOPE', message: expect.stringContaining('"read"'), headers: { 'www-authenticate': 'Bearer error="insufficient_scope", scope="read"' } })
+    expect(refusal).toMatchObject({
+      statusCode: 403,
+      code: 'GBX_FORBIDDEN_SCOPE',
+      message: expect.stringContaining('"read"'),
+      headers: { 'www-authenticate': 'Bearer error="insufficient_scope", scope="read"' },
+    })
     expect(JSON.stringify(refusal)).not.toContain('s3cret')
   })
 })

@@ -54,9 +54,13 @@ const defaults: Config = {
 }
 
 const variables = [
-  'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS', 'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
-  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX', 'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS', 'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
-  'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED', 'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
+  'HOST', 'PORT', 'REDIS_URL', 'QUEUE_NAME', 'DATABASE_PATH', 'UNSENT_DIR', 'FLUSH_INTERVAL_MS', 'COMMIT_INTERVAL_MS',
+  'ACK', 'ACK_TIMEOUT_MS', 'WEB_WORKERS',
+  'PENDING_KEYS_MAX', 'PENDING_BYTES_MAX', 'PENDING_REQUESTS_MAX', 'UNSTORED_BYTES_MAX', 'BODY_BYTES_MAX',
+  'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS',
+  'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
+  'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED',
+  'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
 ]
 
 describe('an environment', () => {
@@ -159,7 +163,8 @@ describe('an environment', () => {
   })
 
   test('has paths that are relative to the working directory, and unsent batches beside the database', () => {
-    expect(loadConfig({ DATABASE_PATH: 'x/y.db' })).toMatchObject({ databasePath: resolve('x/y.db'), unsentDir: join(resolve('x'), 'unsent') })
+    expect(loadConfig({ DATABASE_PATH: 'x/y.db' }))
+      .toMatchObject({ databasePath: resolve('x/y.db'), unsentDir: join(resolve('x'), 'unsent') })
     expect(loadConfig({ UNSENT_DIR: 'z' }).unsentDir).toBe(resolve('z'))
   })
 })
@@ -171,22 +176,32 @@ describe('a problem', () => {
   })
 
   test.each<[name: string, ...values: string[]]>([
-    ['PORT', '-1', '65536', '3.5', '1e3', '0x10', ' 3333', '3333 ', '+3333', '３３３３', 'http', '\n3333', '99999999999999999999', 'NaN', 'Infinity'],
-    ['REDIS_URL', 'localhost:6379', 'http://localhost', 'redis', '://', 'redis//x', 'redis:localhost:6379', 'redis:/localhost'],
+    ['PORT', '-1', '65536', '3.5', '1e3', '0x10', ' 3333', '3333 ', '+3333', '３３３３', 'http', '\n3333',
+      '99999999999999999999', 'NaN', 'Infinity'],
+    ['REDIS_URL', 'localhost:6379', 'http://localhost', 'redis', '://', 'redis//x', 'redis:localhost:6379',
+      'redis:/localhost'],
     ['QUEUE_NAME', 'a b', 'a:b', '{a}', 'é', 'x'.repeat(65)],
     ['FLUSH_INTERVAL_MS', '0', '-1', 'AUTO', 'never', '60001', '1.5'],
     ['COMMIT_INTERVAL_MS', '-1', '60001'],
     ['ACK', 'Queued', 'sure', '__proto__', '1'],
     ['ACK_TIMEOUT_MS', '0', '30001'],
     ['WEB_WORKERS', '0', '-1', 'all'],
-    ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'], ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'], ['FAST_LANE', 'yes'],
-    ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['DRAIN_MS', '-1', '3600001'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'], ['REJECTED_ROWS_MAX', '0'], ['REJECTED_BYTES_MAX', '1023'],
+    ['PENDING_KEYS_MAX', '0'], ['PENDING_BYTES_MAX', '0'], ['PENDING_REQUESTS_MAX', '0'], ['UNSTORED_BYTES_MAX', '0'],
+    ['BODY_BYTES_MAX', '0', '64K'], ['BODY_PAIRS_MAX', '0'], ['CONNECTIONS_MAX', '0'], ['FAST_LANE', 'yes'],
+    ['HEADERS_TIMEOUT_MS', '0', '5s'], ['REQUEST_TIMEOUT_MS', '0'], ['KEEP_ALIVE_TIMEOUT_MS', '0'], ['DRAIN_MS', '-1',
+      '3600001'], ['IDEMPOTENCY_HOURS', '0', '0.5'], ['IDEMPOTENCY_ROWS_MAX', '0'], ['REJECTED_ROWS_MAX', '0'],
+    ['REJECTED_BYTES_MAX', '1023'],
     ['API_KEYS', ',', 'a,', ',a', 'a,,b', 'a b', 'é', ' ', 'count:', 'read:,a', 'admin:é'],
-    ['HOSTS_ALLOWED', ',', 'a,', 'a b', '*.example.org', 'example.org:3333', 'example.org:', 'https://example.org', 'example.org/', 'u@example.org', '[::1]:80'],
-    ['BASE_PATH', 'gearbox', '/a//b', '/a b', '/a?b', '/a#b', '/%61', '/é', '/..', '/a/./b', '/a/..', '//', '/:key', '/*', 'http://example.org/a', `/${'x'.repeat(128)}`],
-    ['CORS_ORIGINS', 'null', 'example.org', 'https://example.org/', 'https://example.org/x', 'https://a.example,', 'HTTPS://EXAMPLE.ORG', 'https://user@a.example',
-      'https://example.org:443', 'http://example.org:80', 'https://bücher.example', 'http://127.1', 'ftp://example.org', 'wss://example.org', '*.example.org', 'https://*', 'https://*.', 'https://a.*.example.org',
-      'https://*example.org', 'https://*.*.example.org', 'https://*.example.org/', 'https://*.127.0.0.1', 'https://example.org?', 'https://example.org:'],
+    ['HOSTS_ALLOWED', ',', 'a,', 'a b', '*.example.org', 'example.org:3333', 'example.org:', 'https://example.org',
+      'example.org/', 'u@example.org', '[::1]:80'],
+    ['BASE_PATH', 'gearbox', '/a//b', '/a b', '/a?b', '/a#b', '/%61', '/é', '/..', '/a/./b', '/a/..', '//', '/:key',
+      '/*', 'http://example.org/a', `/${'x'.repeat(128)}`],
+    ['CORS_ORIGINS', 'null', 'example.org', 'https://example.org/', 'https://example.org/x', 'https://a.example,',
+      'HTTPS://EXAMPLE.ORG', 'https://user@a.example',
+      'https://example.org:443', 'http://example.org:80', 'https://bücher.example', 'http://127.1', 'ftp://example.org',
+      'wss://example.org', '*.example.org', 'https://*', 'https://*.', 'https://a.*.example.org',
+      'https://*example.org', 'https://*.*.example.org', 'https://*.example.org/', 'https://*.127.0.0.1',
+      'https://example.org?', 'https://example.org:'],
     ['METRICS_PORT', 'x', '65536'], ['LOG_LEVEL', 'INFO', 'verbose', 'true'], ['STATS_INTERVAL_MS', '0', '-1'],
   ])('in %s is named', (name, ...values) => {
     for (const value of values) {
@@ -207,7 +222,8 @@ describe('a problem', () => {
   test('is a required variable that is unset or empty', () => {
     const required = { REDIS_URL: 'a consumer of its own takes from Redis' }
     for (const env of [{}, { REDIS_URL: '' }]) {
-      expect(problemsOf({ ...env, PORT: 'x' }, required).message).toMatch(/^2 problems.*REDIS_URL must be set: a consumer of its own takes from Redis/s)
+      expect(problemsOf({ ...env, PORT: 'x' }, required).message)
+        .toMatch(/^2 problems.*REDIS_URL must be set: a consumer of its own takes from Redis/s)
     }
     expect(loadConfig({ REDIS_URL: 'redis://localhost' }, required).redisUrl).toBe('redis://localhost')
   })
@@ -223,14 +239,16 @@ describe('a problem', () => {
     ['HOSTS_ALLOWED', 'https://counter.example:8443/', 'counter.example'],
     ['HOSTS_ALLOWED', 'counter.example:80', 'counter.example'],
   ])('with %s=%s comes with the right form', (name, value, right) => {
-    expect(problemsOf({ [name]: value }).message).toMatch(new RegExp(`: (?:browsers send )?${right.replaceAll(/[.*]/g, '\\$&')}(?:,|$)`))
+    expect(problemsOf({ [name]: value }).message)
+      .toMatch(new RegExp(`: (?:browsers send )?${right.replaceAll(/[.*]/g, '\\$&')}(?:,|$)`))
     expect(() => loadConfig({ [name]: right })).not.toThrow()
   })
 
   test('tells no secret', () => {
     const secret = 's3cret'
     for (const env of [
-      { REDIS_URL: `http://user:${secret}@redis.example` }, { REDIS_URL: `redis://user:${secret}@redis example:port` }, { REDIS_URL: `user:${secret}@redis.example:6379` },
+      { REDIS_URL: `http://user:${secret}@redis.example` }, { REDIS_URL: `redis://user:${secret}@redis example:port` },
+      { REDIS_URL: `user:${secret}@redis.example:6379` },
       { API_KEYS: `${secret},` }, { API_KEYS: `${secret} ${secret}` }, { API_KEYS: `fine,${secret}é` },
       { API_KEYS: `count:${secret}é` }, { CORS_ORIGINS: `https://user:${secret}@a.example` },
       { API_KEYS: `${secret},`, REDIS_URL: secret, PORT: 'x' },
@@ -249,13 +267,17 @@ describe('a problem', () => {
 
 test('whole numbers are taken within their bounds and refused beyond, whichever they are', () => {
   const bounds: ReadonlyArray<readonly [variable: string, name: keyof Config, min: number, max: number]> = [
-    ['PORT', 'port', 0, 65_535], ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 1, 30_000], ['COMMIT_INTERVAL_MS', 'commitIntervalMs', 0, 60_000], ['METRICS_PORT', 'metricsPort', 0, 65_535],
+    ['PORT', 'port', 0, 65_535], ['ACK_TIMEOUT_MS', 'ackTimeoutMs', 1, 30_000], ['COMMIT_INTERVAL_MS',
+      'commitIntervalMs', 0, 60_000], ['METRICS_PORT', 'metricsPort', 0, 65_535],
   ]
-  fc.assert(fc.property(fc.constantFrom(...bounds), fc.integer({ min: -10, max: 100_000 }), fc.nat({ max: 3 }), ([variable, name, min, max], value, zeros) => {
-    const env = { [variable]: value < 0 ? String(value) : `${'0'.repeat(zeros)}${value}` }
-    if (value < min || value > max) expect(problemsOf(env).message).toContain(`${variable} must be a whole number from ${min} to ${max}`)
-    else expect(loadConfig(env)[name]).toBe(value)
-  }))
+  fc.assert(fc.property(fc.constantFrom(...bounds), fc.integer({ min: -10, max: 100_000 }),
+    fc.nat({ max: 3 }), ([variable, name, min, max], value, zeros) => {
+      const env = { [variable]: value < 0 ? String(value) : `${'0'.repeat(zeros)}${value}` }
+      if (value < min || value > max) {
+        expect(problemsOf(env).message)
+          .toContain(`${variable} must be a whole number from ${min} to ${max}`)
+      } else expect(loadConfig(env)[name]).toBe(value)
+    }))
 })
 
 test('--help lists every variable with its default', () => {

@@ -53,7 +53,8 @@ test('a pipe that is not read for a while gets every line afterwards', async () 
   expect(output.lost).toBe(0)
 })
 
-test('a pipe that nobody reads costs the lines that there is no room for, each counted; what waited comes whole, with how many were lost', async () => {
+test('a pipe that nobody reads costs the lines that there is no room for, each counted; what waited comes whole, ' +
+  'with how many were lost', async () => {
   const { read, fd } = fullPipe()
   const output = new LogOutput(fd, 'never')
   let told = 0
@@ -81,7 +82,8 @@ test('a pipe that nobody reads costs the lines that there is no room for, each c
   expect(text.split('\n').slice(0, -1).every((line) => /^(line \d+ \.{50}|lost \d+)$/.test(line))).toBe(true)
 })
 
-test.each(['file', 'for ever', 'never'] as const)('a device without room loses each line, counted at once (%s)', async (blocking) => {
+test.each(['file', 'for ever',
+  'never'] as const)('a device without room loses each line, counted at once (%s)', async (blocking) => {
   const output = new LogOutput(openFor('/dev/full', constants.O_WRONLY), blocking)
   for (let i = 1; i <= 3; i++) {
     output.write('line\n')

@@ -13,7 +13,12 @@ beforeAll(async () => {
 })
 afterAll(async () => { await server.close() })
 
-async function ask (path: string, method = 'GET'): Promise<{ status: number, allow: string | undefined, text: string }> {
+async function ask (path: string, method = 'GET'): Promise<{
+  status: number,
+  allow: string |
+  undefined,
+  text: string
+}> {
   return await new Promise((resolve, reject) => {
     const { hostname, port } = new URL(server.address)
     request({ hostname, port, path, method, agent: false }, (response) => {
@@ -28,18 +33,29 @@ test.each(['/metrics', '/metrics?', '/metrics?&', 'http://127.0.0.1/metrics'])('
   expect(await ask(path)).toMatchObject({ status: 200, text: 'gearbox_keys 1\n' })
 })
 
-test.each([['/metrics?name=x', 'name'], ['/metrics?x', 'x'], ['/metrics?=1', ''], ['/metrics?%22%0A=1', '\\"\\n'], [`/metrics?${'x'.repeat(999)}`, `${'x'.repeat(63)}…`]])('a query is refused (%s)', async (path, name) => {
+test.each([['/metrics?name=x', 'name'], ['/metrics?x', 'x'], ['/metrics?=1', ''], ['/metrics?%22%0A=1', '\\"\\n'],
+  [`/metrics?${'x'.repeat(999)}`, `${'x'.repeat(63)}…`]])('a query is refused (%s)', async (path, name) => {
   const { status, text } = await ask(path)
   expect(status).toBe(400)
-  expect(JSON.parse(text)).toEqual({ statusCode: 400, code: 'GBX_BAD_QUERY', error: 'Bad Request', message: `unknown query parameter "${name}"; there are none here` })
+  expect(JSON.parse(text)).toEqual({
+    statusCode: 400,
+    code: 'GBX_BAD_QUERY',
+    error: 'Bad Request',
+    message: `unknown query parameter "${name}"; there are none here`,
+  })
 })
 
 test.each(['POST', 'PUT', 'QUERY', 'PROPFIND', 'OPTIONS', 'TRACE'])('%s is not allowed', async (method) => {
   const { status, allow, text } = await ask('/metrics?a=b', method)
   expect([status, allow]).toEqual([405, 'GET, HEAD'])
-  expect(JSON.parse(text)).toMatchObject({ code: 'GBX_METHOD_NOT_ALLOWED', message: 'method not allowed; use GET or HEAD' })
+  expect(JSON.parse(text)).toMatchObject({
+    code: 'GBX_METHOD_NOT_ALLOWED',
+    message: 'method not allowed; use GET or HEAD',
+  })
 })
 
 test('elsewhere nothing is found, whatever the method', async () => {
-  for (const method of ['GET', 'QUERY']) expect(await ask('/', method)).toMatchObject({ status: 404, text: expect.stringContaining('GBX_NOT_FOUND') })
+  for (const method of ['GET', 'QUERY']) {
+    expect(await ask('/', method)).toMatchObject({ status: 404, text: expect.stringContaining('GBX_NOT_FOUND') })
+  }
 })

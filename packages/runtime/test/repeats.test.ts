@@ -6,7 +6,8 @@ test('lines that differ in numbers, ids and quoted text are one kind: a few are 
   const summed: string[] = []
   let logged = 0
   for (let i = 0; i < 3000; i++) {
-    const message = `pair ${i} ("${'x'.repeat(i % 50)}") of worker 6c84fb90-12c4-11e1-840d-7b25c5ee77${10 + i % 90} was refused`
+    const message =
+      `pair ${i} ("${'x'.repeat(i % 50)}") of worker 6c84fb90-12c4-11e1-840d-7b25c5ee77${10 + i % 90} was refused`
     if (repeats.accept(40, message, (leftOut) => summed.push(`${leftOut}: ${message}`))) logged++
   }
   expect(logged).toBe(5)

@@ -10,18 +10,39 @@ export interface Content {
   readonly sums?: { readonly [key: string]: Sum }
   /** Everything in the sums was asked for at level `stored`, by replies that wait this long. */
   readonly storedWithinMs?: number | undefined
-  readonly once?: ReadonlyArray<{ readonly id: string, readonly at?: number, readonly storedWithinMs?: number | undefined, readonly sums: { readonly [key: string]: Sum } }>
+  readonly once?: ReadonlyArray<{
+    readonly id: string,
+    readonly at?: number,
+    readonly storedWithinMs?: number |
+    undefined,
+    readonly sums: { readonly [key: string]: Sum }
+  }>
 }
 
 export const producerA = 'aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa'
 export const producerB = 'bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb'
 
 /** The bytes of a batch. What is not given is something ordinary. */
-export function element ({ producer = producerA, seq = 1, at = 1_700_000_000_000, requests, increments, storedWithinMs, sums = {}, once = [] }: Content): Buffer {
+export function element ({
+  producer = producerA,
+  seq = 1,
+  at = 1_700_000_000_000,
+  requests,
+  increments,
+  storedWithinMs,
+  sums = {},
+  once = [],
+}: Content): Buffer {
   const pairs = Object.entries(sums)
-  const requested = once.map(({ id, at: onceAt = at, storedWithinMs, sums }) => ({ id, at: onceAt, storedWithinMs, sums: new Map(Object.entries(sums)) }))
-  const counts = { requests: requests ?? 1, increments: increments ?? pairs.length, ...(storedWithinMs === undefined ? {} : { storedWithinMs }) }
-  return encodeBatch({ producer, seq, at, ...counts }, { nextSum: () => asDrawn(pairs.shift()), nextIdempotent: () => requested.shift() }).element
+  const requested = once.map(({ id, at: onceAt = at, storedWithinMs, sums }) =>
+    ({ id, at: onceAt, storedWithinMs, sums: new Map(Object.entries(sums)) }))
+  const counts = {
+    requests: requests ?? 1,
+    increments: increments ?? pairs.length,
+    ...(storedWithinMs === undefined ? {} : { storedWithinMs }),
+  }
+  return encodeBatch({ producer, seq, at, ...counts },
+    { nextSum: () => asDrawn(pairs.shift()), nextIdempotent: () => requested.shift() }).element
 }
 
 /** A pair as a source offers it. */

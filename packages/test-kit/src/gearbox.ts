@@ -29,13 +29,20 @@ export class Program {
   /** The same, known as soon as it has ended itself. */
   readonly exitedItself: Promise<number | NodeJS.Signals>
 
-  constructor (command: string, args: readonly string[], env: NodeJS.ProcessEnv, { cwd = root, detached = false, stdin = 'ignore', stdout }: ProgramOptions = {}) {
+  constructor (command: string, args: readonly string[], env: NodeJS.ProcessEnv, {
+    cwd = root,
+    detached = false,
+    stdin = 'ignore',
+    stdout,
+  }: ProgramOptions = {}) {
     this.#detached = detached
-    this.child = spawn(command, args, { cwd, detached, env: { ...cleanEnv(), ...env }, stdio: [stdin, stdout ?? 'pipe', 'pipe'] })
+    this.child = spawn(command, args,
+      { cwd, detached, env: { ...cleanEnv(), ...env }, stdio: [stdin, stdout ?? 'pipe', 'pipe'] })
     this.child.stdout?.on('data', (chunk) => { this.output += String(chunk) })
     this.child.stderr?.on('data', (chunk) => { this.output += String(chunk) })
     this.exited = new Promise((resolve) => this.child.once('close', (code, signal) => resolve(signal ?? code ?? 0)))
-    this.exitedItself = new Promise((resolve) => this.child.once('exit', (code, signal) => resolve(signal ?? code ?? 0)))
+    this.exitedItself = new Promise((resolve) => this.child.once('exit',
+      (code, signal) => resolve(signal ?? code ?? 0)))
   }
 
   get pid (): number {
@@ -77,7 +84,10 @@ export class Program {
   /** Resolves with what a pattern matched in the output. */
   async printed (pattern: RegExp): Promise<RegExpExecArray> {
     return await until(`${pattern} in the output:\n${this.output}`, () => pattern.exec(this.output) ?? undefined)
-      .catch((error: unknown) => { throw new Error(`never printed ${pattern}; printed:\n${this.output}`, { cause: error }) })
+      .catch((error: unknown) => {
+        throw new Error(`never printed ${pattern}; printed:\n${this.output}`,
+          { cause: error })
+      })
   }
 
   /** Stops it if it still runs, by force if it does not. For a test's end. */
@@ -112,18 +122,23 @@ export function listProcesses (): RunningProcess[] {
   const { stdout } = spawnSync('ps', ['-A', '-ww', '-o', 'pid=,ppid=,pgid=,stat=,args='], { encoding: 'utf8' })
   return stdout.split('\n').flatMap((line) => {
     const [, pid, parent, group, state, command] = /^ *(\d+) +(\d+) +(\d+) +(\S+) (.*)$/.exec(line) ?? []
-    return state === undefined || state.startsWith('Z') ? [] : [{ pid: Number(pid), parent: Number(parent), group: Number(group), command: command ?? '' }]
+    return state === undefined || state.startsWith('Z')
+      ? []
+      : [{ pid: Number(pid), parent: Number(parent), group: Number(group), command: command ?? '' }]
   })
 }
 
 /** This process's environment without anything that would configure the product or npm. */
 function cleanEnv (): NodeJS.ProcessEnv {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(npm_|VITEST|NODE_|TEST|CI$|DEV$|PROD$|MODE$|SSR$|BASE_URL$)/.test(name)))
+  return Object.fromEntries(Object.entries(process.env)
+    .filter(([name]) => !/^(npm_|VITEST|NODE_|TEST|CI$|DEV$|PROD$|MODE$|SSR$|BASE_URL$)/.test(name)))
 }
 
 /** `npm start` (its program itself) on a free port; resolves once it listens. `url` is where. */
-export async function startAll (env: NodeJS.ProcessEnv, options: ProgramOptions = {}): Promise<Program & { url: string }> {
-  return await listening(new Program(process.execPath, ['bin/start.ts'], { PORT: String(await freePort()), WEB_WORKERS: '2', ...env }, options))
+export async function startAll (env: NodeJS.ProcessEnv,
+  options: ProgramOptions = {}): Promise<Program & { url: string }> {
+  return await listening(new Program(process.execPath, ['bin/start.ts'],
+    { PORT: String(await freePort()), WEB_WORKERS: '2', ...env }, options))
 }
 
 /** Resolves once a program says that it listens. `url` is where. */
@@ -142,9 +157,14 @@ export function endWithTest<T extends Program> (program: T): T {
 }
 
 /** POST /increment with a form body. Resolves with status and text. */
-export async function post (url: string, body: string, headers: Record<string, string> = {}): Promise<{ status: number, text: string, headers: Headers }> {
+export async function post (url: string, body: string, headers: Record<string, string> = {}): Promise<{
+  status: number
+  text: string
+  headers: Headers
+}> {
   const path = url.includes('/increment') ? url : `${url}/increment`
-  const response = await fetch(path, { method: 'POST', body, headers: { 'content-type': 'application/x-www-form-urlencoded', ...headers } })
+  const response = await fetch(path,
+    { method: 'POST', body, headers: { 'content-type': 'application/x-www-form-urlencoded', ...headers } })
   return { status: response.status, text: await response.text(), headers: response.headers }
 }
 
@@ -172,7 +192,10 @@ interface Tally {
   unanswered: bigint
 }
 
-/** Clients that count one at a time, each on a connection and a key of its own, at all ack levels in turn, until they are told to stop. */
+/**
+ * Clients that count one at a time, each on a connection and a key of its own, at all ack levels in turn, until they
+ * are told to stop.
+ */
 export class Load {
   /** How many requests were answered, by status. */
   readonly statuses = new Map<number, number>()
@@ -181,7 +204,14 @@ export class Load {
   #stopped = false
 
   constructor (url: string, name = 'load', clients = 9) {
-    this.#tallies = Array.from({ length: clients }, (_, i) => ({ key: `${name} ${i}`, level: ackLevels[i % ackLevels.length]!, reached: 0n, late: 0n, unanswered: 0n }))
+    this.#tallies = Array.from({ length: clients },
+      (_, i) => ({
+        key: `${name} ${i}`,
+        level: ackLevels[i % ackLevels.length]!,
+        reached: 0n,
+        late: 0n,
+        unanswered: 0n,
+      }))
     this.#running = Promise.all(this.#tallies.map(async (tally) => { await this.#count(url, tally) }))
   }
 
@@ -218,7 +248,8 @@ export class Load {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
     while (!this.#stopped) {
       try {
-        const status = await postWith(agent, `${url}/increment?ack=${tally.level}`, `${encodeURIComponent(tally.key)}=1`)
+        const status = await postWith(agent, `${url}/increment?ack=${tally.level}`,
+          `${encodeURIComponent(tally.key)}=1`)
         this.statuses.set(status, (this.statuses.get(status) ?? 0) + 1)
         if (status === 204 || (status === 202 && tally.level === 'memory')) tally.reached++
         else if (status === 202) tally.late++
@@ -234,20 +265,31 @@ export class Load {
 }
 
 /** POST of a form over an agent's connections. Resolves with the status. */
-export async function postWith (agent: Agent | false, url: string, body: string | Buffer, headers: Record<string, string> = {}): Promise<number> {
+export async function postWith (agent: Agent | false, url: string, body: string | Buffer,
+  headers: Record<string, string> = {}): Promise<number> {
   return (await replyTo(agent, url, body, headers)).status
 }
 
 /** The same, with the reply's text. */
-export async function replyTo (agent: Agent | false, url: string, body: string | Buffer, headers: Record<string, string> = {}): Promise<{ status: number, text: string }> {
+export async function replyTo (agent: Agent | false, url: string, body: string | Buffer,
+  headers: Record<string, string> = {}): Promise<{ status: number, text: string }> {
   return await new Promise((resolve, reject) => {
-    const outgoing = request(url, { agent, method: 'POST', headers: { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body), ...headers } }, (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk) => { text += String(chunk) })
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
-      response.on('error', reject)
-    })
+    const outgoing = request(url,
+      {
+        agent,
+        method: 'POST',
+        headers: {
+          'content-type': 'application/x-www-form-urlencoded',
+          'content-length': Buffer.byteLength(body),
+          ...headers,
+        },
+      }, (response) => {
+        let text = ''
+        response.setEncoding('utf8')
+        response.on('data', (chunk) => { text += String(chunk) })
+        response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+        response.on('error', reject)
+      })
     outgoing.on('error', reject)
     outgoing.end(body)
   })

@@ -35,6 +35,7 @@ export class Random {
   }
 
   shuffle<T> (items: readonly T[]): T[] {
-    return items.map((item) => ({ item, order: this.next() })).sort((one, other) => one.order - other.order).map(({ item }) => item)
+    return items.map((item) => ({ item, order: this.next() })).sort((one, other) => one.order - other.order)
+      .map(({ item }) => item)
   }
 }
