@@ -68,7 +68,8 @@ export async function runLoad (load: Load): Promise<Loaded> {
 function writeScript ({ port, path, contentType, body }: Load): string {
   const requests = typeof body === 'string'
     ? `wrk.method, wrk.body = "POST", ${JSON.stringify(body)}\nwrk.headers["Content-Type"] = "${contentType}"`
-    : `local head = "POST ${path} HTTP/1.1\\r\\nHost: 127.0.0.1:${port}\\r\\nContent-Type: ${contentType}\\r\\nContent-Length: 11\\r\\n\\r\\n"
+    : `local head = "POST ${path} HTTP/1.1\\r\\nHost: 127.0.0.1:${port}\\r\\n" ..
+  "Content-Type: ${contentType}\\r\\nContent-Length: 11\\r\\n\\r\\n"
 local at = ${body.from}
 function request()
   at = (at + ${stride}) % ${body.keys}
@@ -78,7 +79,8 @@ end`
 function done(summary, latency)
   local e = summary.errors
   io.write(string.format('#{"answered":%d,"microseconds":%d,"p50":%d,"p99":%d,"failed":%d,"statuses":%d}\\n',
-    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99), e.connect + e.read + e.write + e.timeout, e.status))
+    summary.requests, summary.duration, latency:percentile(50), latency:percentile(99),
+    e.connect + e.read + e.write + e.timeout, e.status))
 end
 `
 }

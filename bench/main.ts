@@ -68,7 +68,8 @@ usage: npm run bench -- [--rounds N] [--seconds N] [--only NAME,NAME] [--output 
   --only     some of: ${[...rows.map(({ name }) => name), ...others].join(' ')}
   --output   default: bench/RESULTS.md; the plot is written beside it
 
-It needs Linux, wrk, redis-server and nginx; webdis, go and rqlited (or go to build it) for their rows. Leave the machine alone meanwhile.
+It needs Linux, wrk, redis-server and nginx; webdis, go and rqlited (or go to build it) for their rows. Leave the
+machine alone meanwhile.
 `
 
 async function main (): Promise<number> {

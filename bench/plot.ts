@@ -15,11 +15,14 @@ export interface Chart {
 const [width, height, columns, margin] = [420, 260, 2, { left: 62, right: 18, top: 44, bottom: 44 }] as const
 const style = `
   svg { color-scheme: light dark; --back: #fff; --ink: #24292f; --faint: #d0d7de; --a: #0550ae; --b: #bc4c00 }
-  @media (prefers-color-scheme: dark) { svg { --back: #0d1117; --ink: #e6edf3; --faint: #30363d; --a: #79c0ff; --b: #ffa657 } }
+  @media (prefers-color-scheme: dark) {
+    svg { --back: #0d1117; --ink: #e6edf3; --faint: #30363d; --a: #79c0ff; --b: #ffa657 }
+  }
   text { font: 12px system-ui, sans-serif; fill: var(--ink) }
   .title { font-weight: 600 } .end { text-anchor: end } .middle { text-anchor: middle }
   .back { fill: var(--back) } .grid { stroke: var(--faint) } .l0 { stroke: var(--a) } .l1 { stroke: var(--b) }
-  polyline { fill: none; stroke-width: 2 } circle, .key { fill: currentColor; stroke: none } .l0.key { color: var(--a); fill: var(--a) } .l1.key { color: var(--b); fill: var(--b) }`
+  polyline { fill: none; stroke-width: 2 } circle, .key { fill: currentColor; stroke: none }
+  .l0.key { color: var(--a); fill: var(--a) } .l1.key { color: var(--b); fill: var(--b) }`
 
 export function draw (charts: readonly Chart[]): string {
   const drawable = charts.filter(({ lines }) => lines.some(({ points }) => points.length > 0))

@@ -108,11 +108,14 @@ ${date}, \`${command}\`: ${rounds} ${rounds === 1 ? 'round' : 'rounds'} of ${sec
 - Machine: ${machine}; load average before the start: ${loadAverage.toFixed(2)}
 - Versions: ${versions}
 - ${pinning}
-- Load: wrk, one thread, closed-loop, POST of \`foo=1\`, 256 connections where nothing else is said. wrk itself can be the limit: where the server used less than ${fullShare * 100} % of its core while the load's core was full, the row is marked
-  * load-bound*, and the CPU time of a request says more than the rate. Where neither core was full, it *waits*: for its
-  * disk or a timer.
-- Every server stays up for all rounds; in each round each gets the load once, in an order that turns. A figure is the median of the rounds, (least–most) in brackets; a ratio is taken within each round first.
-- After every run the total was held against what was answered; Gearbox's own is exactly what it accepted. Express and nginx sum nothing.
+- Load: wrk, one thread, closed-loop, POST of \`foo=1\`, 256 connections where nothing else is said. wrk itself can be
+  the limit: where the server used less than ${fullShare * 100} % of its core while the load's core was full, the row
+  is marked *load-bound*, and the CPU time of a request says more than the rate. Where neither core was full, it
+  *waits*: for its disk or a timer.
+- Every server stays up for all rounds. In each round each gets the load once, in an order that turns. A figure is the
+  median of the rounds, with (least–most) in brackets. A ratio is taken within each round first.
+- After every run the total was compared with what was answered; Gearbox's own is exactly what it accepted. Express and
+  nginx sum nothing.
 - \`queued\` and \`stored\` go through a Redis with \`appendfsync always\`, except where it says *embedded*.
 
 ${failuresOf(results)}## What to reach
@@ -136,7 +139,7 @@ ${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CP
 
 ## As work grows
 
-![throughput and latency by connections, the consumer's rows a second and a worker's memory by distinct keys](${plotName})
+![throughput and latency by connections, the consumer's rows per second, and memory by distinct keys](${plotName})
 
 ${[consumerTable(results), lagTable(results), pendingTables(results)].filter((text) => text !== '').join('\n\n')}
 `
@@ -191,14 +194,20 @@ function cpuShown (rounds: readonly Figures[]): string {
 
 function consumerTable ({ consumer }: Results): string {
   if (consumer === undefined) return ''
-  return `### Consumer\n\nRows a second that its \`Store\` commits to a real file, keys of 16 bytes.\n\n${table(['distinct keys', 'rows a transaction', 'keys that are there', 'new keys'], consumer.map(({ keys, rowsPerTransaction, updated, inserted }) =>
-    [number(keys), number(rowsPerTransaction), shown(spread(updated)), number(inserted)]))}`
+  const heads = ['distinct keys', 'rows per transaction', 'existing keys', 'new keys']
+  const rows = consumer.map(({ keys, rowsPerTransaction, updated, inserted }) =>
+    [number(keys), number(rowsPerTransaction), shown(spread(updated)), number(inserted)])
+  return '### Consumer\n\nRows per second that its `Store` commits to a real file, keys of 16 bytes.\n\n' +
+    table(heads, rows)
 }
 
 function lagTable ({ lags }: Results): string {
   if (lags === undefined) return ''
-  return `### Lag\n\nFrom POST to visible in SQLite, Redis mode, a steady load from 64 connections; looked for about every millisecond by another connection.\n\n${table(['requests/s', 'answered/s', 'probes', 'p50 ms', 'p99 ms', 'most ms', 'resolution ms'], lags.map((lag) =>
-    [lag.rate, lag.answeredPerSecond, lag.probes, lag.p50, lag.p99, lag.most, lag.resolution].map(number)))}`
+  const heads = ['requests/s', 'answered/s', 'probes', 'p50 ms', 'p99 ms', 'most ms', 'resolution ms']
+  const rows = lags.map((lag) =>
+    [lag.rate, lag.answeredPerSecond, lag.probes, lag.p50, lag.p99, lag.most, lag.resolution].map(number))
+  return '### Lag\n\nFrom POST to visible in SQLite, Redis mode, a steady load from 64 connections; another ' +
+    `connection looks for it about every millisecond.\n\n${table(heads, rows)}`
 }
 
 /** A worker's memory by pending keys, over all runs. */
@@ -211,17 +220,20 @@ function pendingTables ({ pending, steps }: Results): string {
   const parts: string[] = []
   if (pending !== undefined) {
     const most = scaled(spread(pending.map(({ mostBytes }) => mostBytes)), 1 / mebi)
-    const pauses = (['filling', 'flushing',
-      'idle'] as const).map((phase) =>
+    const pauses = (['filling', 'flushing', 'idle'] as const).map((phase) =>
       (['wallMs', 'cpuMs'] as const).map((time) => shown(spread(pending.map((run) => run[phase][time])))))
+    const memory = memoryOf(pending).map(({ keys, bytes }) => [number(keys), shown(scaled(bytes, 1 / mebi))])
+    const pauseRows = [
+      ['coming in', ...pauses[0]!], ['leaving', ...pauses[1]!], [`idle for ${idleMs / 1000} s`, ...pauses[2]!],
+    ]
     parts.push('### Memory of a worker\n\nResident, by distinct keys of 16 bytes that wait for a flush. The most ' +
       `there ever was, the flush included: ${shown(most)} ` +
-      `MiB.\n\n${table(['pending keys', 'MiB'], memoryOf(pending).map(({ keys, bytes }) => [number(keys), shown(scaled(bytes, 1 / mebi))]))}`,
+      `MiB.\n\n${table(['pending keys', 'MiB'], memory)}`,
     '### Event loop\n\nLongest pause of a real worker\'s event loop while a million keys come in (one client, a ' +
         `thousand pairs a request) and while they leave, ${pending.length} runs on a new worker each. What is not ` +
         'CPU time of its own (which the kernel counts in ticks of some ms), the machine gave to others: the same ' +
         'worker pauses with nothing to do, ' +
-        `too.\n\n${table(['', 'pause ms', 'CPU ms'], [['coming in', ...pauses[0]!], ['leaving', ...pauses[1]!], [`idle for ${idleMs / 1000} s`, ...pauses[2]!]])}`)
+        `too.\n\n${table(['', 'pause ms', 'CPU ms'], pauseRows)}`)
   }
   if (steps !== undefined) {
     parts.push('Longest single step of the code alone, by round: parse and add a thousand pairs ' +

@@ -172,11 +172,14 @@ async function startNginx (host: Host): Promise<Server> {
   const port = await freePort()
   const dir = mkdtempSync(join(host.dir, 'nginx-'))
   mkdirSync(join(dir, 'logs'))
-  const paths = ['client_body', 'proxy', 'fastcgi', 'uwsgi',
-    'scgi'].map((name) => `${name}_temp_path ${dir}/${name};`).join(' ')
+  const names = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+  const paths = names.map((name) => `${name}_temp_path ${dir}/${name};`).join(' ')
   writeFileSync(join(dir, 'nginx.conf'), `daemon off; worker_processes 1; pid ${dir}/pid; error_log ${dir}/error.log;
 events { worker_connections 15000; }
-http { access_log off; keepalive_requests 1000000000; ${paths} server { listen 127.0.0.1:${port} backlog=65535; location / { return 204; } } }
+http {
+  access_log off; keepalive_requests 1000000000; ${paths}
+  server { listen 127.0.0.1:${port} backlog=65535; location / { return 204; } }
+}
 `)
   return await startPeer(host, { port, command: ['nginx', '-p', dir, '-c', join(dir, 'nginx.conf')] })
 }

@@ -56,7 +56,13 @@ const failing: ReadonlyArray<readonly [document: string, begins: string, status:
 ]
 
 /** What is written otherwise here. Each must be found somewhere. */
-interface Place { readonly dir: string, readonly port: number, readonly pagePort: number, readonly redis: string, readonly otherRedis: string }
+interface Place {
+  readonly dir: string
+  readonly port: number
+  readonly pagePort: number
+  readonly redis: string
+  readonly otherRedis: string
+}
 const replaced: ReadonlyArray<readonly [from: RegExp, to: (place: Place) => string]> = [
   // Somebody may listen on the standard ports.
   [/127\.0\.0\.1:3333/g, ({ port }) => `127.0.0.1:${port}`],

@@ -102,7 +102,16 @@ test('workers share a port, their batches wait in Redis as readable JSON, and a 
   await stop(...webs, consumer)
 })
 
-interface BatchJson { v: number, producer: string, seq: number, at: number, requests: number, increments: number, sums: Record<string, number>, once: unknown[] }
+interface BatchJson {
+  v: number
+  producer: string
+  seq: number
+  at: number
+  requests: number
+  increments: number
+  sums: Record<string, number>
+  once: unknown[]
+}
 
 function parseBatch (element: string): BatchJson {
   const batch: BatchJson = JSON.parse(element)
@@ -337,7 +346,8 @@ test('the original\'s database is taken over by a start, and kept as it was besi
   original.exec(`
     CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0);
     CREATE UNIQUE INDEX numbers_key_index ON numbers(key);
-    INSERT INTO numbers VALUES ('one', 1), ('none', NULL), ('real', 7.0), ('text', '8'), ('most', 9223372036854775807), ('least', -9223372036854775808);
+    INSERT INTO numbers VALUES ('one', 1), ('none', NULL), ('real', 7.0), ('text', '8'), 
+      ('most', 9223372036854775807), ('least', -9223372036854775808);
   `)
   original.close()
   const gearbox = endWithTest(await startAll({ DATABASE_PATH: path }))

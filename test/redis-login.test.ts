@@ -138,8 +138,12 @@ const cases: readonly Case[] = [
   {
     what: 'a Redis that is too old',
     says: /it is Redis 5\.0\.14, and 6\.0 or newer is needed/,
-    prepare: async () =>
-      `redis://127.0.0.1:${await pretend((command) => command === 'HELLO' ? '-ERR unknown command `HELLO`\r\n' : command === 'INFO' ? '$22\r\nredis_version:5.0.14\r\n\r\n' : '+OK\r\n')}`,
+    prepare: async () => {
+      const replies = new Map([
+        ['HELLO', '-ERR unknown command `HELLO`\r\n'], ['INFO', '$22\r\nredis_version:5.0.14\r\n\r\n'],
+      ])
+      return `redis://127.0.0.1:${await pretend((command) => replies.get(command) ?? '+OK\r\n')}`
+    },
   },
   {
     what: 'a Redis that loads its data',
@@ -356,7 +360,8 @@ describe('a user of Redis', () => {
       }
       const consumer = endWithTest(new Program(process.execPath, [consumerModule], env))
       const web = endWithTest(await listening(new Program(process.execPath, [webModule], env)))
-      const counts = async (): Promise<boolean> => (await post(`${web.url}/increment?ack=stored`, 'foo=1')).status === 204
+      const counts = async (): Promise<boolean> =>
+        (await post(`${web.url}/increment?ack=stored`, 'foo=1')).status === 204
       await until('it to count', counts)
       for (const missing of always) {
         const before = [web, consumer].map((program) => complaints(program).length)

@@ -17,7 +17,8 @@ const keysMax = 1_000_000
 const pairsMax = 1000
 
 const usage =
-  `Makes N random POST /increment targets for Vegeta, with keys that are UUIDs and values from -${valueMax} to ${valueMax}.
+  `Makes N random POST /increment targets for Vegeta, with keys that are UUIDs and values from -${valueMax} to
+${valueMax}.
 
 usage: npm run targets -- N HOST[:PORT][BASE_PATH] [options]      (port 3333 unless named)
 

@@ -17,15 +17,16 @@ usage: npm run verify:load -- RESULTS... DATABASE [options]
   --targets FILE        what Vegeta was given (default: .tmp/vegeta/targets.json)
   --baseline FILE       totals before the attack: from --save-baseline, or a copy of the database (default: none)
   --save-baseline FILE  writes the totals there and checks nothing
-  --url URL             waits until its /metrics say that nothing waits to be stored; one for all of npm start, or one for each
-                        web worker that runs alone; with API_KEYS, a key of the
-                        environment's API_KEYS that may read is sent
+  --url URL             waits until its /metrics say that nothing waits to be stored: one for all of npm start,
+                        or one for each web worker that runs alone. With API_KEYS, a key of
+                        the environment's API_KEYS that may read is sent
   --quiet-ms MS         then waits until the database has not changed for so long (default: 500 with --url, else 3000)
   --deadline-ms MS      waits at most so long (default: 60000)
   --show COUNT          differences listed (default: 20)
 
-A 202 or 204 was counted; a 4xx, a 503 or a connection that could not be made was not. Anything else, and no reply at all, may have
-been: then every sum is accepted that can come of it. With an Idempotency-Key, repeats count once.
+A 202 or 204 was counted; a 4xx, a 503 or a connection that could not be made was not. Anything else, and no
+reply at all, may have been: then every sum is accepted that can come of it. With an Idempotency-Key,
+repeats count once.
 Exit code: 0 all totals are right, 1 some differ, 2 it can't be told.
 `
 

@@ -12,7 +12,8 @@ const usage = `Counts on the real product while faults befall it, and checks tha
 usage: npm run chaos -- [--seed N] [--minutes M] [--queue redis|embedded|both]
 
   --seed     names the schedule of faults (default: a new one, which is printed)
-  --minutes  how long, may be a fraction (default: 1); with both queues each gets half of it. Ends at the latest ${graceMs / 1000} s after
+  --minutes  how long, may be a fraction (default: 1); with both queues each gets half of it. It ends at the
+             latest ${graceMs / 1000} s after that
   --queue    default: both
 
 Exit code 0: every total is exact; 1: it is not, or something else went wrong, and the output says what.
@@ -40,7 +41,8 @@ async function main (): Promise<number> {
   }
   for (const program of ['ps', ...queues.includes('redis') ? ['redis-server'] : []]) {
     if (findProgram(program) === undefined) {
-      throw new Error(`${program} is not installed${program === 'redis-server' ? ' (without it: --queue embedded)' : ''}`)
+      const instead = program === 'redis-server' ? ' (without it: --queue embedded)' : ''
+      throw new Error(`${program} is not installed${instead}`)
     }
   }
   const interrupted = new AbortController()

@@ -7,7 +7,8 @@ import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, Program, endWithTest, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
-  consumerModule, launchConsumer, makePlaceFor, modes, childOf, readiness, runCommand, startConsumer, startGearbox, startWeb, stop, stopAndExpectExact, type Place,
+  consumerModule, launchConsumer, makePlaceFor, modes, childOf, readiness, runCommand, startConsumer, startGearbox,
+  startWeb, stop, stopAndExpectExact, type Place,
 } from './fixtures.ts'
 
 const said = /the database's file is not in its place/

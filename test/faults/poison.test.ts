@@ -8,14 +8,16 @@ import { elementBytesMax } from '@gearbox/queue/queue.ts'
 import { Load, postWith, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, expectExact, makePlace, makePlaceFor, modes, query, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
+  batchesKey, expectExact, makePlace, makePlaceFor, modes, query, startConsumer, startGearbox, startRedis, startWeb,
+  stop, stopAndExpectExact,
 } from './fixtures.ts'
 
 /** What a test may take to get past one element on a machine that does other things as well. */
 const handledWithinMs = 15_000
 
 function element (seq: number, sums: string, producer = '7f3d6f0e-5b1c-4a8e-9d2b-0c6a1e4f8b37'): string {
-  return `{"v":1,"producer":"${producer}","seq":${seq},"at":${Date.now()},"requests":1,"increments":1,"sums":{${sums}},"once":[]}`
+  return `{"v":1,"producer":"${producer}","seq":${seq},"at":${Date.now()},"requests":1,"increments":1,` +
+    `"sums":{${sums}},"once":[]}`
 }
 
 /** The beginning of a batch, each of another producer: one that was there before would be skipped unread. */
@@ -65,10 +67,12 @@ test('elements of any size and shape are set aside, each within seconds, and wha
     expectExact(place.databasePath, load)
     expect(query(place.databasePath, "SELECT count(*) AS rows FROM rejected WHERE reason = 'unreadable'"))
       .toEqual([{ rows: poisons.length }])
-    const kept = query(place.databasePath, 'SELECT max(length(batch)) AS bytes FROM rejected') as Array<{ bytes: number }>
+    const longest = 'SELECT max(length(batch)) AS bytes FROM rejected'
+    const kept = query(place.databasePath, longest) as Array<{ bytes: number }>
     expect(kept[0]!.bytes).toBeLessThanOrEqual(elementBytesMax)
     const first = poisons[0]!.make()
-    const [{ batch }] = query(place.databasePath, 'SELECT batch FROM rejected ORDER BY id LIMIT 1') as [{ batch: Buffer }]
+    const oldest = 'SELECT batch FROM rejected ORDER BY id LIMIT 1'
+    const [{ batch }] = query(place.databasePath, oldest) as [{ batch: Buffer }]
     expect(batch.toString()).toMatch(new RegExp(
     `^an element of ${first.length} bytes, SHA-1 ${createHash('sha1').update(first).digest('hex')}, .*\\[0,0,0,`
     ))

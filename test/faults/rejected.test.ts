@@ -166,7 +166,8 @@ describe('the list in a pipe', () => {
     await stop(gearbox)
     const db = new Database(place.databasePath)
     db.exec(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ${count})
-      INSERT INTO rejected(producer, seq, key, value, reason, at) SELECT 'w', i, 'counter ' || i, i, 'overflow', 0 FROM n`)
+      INSERT INTO rejected(producer, seq, key, value, reason, at)
+      SELECT 'w', i, 'counter ' || i, i, 'overflow', 0 FROM n`)
     db.close()
     const program = join(root, 'apps/consumer/src/commands/rejected.ts')
     return {

@@ -29,7 +29,12 @@ test('with embedded queues: what one leaves is not touched by the other, and cou
     const ours = makePlace(undefined,
       { DATABASE_PATH: join(dir, 'ours.db'), WEB_WORKERS: '1', ACK_TIMEOUT_MS: '5000', PORT: String(await freePort()) })
     const theirs = makePlace(undefined,
-      { DATABASE_PATH: join(dir, 'theirs.db'), WEB_WORKERS: '2', ACK_TIMEOUT_MS: '5000', PORT: String(await freePort()) })
+      {
+        DATABASE_PATH: join(dir, 'theirs.db'),
+        WEB_WORKERS: '2',
+        ACK_TIMEOUT_MS: '5000',
+        PORT: String(await freePort()),
+      })
     const first = await startGearbox(ours)
     expect((await post(`${first.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
     const worker = await childOf(first, 'apps/web')

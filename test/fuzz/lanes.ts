@@ -292,8 +292,10 @@ function allowedDifference (fast: Outcome, slow: Outcome): string | undefined {
   return undefined
 }
 
-const refusalOfUnparsed =
-  /^HTTP\/1\.1 (?:400|431) [^\r]*\r\nContent-Type: application\/json; charset=utf-8\r\nContent-Length: \d+\r\nConnection: close\r\n\r\n\{[^{}]*\}$/
+const refusalOfUnparsed = new RegExp('^' + [
+  'HTTP/1\\.1 (?:400|431) [^\\r]*', 'Content-Type: application/json; charset=utf-8', 'Content-Length: \\d+',
+  'Connection: close', '', '\\{[^{}]*\\}',
+].join('\\r\\n') + '$', 'i')
 
 /** What was received without the refusal at its end, if anything stands before that. */
 function beforeRefusal (received: string): string {
@@ -379,7 +381,8 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
 }
 
 const usage =
-  `Sends random and mutated requests to a worker with the fast lane and to one without it, and compares what becomes of them.
+  `Sends random and mutated requests to a worker with the fast lane and to one without it, and compares what
+becomes of them.
 
 usage: node test/fuzz/lanes.ts [--seed N] [--cases M] [--over pipes|sockets]
 

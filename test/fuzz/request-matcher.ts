@@ -167,7 +167,8 @@ function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, r
 }
 
 const usage =
-  `Compares what the fast lane's matcher takes for a request with what Node's parser reads, over random and mutated requests.
+  `Compares what the fast lane's matcher takes for a request with what Node's parser reads, over random and mutated
+requests.
 
 usage: node test/fuzz/request-matcher.ts [--seed N] [--cases M]
 

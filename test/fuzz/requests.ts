@@ -25,6 +25,7 @@ export interface Case {
 }
 
 const formType = 'application/x-www-form-urlencoded'
+const queries = ['', '', '?ack=queued', '?ack=memory', '?ack=stored'] as const
 const shortBodies = ['a=1', 'foo=1&bar=-20&foo=3', 'key=test1&value=1', 'a=x', 'a=1&', '%61=%31', 'a+b=1',
   'a=9223372036854775807', 'a=9223372036854775808', '\xc3\xa9=1', '\xff=1', 'k=1&l=2&m=3&n=4&o=5&p=6', '=', '&',
   'a=%'] as const
@@ -86,7 +87,7 @@ function drawUsual (random: Random): Draft {
     if (random.chance(0.1)) headers.push(other)
   }
   return {
-    line: `POST ${random.chance(0.9) ? '' : '/base'}/increment${random.pick(['', '', '?ack=queued', '?ack=memory', '?ack=stored'])} HTTP/1.1`,
+    line: `POST ${random.chance(0.9) ? '' : '/base'}/increment${random.pick(queries)} HTTP/1.1`,
     headers: random.shuffle(headers),
     endOfLine: '\r\n',
     body,
@@ -119,7 +120,8 @@ const both = (one: Quirk, other: Quirk): Quirk => (draft, random) => {
 }
 const chunk: Quirk = (draft, random) => {
   const size = random.pick([draft.body.length, draft.body.length, draft.body.length + 1, 0])
-  draft.body = `${size.toString(16)}${random.pick(['', '', ';a=b', ' '])}\r\n${draft.body}\r\n0\r\n${random.pick(['', 'X: y\r\n'])}\r\n`
+  const [extension, trailer] = [random.pick(['', '', ';a=b', ' ']), random.pick(['', 'X: y\r\n'])]
+  draft.body = `${size.toString(16)}${extension}\r\n${draft.body}\r\n0\r\n${trailer}\r\n`
 }
 
 /** Ways of not being of the shape, or of only just being so. */

@@ -15,7 +15,8 @@ import { addressOf, SlowClients, type Address } from './fixtures.ts'
 const usage = `usage: node test/hostility/slow-clients.ts [options]
 
   --connections  slow ones (default 10000; each takes a file here and one in the worker)
-  --clients      honest ones, each on a connection of its own, one request at a time (default 256: enough to keep a worker busy while each waits for its commit)
+  --clients      honest ones, each on its own connection, one request at a time (default 256: enough to keep a
+                 worker busy while each waits for its commit)
   --rounds       of each kind (default 3)
   --seconds      a round (default 5)
 `

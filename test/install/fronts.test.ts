@@ -45,9 +45,10 @@ const fronts = [
       const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi',
         'scgi'].map((name) => `${name}_temp_path ${join(dir, name)};`)
       writeFileSync(join(dir, 'nginx.conf'),
-        `${process.getuid?.() === 0 ? 'user root;' : ''} daemon off; worker_processes 1; pid ${join(dir, 'pid')}; error_log stderr;
-        events { worker_connections 1024; } http { access_log off; ${temporary.join(' ')} include ${join(dir,
-          'gearbox.conf')}; }`)
+        `${process.getuid?.() === 0 ? 'user root;' : ''} daemon off; worker_processes 1;
+        pid ${join(dir, 'pid')}; error_log stderr;
+        events { worker_connections 1024; }
+        http { access_log off; ${temporary.join(' ')} include ${join(dir, 'gearbox.conf')}; }`)
       return ['-p', dir, '-e', 'stderr', '-c', join(dir, 'nginx.conf')]
     },
   },
@@ -371,9 +372,13 @@ describe('install_front.sh', () => {
     const dir = temporaryDir()
     const script = join(dir, 'run')
     writeFileSync(script, `set -e
-      mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && mount -t overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work none /etc
+      mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work &&
+        mount -t overlay -o lowerdir=/etc,upperdir=/mnt/up,workdir=/mnt/work none /etc
       [ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd
-      certificate () { openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout "$2" -out "$1" -subj /CN=localhost 2>/dev/null; }
+      certificate () {
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout "$2" -out "$1" \\
+          -subj /CN=localhost 2>/dev/null
+      }
       mkdir -p /etc/haproxy /etc/nginx/conf.d /etc/ssl/private
       ${before}
       set +e

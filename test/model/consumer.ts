@@ -214,7 +214,9 @@ function addTell (state: State, index: number, add: Add, addFault: Add): void {
   const told = (from: State): State => withConsumer(from, index,
     { phase: 'running', unreported: unreported.map(() => undefined) })
   const omittedRejections = (from: State): State => withConsumer(from, index, { phase: 'running' })
-  add(() => `${who}: tells ${unreported.flatMap((stored, producer) => stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')}`, () => told(queue.reportProgress(state, unreported, true)))
+  const shown = (): string => unreported.flatMap((stored, producer) =>
+    stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')
+  add(() => `${who}: reports progress to ${shown()}`, () => told(queue.reportProgress(state, unreported, true)))
   const unheard = spend(state, 'timeouts')
   if (unheard !== undefined) {
     addFault(() => `${who}: tells, and the message is LOST`,

@@ -13,7 +13,8 @@ export function encode (state: State): string {
   const { redis, faults } = state
   return [
     state.workers.map(ofWorker).join('&'),
-    `${redis.runId},${redis.replicationId},${redis.generations},${ofData(redis.data)},${redis.saved === redis.data ? '=' : ofData(redis.saved)}`,
+    [redis.runId, redis.replicationId, redis.generations, ofData(redis.data),
+      redis.saved === redis.data ? '=' : ofData(redis.saved)].join(','),
     state.consumers.map(ofConsumer).join('&'),
     ofDatabase(state.database),
     state.late.map(ofLate).sort().join('&'),

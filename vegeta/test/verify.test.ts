@@ -57,7 +57,9 @@ test('totals after each target was sent once are those of expected.json', async 
   await createTargets('500', product.host, '--keys', '100', '--out', join(product.dir, 'targets.json'))
   const results = await attack(product.dir, once)
   const { code, output } = await verify(...of(product, results))
-  expect(output).toMatch(/^500 requests \(204: 500\): 500 counted, 0 not counted, 0 may have been\n\d+ keys: every total is exact\n$/)
+  const [requests, keys] = output.split('\n')
+  expect(requests).toBe('500 requests (204: 500): 500 counted, 0 not counted, 0 may have been')
+  expect(keys).toMatch(/^\d+ keys: every total is exact$/)
   expect(code).toBe(0)
   expect(sorted(readTotals(product.databasePath))).toEqual(sorted(readExpected(join(product.dir, 'expected.json'))))
 })
@@ -245,7 +247,9 @@ test('a request without a reply may have been counted or not, and a total that n
     '--seed', 'cut', '--out', join(product.dir, 'targets.json'))
   const results = await attack(product.dir, [...once, '-keepalive=false'])
   const { code, output } = await verify(...of(product, results))
-  expect(output).toMatch(/300 requests \(204: 2\d\d, no reply: \d\d\): 2\d\d counted, 0 not counted, \d\d may have been\n60 keys: every total is right\n\d+ of them could be one of several/)
+  expect(output)
+    .toMatch(/300 requests \(204: 2\d\d, no reply: \d\d\): 2\d\d counted, 0 not counted, \d\d may have been\n/)
+  expect(output).toMatch(/\n60 keys: every total is right\n\d+ of them could be one of several/)
   expect(code).toBe(0)
 
   // No sum of values up to 10,000 gets there.
@@ -325,7 +329,9 @@ test('what can not be told is refused with exit code 2 and the reason', async ()
   expect(await attempt(results!)).toMatch(/are needed/)
 
   const ambiguous = targets('ambiguous.json', ['a=1', 'b=1'].map((body) =>
-    `${JSON.stringify({ method: 'POST', url: 'http://127.0.0.1:9/increment', body: Buffer.from(body).toString('base64') })}\n`).join(''))
+    `${JSON.stringify({
+      method: 'POST', url: 'http://127.0.0.1:9/increment', body: Buffer.from(body).toString('base64'),
+    })}\n`).join(''))
   const cut = join(dir, 'ambiguous.bin')
   await succeed('vegeta',
     ['attack', '-format=json', `-targets=${ambiguous}`, '-rate=20', '-duration=100ms', `-output=${cut}`])

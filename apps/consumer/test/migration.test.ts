@@ -123,7 +123,9 @@ test('views, indexes, triggers and tables of its owner still work after the take
     CREATE VIEW top AS SELECT key, value FROM numbers ORDER BY value DESC;
     CREATE VIEW labelled AS SELECT label, value FROM labels JOIN numbers USING (key);
     CREATE VIEW broken_before AS SELECT * FROM nowhere;
-    CREATE TRIGGER seen AFTER UPDATE OF value ON numbers BEGIN INSERT INTO log VALUES (new.key, new.value - old.value); END;
+    CREATE TRIGGER seen AFTER UPDATE OF value ON numbers BEGIN
+      INSERT INTO log VALUES (new.key, new.value - old.value);
+    END;
     CREATE TRIGGER "made ""anew""" AFTER INSERT ON numbers BEGIN INSERT INTO log VALUES (new.key, new.value); END;
     CREATE TRIGGER add_one INSTEAD OF INSERT ON top BEGIN UPDATE numbers SET value = value + 1 WHERE key = new.key; END;
     CREATE TABLE numbers_new_1(mine);
