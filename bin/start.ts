@@ -6,14 +6,14 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { checkRedis, shownUrl } from '@gearbox/queue/redis/connection.ts'
-import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
-import { FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
+import { allSettings, loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { leave } from '@gearbox/runtime/log/log-output.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
 import { logStats, logStop } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
-import { parseOptions } from '@gearbox/runtime/options.ts'
+import { defineCommand, runCommand } from '@gearbox/runtime/process/command.ts'
+import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
 import { Parent } from '@gearbox/runtime/process/parent.ts'
 import { onStopSignal, sameRequestMs, stopDeadlineMs } from '@gearbox/runtime/process/shutdown.ts'
 import { requireEmbedded } from '@gearbox/consumer/ownership.ts'
@@ -24,12 +24,18 @@ const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 /** Longest path of a Unix socket that all systems take, less its file's name. */
 const socketDirBytesMax = 90
 
-async function main (): Promise<number> {
-  const { values } = parseOptions({ options: { help: { type: 'boolean', short: 'h' } } })
-  if (values.help === true) {
-    process.stdout.write(`Sums key=int increments into SQLite: web workers, a queue and a consumer on this machine.\n\nusage: npm start\n\nEnvironment:\n${describeConfig()}\n`)
-    return 0
-  }
+/** `npm start`. Its child processes read the same environment, so it names every setting. */
+export const command = defineCommand({
+  name: 'start',
+  summary: 'Sums key=int increments into SQLite: web workers, a queue and a consumer on this machine.',
+  usage: 'usage: npm start',
+  options: {},
+  settings: allSettings,
+  service: true,
+  run: start,
+})
+
+async function start (): Promise<number> {
   const config = loadConfig(process.env)
   const logger = createLogger('gearbox', config.logLevel)
   logCrash(logger)
@@ -171,4 +177,4 @@ async function requireRedis (url: string, queueName: string, logger: Logger): Pr
   }
 }
 
-await runMain(main, serviceOutputMs)
+if (import.meta.main) await runCommand(command)

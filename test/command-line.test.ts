@@ -87,11 +87,11 @@ describe('run-node', () => {
     writeFileSync(broken, '#!/no/such/loader\n')
     mkdirSync(join(dir, 'node_modules', '.bin'))
     symlinkSync(broken, join(dir, 'node_modules', '.bin', 'node'))
-    writeNode(join(dir, 'old', 'node'), 'v23.11.0')
-    writeNode(join(dir, 'a b', 'node'), 'v24.0.0')
+    writeNode(join(dir, 'old', 'node'), 'v24.1.9')
+    writeNode(join(dir, 'a b', 'node'), 'v24.2.0')
     const path = ['node_modules/.bin', 'old', 'nowhere', 'a b'].map((name) => join(dir, name)).join(':')
-    expect(run(path).out).toMatch(/^v24\.0\.0 runs .*script\.mjs a b {2}c\n$/)
-    expect(run(undefined, { npm_node_execpath: join(dir, 'a b', 'node') }).out, "npm's own").toMatch(/^v24\.0\.0 runs /)
+    expect(run(path).out).toMatch(/^v24\.2\.0 runs .*script\.mjs a b {2}c\n$/)
+    expect(run(undefined, { npm_node_execpath: join(dir, 'a b', 'node') }).out, "npm's own").toMatch(/^v24\.2\.0 runs /)
   })
 
   test('with --omit=optional and a Node that is too old: one line with both versions', () => {
@@ -101,12 +101,12 @@ describe('run-node', () => {
     expect(run(join(dir, 'old'))).toEqual({
       code: 1,
       out: '',
-      error: expect.stringMatching(/^gearbox: Node 24 or newer .*found: v20\.20\.2.*npm ci.*--omit=optional.*\n$/),
+      error: expect.stringMatching(/^gearbox: Node 24\.2 or newer .*found: v20\.20\.2.*npm ci.*--omit=optional.*\n$/),
     })
   })
 
   test('the oldest Node that it takes is the one that README names', () => {
-    const [, oldest] = /^oldest=(\d+)$/m.exec(readFileSync(join(root, 'run-node'), 'utf8')) ?? []
+    const [, oldest] = /^oldest=([\d.]+)$/m.exec(readFileSync(join(root, 'run-node'), 'utf8')) ?? []
     expect(readFileSync(join(root, 'README.md'), 'utf8')).toContain(`Node ${oldest} or newer`)
   })
 })

@@ -5,7 +5,9 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { ackLevels, endWithTest, Program, readTotals, replyTo, startAll } from '@gearbox/test-kit/gearbox.ts'
+import {
+  ackLevels, endWithTest, Program, readTotals, replyTo, startAll, startCommand,
+} from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -334,7 +336,6 @@ test('an idempotent request that was refused, repeated, and tried again by hand 
   expect(readTotals(databasePath)).toEqual(new Map([['foo', 10n], ['bar', 1n]]))
   gearbox.kill('SIGTERM')
   expect(await gearbox.exited).toBe(0)
-  await new Program(process.execPath, ['apps/consumer/src/commands/rejected.ts', '--retry', 'all'],
-    { DATABASE_PATH: databasePath }).exited
+  await startCommand('rejected', ['--retry', 'all'], { DATABASE_PATH: databasePath }).exited
   expect(readTotals(databasePath)).toEqual(new Map([['foo', 10n], ['bar', 1n]]))
 })

@@ -11,7 +11,9 @@ import Database from 'better-sqlite3'
 import { Redis } from 'ioredis'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Store } from '@gearbox/consumer/store/store.ts'
-import { endWithTest, listening, post, Program, readTotals, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import {
+  endWithTest, listening, post, Program, readTotals, root, startAll, startCommand,
+} from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -219,10 +221,9 @@ describe('one line from each process, whatever is wrong', () => {
 })
 
 test('a password that is not percent-encoded is refused at once by every program, and not repeated', async () => {
-  for (const args of [['bin/start.ts'], [webModule], [consumerModule], ['apps/consumer/src/commands/verify.ts'],
-    ['apps/consumer/src/commands/rebind.ts', 'numbers.db']]) {
+  for (const args of [['start'], ['web'], ['consumer'], ['verify'], ['rebind', 'numbers.db']]) {
     for (const url of [`redis://user:12/${secret}@127.0.0.1`, `redis://:${secret}@127.0.0.1`]) {
-      const program = endWithTest(new Program(process.execPath, args,
+      const program = endWithTest(new Program(process.execPath, ['bin/gearbox.ts', ...args],
         { REDIS_URL: url, DATABASE_PATH: join(temporaryDir(), 'numbers.db') }))
       expect(await program.exited).toBe(78)
       expect(program.output).toMatch(/REDIS_URL must .*percent-encode/)
@@ -302,25 +303,25 @@ describe('a user of Redis', () => {
     expect((await fetch(`${web.url}/readyz`)).status).toBe(200)
     const [, metrics] = await web.printed(/metrics at (\S+)\/metrics/)
     expect(await (await fetch(`${metrics}/metrics`)).text()).toMatch(/^gearbox_queue_durable 1$/m)
-    const run = async (...args: readonly string[]): Promise<string> => {
-      const program = endWithTest(new Program(process.execPath, args, env))
+    const run = async (name: string, ...args: readonly string[]): Promise<string> => {
+      const program = endWithTest(startCommand(name, args, env))
       expect(await program.exited, program.output).toBe(0)
       return program.output
     }
-    expect(await run('apps/consumer/src/commands/verify.ts', '--url', metrics!)).toContain('all of it adds up')
+    expect(await run('verify', '--url', metrics!)).toContain('all of it adds up')
     expect(await admin.call('ACL', 'LOG')).toEqual([])
     for (const program of [web, consumer]) {
       expect(complaints(program), program.output).toEqual([])
       program.kill('SIGTERM')
       expect(await program.exited).toBe(0)
     }
-    expect(await run('apps/consumer/src/commands/rebind.ts', env.DATABASE_PATH)).toMatch(/already: nothing to do/)
+    expect(await run('rebind', env.DATABASE_PATH)).toMatch(/already: nothing to do/)
     const other = join(temporaryDir(), 'other.db')
-    expect(await run('apps/consumer/src/commands/rebind.ts', other))
+    expect(await run('rebind', other))
       .toMatch(/now belongs to .*will be counted there\n$/)
     expect(await admin.call('ACL', 'LOG')).toEqual([])
     await setUser(redis, granted.filter((rule) => rule !== '+pubsub|numsub'))
-    expect(await run('apps/consumer/src/commands/rebind.ts', env.DATABASE_PATH))
+    expect(await run('rebind', env.DATABASE_PATH))
       .toMatch(/now belongs to .*PUBSUB NUMSUB is not allowed/)
   })
 
@@ -400,8 +401,7 @@ describe('a user of Redis', () => {
     const [, metrics] = await web.printed(/metrics at (\S+)\/metrics/)
     const consumer = endWithTest(new Program(process.execPath, [consumerModule],
       { ...env, REDIS_URL, METRICS_PORT: '' }))
-    const verify = endWithTest(new Program(process.execPath,
-      ['apps/consumer/src/commands/verify.ts', '--url', metrics!], { ...env, REDIS_URL }))
+    const verify = endWithTest(startCommand('verify', ['--url', metrics!], { ...env, REDIS_URL }))
     await until(`a line about ${missing}`,
       () => [web, consumer, verify].some((program) => complaints(program).some((line) => naming(missing).test(line))))
       .catch((error: unknown) => {

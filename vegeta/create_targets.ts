@@ -5,7 +5,8 @@ import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ackLevels } from '@gearbox/runtime/config.ts'
-import { FatalError, runMain } from '@gearbox/runtime/errors.ts'
+import { FatalError } from '@gearbox/runtime/errors.ts'
+import { runMain } from '@gearbox/runtime/process/run-main.ts'
 import { Random, Zipf } from './random.ts'
 
 const valueMax = 10_000

@@ -7,7 +7,9 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'
 import type { Redis } from 'ioredis'
-import { listening, listProcesses, Program, root, type RunningProcess } from '@gearbox/test-kit/gearbox.ts'
+import {
+  listening, listProcesses, Program, root, startCommand, type RunningProcess,
+} from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -414,7 +416,7 @@ export class System {
   /** Runs `npm run verify` as an operator would. */
   async verify (): Promise<{ code: number | NodeJS.Signals, output: string }> {
     const { REDIS_URL, TMPDIR } = this.#env
-    const program = new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', this.url],
+    const program = startCommand('verify', ['--url', this.url],
       { REDIS_URL, TMPDIR, DATABASE_PATH: this.databasePath })
     const code = await program.exited
     const wrong = program.output.split('\n').filter((line) => /DOES NOT ADD UP|MISSING|NOT READY/.test(line))

@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished } from 'vitest'
 import {
-  endWithTest, listening, Program, readTotals, startAll, type Load, type ackLevels,
+  endWithTest, listening, Program, readTotals, startAll, startCommand, type Load, type ackLevels,
 } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
@@ -89,7 +89,7 @@ export async function startConsumer (place: Place, path = place.databasePath,
 /** Runs one of the consumer's commands to its end. */
 export async function runCommand ({ env }: Place, name: 'backup' | 'rebind' | 'rejected',
   args: readonly string[]): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, [`apps/consumer/src/commands/${name}.ts`, ...args], env))
+  const program = endWithTest(startCommand(name, args, env))
   return { code: await program.exited, output: program.output }
 }
 

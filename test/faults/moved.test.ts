@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, Program, endWithTest, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { endWithTest, Load, post, Program, readTotals, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
   consumerModule, launchConsumer, makePlaceFor, modes, childOf, readiness, runCommand, startConsumer, startGearbox,
@@ -199,8 +199,7 @@ test('a rebind of a running installation is refused, and one whose consumer has 
     expect(refused).toMatchObject({ code: 69, output: expect.stringContaining('nothing was changed') })
     expect((await post(`${gearbox.url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
     const verify = async (): Promise<{ code: number | NodeJS.Signals, output: string }> => {
-      const program = endWithTest(new Program(process.execPath,
-        ['apps/consumer/src/commands/verify.ts', '--url', gearbox.url], place.env))
+      const program = endWithTest(startCommand('verify', ['--url', gearbox.url], place.env))
       return { code: await program.exited, output: program.output }
     }
     expect((await verify()).code).toBe(0)

@@ -2,7 +2,6 @@
 // one that can be relied on.
 import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
@@ -147,7 +146,7 @@ test('a batch whose time or sequence is out of range is set aside, and neither i
   db.close()
   expect((await runCommand(place, 'rejected', [])).output)
     .toMatch(/^1: unreadable: a batch of \d+ bytes .*\n2: .*\n3: overflow: "old" 1 \(at 9000000000000000\)\n$/)
-  const verify = spawn(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', gearbox.url],
+  const verify = spawn(process.execPath, ['bin/gearbox.ts', 'verify', '--url', gearbox.url],
     { cwd: root, env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'inherit'] })
   let output = ''
   verify.stdout.on('data', (chunk) => { output += String(chunk) })
@@ -169,11 +168,10 @@ describe('the list in a pipe', () => {
       INSERT INTO rejected(producer, seq, key, value, reason, at)
       SELECT 'w', i, 'counter ' || i, i, 'overflow', 0 FROM n`)
     db.close()
-    const program = join(root, 'apps/consumer/src/commands/rejected.ts')
     return {
       place,
-      list: () => spawn(process.execPath, [program],
-        { env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'pipe'] }),
+      list: () => spawn(process.execPath, ['bin/gearbox.ts', 'rejected'],
+        { cwd: root, env: { ...process.env, ...place.env }, stdio: ['ignore', 'pipe', 'pipe'] }),
     }
   }
 

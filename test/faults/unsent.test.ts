@@ -3,7 +3,7 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
-import { endWithTest, post, Program, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { endWithTest, post, readTotals, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { freePort } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -18,8 +18,7 @@ function unsentFiles (dir: string): string[] {
 }
 
 async function verify ({ env }: Place, url: string): Promise<{ code: number | NodeJS.Signals, output: string }> {
-  const program = endWithTest(new Program(process.execPath, ['apps/consumer/src/commands/verify.ts', '--url', url],
-    env))
+  const program = endWithTest(startCommand('verify', ['--url', url], env))
   return { code: await program.exited, output: program.output }
 }
 

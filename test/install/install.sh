@@ -267,7 +267,7 @@ expect () { [ "$2" = "$3" ] || fail "$1 is $2, not $3"; }
 # What is installed and differs from this release.
 differences () {
   local of
-  for of in apps packages install bin/start.ts package.json package-lock.json; do
+  for of in apps packages install bin package.json package-lock.json; do
     diff -rq --exclude=node_modules --exclude=test "$root/checkout/$of" "$root/usr/local/gearbox/$of" || true
   done
   for of in "$root"/checkout/install/systemd/*; do diff -q "$of" "$root/etc/systemd/system/" || true; done

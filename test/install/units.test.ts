@@ -101,7 +101,7 @@ test('web worker N has METRICS_PORT + N to itself, and an instance that is no nu
     ['256', '3334', '3590'], ['2', '', ''], ['2', '0', '0'], ['2', 'x', 'x']] as const) {
     const { status, said } = start(instance, metricsPort)
     expect(said.split(' ')[0], `worker ${instance} of ${metricsPort}`).toBe(port)
-    expect(said).toContain(join(code, 'apps/web/src/main.ts'))
+    expect(said).toContain(`${join(code, 'bin/gearbox.ts')} web\n`)
     expect(status).toBe(0)
   }
   for (const instance of ['', '0', 'blue', '1x', '-1', '01']) {

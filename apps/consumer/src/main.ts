@@ -7,12 +7,13 @@ import { ownerText, parseOwner, SupersededError, type Owner } from '@gearbox/pro
 import { rejectReasons } from '@gearbox/protocol/progress.ts'
 import { QueueUnavailableError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
-import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { exitCode, FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
+import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
 import { createRegistry, counter, durations, gauge, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
-import { parseOptions } from '@gearbox/runtime/options.ts'
+import { defineCommand, runCommand } from '@gearbox/runtime/process/command.ts'
+import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { ParentLink } from '@gearbox/runtime/process/parent-link.ts'
 import { onStopSignal, stopDeadlineMs, stopRequested } from '@gearbox/runtime/process/shutdown.ts'
 import { checkBinding, claimOwnership } from './ownership.ts'
@@ -25,17 +26,27 @@ import { isBusy, Store } from './store/store.ts'
 // The queue may come up after us, and the database be locked for a while.
 const connectRetryMs = 500
 
-async function main (): Promise<number> {
-  const { values, positionals } = parseOptions({
-    options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' }, database: { type: 'string' } },
-    allowPositionals: true,
-  })
-  if (values.help === true) {
-    process.stdout.write(`Takes batches from Redis and stores their sums in SQLite.\n\nusage: npm run consumer [-- DATABASE_PATH]\n\nEnvironment:\n${describeConfig()}\n`)
-    return 0
-  }
-  const env = positionals[0] === undefined ? process.env : { ...process.env, DATABASE_PATH: positionals[0] }
-  const config = loadConfig(env, values.embedded === undefined ? { REDIS_URL: 'a consumer of its own takes from Redis (npm start needs none)' } : {})
+/** `npm run consumer`, and the consumer of an `npm start`. */
+export const command = defineCommand({
+  name: 'consumer',
+  summary: 'Takes batches from Redis and stores their sums in SQLite.',
+  usage: 'usage: npm run consumer [-- DATABASE_PATH]',
+  // From a parent: the path of the embedded queue's socket, and the database that the consumer before this one had.
+  options: { embedded: { type: 'string' }, database: { type: 'string' } },
+  positionals: true,
+  settings: [
+    'host', 'redisUrl', 'queueName', 'databasePath', 'commitIntervalMs', 'headersTimeoutMs', 'requestTimeoutMs',
+    'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'apiKeys', 'hostsAllowed',
+    'metricsPort', 'logLevel', 'statsIntervalMs',
+  ],
+  service: true,
+  run: async ({ values, positionals }) => await run(values.embedded, values.database, positionals[0]),
+})
+
+/** @returns the exit code */
+async function run (embeddedPath: string | undefined, ownerBefore: string | undefined, databasePath: string | undefined): Promise<number> {
+  const env = databasePath === undefined ? process.env : { ...process.env, DATABASE_PATH: databasePath }
+  const config = loadConfig(env, embeddedPath === undefined ? { REDIS_URL: 'a consumer of its own takes from Redis (npm start needs none)' } : {})
   const link = ParentLink.ofThisProcess()
   const logger = createLogger('consumer', config.logLevel)
   logCrash(logger)
@@ -43,7 +54,7 @@ async function main (): Promise<number> {
   const stop = new AbortController()
   const abandon = new AbortController()
 
-  const embedded = values.embedded === undefined ? undefined : new EmbeddedConsumerQueue(values.embedded)
+  const embedded = embeddedPath === undefined ? undefined : new EmbeddedConsumerQueue(embeddedPath)
   const queue = embedded ?? redisQueue(config, logger)
   let orphaned = false
   const reason = stopping.then(async (reason) => {
@@ -61,7 +72,7 @@ async function main (): Promise<number> {
   if (link === undefined) {
     reason.then((signal) => { stopped = logStop(logger, signal, async () => await snapshot(registry)) }, () => {})
   }
-  const before = values.database === undefined ? undefined : parseOwner(values.database)
+  const before = ownerBefore === undefined ? undefined : parseOwner(ownerBefore)
   const opened = await open(queue, config, logger, stop.signal, before)
   if (opened === undefined) {
     stopped()
@@ -106,7 +117,7 @@ async function main (): Promise<number> {
     store.close()
     lock.release()
     // Its parent made the socket's directory and can't remove it any more.
-    if (orphaned && values.embedded !== undefined) rmSync(dirname(values.embedded), { recursive: true, force: true })
+    if (orphaned && embeddedPath !== undefined) rmSync(dirname(embeddedPath), { recursive: true, force: true })
   }
 }
 
@@ -216,4 +227,4 @@ function register (registry: Registry, consumer: Consumer, store: Store, queue: 
   gauge(registry, 'gearbox_keys', 'Keys in the database, counted at most once a minute', 'max', () => keyCounter.keys)
 }
 
-await runMain(main, serviceOutputMs)
+if (import.meta.main) await runCommand(command)

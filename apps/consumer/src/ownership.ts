@@ -3,7 +3,8 @@
 import { ownerText, type Owner } from '@gearbox/protocol/owner.ts'
 import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { isSubset, none } from '@gearbox/protocol/sequences.ts'
-import { exitCode, FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
+import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
 import { inspectDatabase, isBusy, type Identity, type Store } from './store/store.ts'
 

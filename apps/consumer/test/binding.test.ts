@@ -3,8 +3,9 @@ import { randomUUID } from 'node:crypto'
 import { copyFileSync, existsSync, readdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { afterAll, beforeAll, expect, onTestFinished, test } from 'vitest'
-import { exitCode, FatalError } from '@gearbox/runtime/errors.ts'
-import { Program } from '@gearbox/test-kit/gearbox.ts'
+import { FatalError } from '@gearbox/runtime/errors.ts'
+import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
+import { startCommand, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -149,9 +150,8 @@ test('of two consumers that start at once the newer goes on and the older leaves
 
 // As programs
 
-function run (script: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Program {
-  const program = new Program(process.execPath,
-    [`apps/consumer/src/${script === 'main' ? '' : 'commands/'}${script}.ts`, ...args], env)
+function run (command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Program {
+  const program = startCommand(command, args, env)
   onTestFinished(async () => { await program.end() })
   return program
 }
@@ -166,12 +166,12 @@ test('the consumer stores what waits, refuses another database with 69, and a re
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
   await push(queueName, element({ seq: 1, sums: { foo: 1 } }))
-  const consumer = run('main', [path], env)
+  const consumer = run('consumer', [path], env)
   await until('the total', () => existsSync(path) && totals(path)['foo'] === 1n)
   consumer.kill('SIGTERM')
   expect(await consumer.exited).toBe(0)
 
-  const refused = run('main', [other], env)
+  const refused = run('consumer', [other], env)
   expect(await refused.exited).toBe(exitCode.refused)
   expect(refused.output.trimEnd().split('\n')).toHaveLength(1)
   expect(refused.output).toContain(`npm run rebind -- ${other}\n`)
@@ -184,18 +184,18 @@ test('the consumer stores what waits, refuses another database with 69, and a re
   const again = run('rebind', [other], env)
   expect(await again.exited).toBe(0)
   expect(again.output).toContain('already: nothing to do')
-  const second = run('main', [other], env)
+  const second = run('consumer', [other], env)
   await until('the total', () => totals(other)['foo'] === 10n)
   second.kill('SIGTERM')
   expect(await second.exited).toBe(0)
   expect(totals(path)).toEqual({ foo: 1n })
-  expect(await run('main', [path], env).exited).toBe(exitCode.refused)
+  expect(await run('consumer', [path], env).exited).toBe(exitCode.refused)
 })
 
 test('a rebind is refused while a consumer runs, and changes nothing', async () => {
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
-  const consumer = run('main', [path], env)
+  const consumer = run('consumer', [path], env)
   await consumer.printed(/takes from/)
   const owner = await ownerIn(queueName)
   for (const [args, env, says] of [
@@ -224,7 +224,7 @@ test('a rebind is refused while a consumer runs, and changes nothing', async () 
 test('a rebind by force supersedes the consumer that runs, which leaves with 69', async () => {
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
-  const consumer = run('main', [path], env)
+  const consumer = run('consumer', [path], env)
   await consumer.printed(/takes from/)
   expect(await run('rebind', ['--force', other], env).exited).toBe(0)
   expect(await consumer.exited).toBe(exitCode.refused)
@@ -234,9 +234,9 @@ test('a rebind by force supersedes the consumer that runs, which leaves with 69'
 test('a second consumer of the same database supersedes the first', async () => {
   const [queueName, path] = [randomUUID(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
-  const first = run('main', [path], env)
+  const first = run('consumer', [path], env)
   await first.printed(/takes from/)
-  const second = run('main', [path], env)
+  const second = run('consumer', [path], env)
   expect(await first.exited).toBe(exitCode.refused)
   await push(queueName, element({ sums: { a: 1 } }))
   await until('the total', () => totals(path)['a'] === 1n)
@@ -297,9 +297,9 @@ test('a consumer waits for a Redis that comes up later, says so once, and stops 
   const [queueName, path] = [randomUUID(), freshPath()]
   const env = { REDIS_URL: proxy.url, QUEUE_NAME: queueName }
   await push(queueName, element({ sums: { a: 1 } }))
-  const consumer = run('main', [path], env)
+  const consumer = run('consumer', [path], env)
   await consumer.printed(/can't be used/)
-  const impatient = run('main', [path], env)
+  const impatient = run('consumer', [path], env)
   await impatient.printed(/can't be used/)
   impatient.kill('SIGTERM')
   expect(await impatient.exited).toBe(0)
@@ -315,7 +315,7 @@ test('a consumer outlives connections that break at every step of being made ane
   const proxy = await TcpProxy.start(server.port)
   onTestFinished(async () => { await proxy.close() })
   const [queueName, path] = [randomUUID(), freshPath()]
-  const consumer = run('main', [path], { REDIS_URL: proxy.url, QUEUE_NAME: queueName })
+  const consumer = run('consumer', [path], { REDIS_URL: proxy.url, QUEUE_NAME: queueName })
   await consumer.printed(/takes from/)
   const client = server.client()
   onTestFinished(() => client.disconnect())
@@ -337,7 +337,7 @@ test('a consumer outlives connections that break at every step of being made ane
 })
 
 test('a consumer without REDIS_URL ends with 78 and says which variable it is', async () => {
-  const consumer = run('main', [freshPath()])
+  const consumer = run('consumer', [freshPath()])
   expect(await consumer.exited).toBe(exitCode.config)
   expect(consumer.output).toContain('REDIS_URL must be set')
 })

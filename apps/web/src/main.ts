@@ -12,12 +12,13 @@ import { EmbeddedProducerQueue } from '@gearbox/queue/embedded/producer-queue.ts
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
 import { RedisProducerQueue } from '@gearbox/queue/redis/producer-queue.ts'
 import { embeddedQueueName, type Origin } from '@gearbox/queue/spool-file.ts'
-import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { exitCode, FatalError, reasonOf, runMain, serviceOutputMs } from '@gearbox/runtime/errors.ts'
+import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
 import { createRegistry, counter, durations, gauge, labelledGauge, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
-import { parseOptions } from '@gearbox/runtime/options.ts'
+import { defineCommand, runCommand } from '@gearbox/runtime/process/command.ts'
+import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { ParentLink } from '@gearbox/runtime/process/parent-link.ts'
 import { drain, stopDeadlineMs, stopRequested } from '@gearbox/runtime/process/shutdown.ts'
 import { ConnectionLimit } from './http/connection-limit.ts'
@@ -46,21 +47,34 @@ const backlog = 65_535
 /** A queue that hangs must not keep all other figures from a parent that waits a second for them. */
 const lengthTimeoutMs = 300
 
-async function main (): Promise<number> {
-  const { values } = parseOptions({ options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'string' }, part: { type: 'string' } } })
-  if (values.help === true) {
-    process.stdout.write(`Takes increments over HTTP and pushes their sums to Redis. Start several: they share the port.\n\nusage: npm run web\n\nEnvironment:\n${describeConfig()}\n`)
-    return 0
-  }
-  const config = loadConfig(process.env, values.embedded === undefined ? { REDIS_URL: 'a web worker of its own pushes to Redis (npm start needs none)' } : {})
+/** `npm run web`, and each web worker of an `npm start`. */
+export const command = defineCommand({
+  name: 'web',
+  summary: 'Takes increments over HTTP and pushes their sums to Redis. Start several: they share the port.',
+  usage: 'usage: npm run web',
+  // From a parent: the path of the embedded queue's socket, and what the log calls this worker.
+  options: { embedded: { type: 'string' }, part: { type: 'string' } },
+  settings: [
+    'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'flushIntervalMs', 'ack', 'ackTimeoutMs',
+    'pendingKeysMax', 'pendingBytesMax', 'pendingRequestsMax', 'unstoredBytesMax', 'bodyBytesMax', 'bodyPairsMax',
+    'connectionsMax', 'fastLane', 'basePath', 'headersTimeoutMs', 'requestTimeoutMs', 'keepAliveTimeoutMs', 'drainMs',
+    'apiKeys', 'hostsAllowed', 'corsOrigins', 'metricsPort', 'logLevel', 'statsIntervalMs',
+  ],
+  service: true,
+  run: async ({ values }) => await run(values.embedded, values.part),
+})
+
+/** @returns the exit code */
+async function run (embedded: string | undefined, name = 'web'): Promise<number> {
+  const config = loadConfig(process.env, embedded === undefined ? { REDIS_URL: 'a web worker of its own pushes to Redis (npm start needs none)' } : {})
   const link = ParentLink.ofThisProcess()
-  const logger = createLogger(values.part ?? 'web', config.logLevel)
+  const logger = createLogger(name, config.logLevel)
   logCrash(logger)
   const stopping = stopRequested(link, true)
   // Made in this process, after any fork: two processes must never share it.
   const producer = randomUUID()
 
-  const queue = createQueue(config, values.embedded, logger, link === undefined)
+  const queue = createQueue(config, embedded, logger, link === undefined)
   const registry = createRegistry()
   const flusher = new Flusher({ ...config, queue, producer, logger, observeFlush: durations(registry, 'gearbox_flush_duration_seconds', 'Time from a drain to its last acknowledged push') })
   const totals = new Totals(config.databasePath)
@@ -233,4 +247,4 @@ function registerProducer (registry: Registry, flusher: Flusher, producer: strin
   labelledGauge(registry, 'gearbox_producer_window_increments', 'Of those, in batches that are not known to be in the queue', 'producer', of(() => flusher.onTheWay.window))
 }
 
-await runMain(main, serviceOutputMs)
+if (import.meta.main) await runCommand(command)

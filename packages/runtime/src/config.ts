@@ -3,9 +3,10 @@
 import { availableParallelism } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { parseApiKey, type ApiKey } from './access/api-keys.ts'
-import { exitCode, FatalError } from './errors.ts'
+import { FatalError } from './errors.ts'
 import { parseHost } from './access/hosts.ts'
 import { parseOrigin } from './access/origins.ts'
+import { exitCode } from './process/exit-codes.ts'
 import { parseRedisUrl } from './redis-url.ts'
 
 interface Setting<T> {
@@ -106,7 +107,7 @@ const settings = {
   bodyBytesMax: integer(65_536, 1, 2 ** 26, 'bytes of one request body'),
   bodyPairsMax: integer(1000, 1, 1_000_000, 'pairs in one request body'),
   connectionsMax: integer(15_000, 1, 1_000_000, 'connections to one worker'),
-  fastLane: oneOf('on', ['on', 'off'], 'whether plain increments pass by Node\'s HTTP parser'),
+  fastLane: oneOf('on', ['on', 'off'], 'whether plain increments bypass Node\'s HTTP parser'),
   basePath: optional({
     fallback: undefined,
     about: 'path before all others (/gearbox: POST /gearbox/increment), for a proxy that passes on a part of a site',
@@ -190,10 +191,14 @@ export function loadConfig (env: NodeJS.ProcessEnv, required: { readonly [name: 
 /** The names of all variables, in their order. */
 export const variables: readonly string[] = Object.keys(settings).map(variableName)
 
-/** The table of variables for --help. */
-export function describeConfig (): string {
-  const rows = Object.entries<Setting<unknown>>(settings).map(([name, setting]) =>
-    [variableName(name), setting.shown ?? setting.fallback ?? 'unset', setting.about] as const)
+/** The names of all settings, in their order. */
+export const allSettings = Object.keys(settings) as ReadonlyArray<keyof Config>
+
+/** The table of variables for --help. @param listed the settings that it shows; their order is that of all settings */
+export function describeConfig (listed: ReadonlyArray<keyof Config> = allSettings): string {
+  const rows = Object.entries<Setting<unknown>>(settings)
+    .filter(([name]) => listed.some((one) => one === name))
+    .map(([name, setting]) => [variableName(name), setting.shown ?? setting.fallback ?? 'unset', setting.about] as const)
   const width = (column: 0 | 1): number => Math.max(...rows.map((row) => row[column].length))
   const [names, defaults] = [width(0), width(1)]
   return rows.map(([name, fallback, about]) => `  ${name.padEnd(names)}  ${fallback.padEnd(defaults)}  ${about}`).join('\n')

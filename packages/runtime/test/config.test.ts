@@ -4,7 +4,8 @@ import { availableParallelism } from 'node:os'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { describeConfig, loadConfig, type Config } from '../src/config.ts'
-import { exitCode, FatalError } from '../src/errors.ts'
+import { FatalError } from '../src/errors.ts'
+import { exitCode } from '../src/process/exit-codes.ts'
 
 function problemsOf (env: NodeJS.ProcessEnv, required: Record<string, string> = {}): FatalError {
   try {

@@ -134,10 +134,17 @@ function cleanEnv (): NodeJS.ProcessEnv {
     .filter(([name]) => !/^(npm_|VITEST|NODE_|TEST|CI$|DEV$|PROD$|MODE$|SSR$|BASE_URL$)/.test(name)))
 }
 
+/** One of the commands of bin/gearbox.ts, on the same Node as the tests. */
+export function startCommand (
+  name: string, args: readonly string[], env: NodeJS.ProcessEnv, options: ProgramOptions = {}
+): Program {
+  return new Program(process.execPath, ['bin/gearbox.ts', name, ...args], env, options)
+}
+
 /** `npm start` (its program itself) on a free port; resolves once it listens. `url` is where. */
 export async function startAll (env: NodeJS.ProcessEnv,
   options: ProgramOptions = {}): Promise<Program & { url: string }> {
-  return await listening(new Program(process.execPath, ['bin/start.ts'],
+  return await listening(startCommand('start', [],
     { PORT: String(await freePort()), WEB_WORKERS: '2', ...env }, options))
 }
 

@@ -1,30 +1,31 @@
 // `npm run backup -- FILE`: a copy of the database as it is at one moment, made while the consumer goes on, and checked.
 import { existsSync, renameSync, rmSync } from 'node:fs'
 import { resolve } from 'node:path'
-import { parseArgs } from 'node:util'
 import Database from 'better-sqlite3'
-import { describeConfig, loadConfig } from '@gearbox/runtime/config.ts'
-import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { loadConfig } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
+import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { readVersion } from '../store/schema.ts'
 
-const usage = `Copies the database into FILE as it is at one moment, and checks the copy. The consumer goes on meanwhile.
-README.md says how to restore one.
+const usage = `The consumer goes on meanwhile. README.md says how to restore a copy.
 
-usage: npm run backup -- FILE
-
-Reads DATABASE_PATH. Environment:
-`
+usage: npm run backup -- FILE`
 
 const busyTimeoutMs = 5000
 
-async function main (): Promise<number> {
-  const { values, positionals } = parseArgs({ options: { help: { type: 'boolean', short: 'h' } }, allowPositionals: true })
-  if (values.help === true) {
-    process.stdout.write(`${usage}${describeConfig()}\n`)
-    return 0
-  }
-  const [file] = positionals
+/** `npm run backup`. */
+export const command = defineCommand({
+  name: 'backup',
+  summary: 'Copies the database into FILE as it is at one moment, and checks the copy.',
+  usage,
+  options: {},
+  positionals: true,
+  settings: ['databasePath'],
+  run: async ({ positionals }) => await backUp(positionals[0]),
+})
+
+async function backUp (file: string | undefined): Promise<number> {
   if (file === undefined) throw new FatalError('name the copy: npm run backup -- FILE')
   const { databasePath } = loadConfig(process.env)
   const target = resolve(file)
@@ -70,5 +71,3 @@ function check (path: string): number {
     db.close()
   }
 }
-
-await runMain(main)

@@ -1,44 +1,44 @@
 // `npm run rebind`: binds a queue to a database that it was not consumed into, on purpose. A new database is created; another one gets
 // a new identity, so that it is never taken for what it was. The queue forgets what it told as stored.
-import { parseArgs } from 'node:util'
 import { ownerText, type Owner } from '@gearbox/protocol/owner.ts'
 import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { inspectQueue, RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
 import { shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { isSubset } from '@gearbox/protocol/sequences.ts'
-import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
-import { exitCode, FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { createLogger } from '@gearbox/runtime/log/logger.ts'
+import { defineCommand } from '@gearbox/runtime/process/command.ts'
+import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
+import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { recordedQueue } from '../ownership.ts'
 import { ConsumerLock } from '../consumer-lock.ts'
 import { inspectDatabase, isBusy, Store, type Identity } from '../store/store.ts'
 
-const usage = `Binds the queue in Redis to this database, whichever it belonged to before; a database that does not exist is created.
-What was counted into another database stays there; what waits in the queue is counted into this one. Stop Gearbox first:
-it is refused while a consumer runs.
+const usage = `A database that does not exist is created. What was counted into another database stays there; what waits in the queue is
+counted into this one. Stop Gearbox first: it is refused while a consumer runs.
 
 usage: npm run rebind -- DATABASE_PATH
        npm run rebind -- --embedded DATABASE_PATH   gives the queue in Redis up: from now on npm start needs no REDIS_URL
-       npm run rebind -- --force DATABASE_PATH      also if Redis still holds a consumer's connection: its host died
+       npm run rebind -- --force DATABASE_PATH      also if Redis still holds a consumer's connection: its host died`
 
-Environment:
-`
+/** `npm run rebind`. */
+export const command = defineCommand({
+  name: 'rebind',
+  summary: 'Binds the queue in Redis to this database, whichever it belonged to before.',
+  usage,
+  options: { embedded: { type: 'boolean' }, force: { type: 'boolean' } },
+  positionals: true,
+  settings: ['redisUrl', 'queueName', 'logLevel'],
+  run: async ({ values, positionals }) => await rebind(positionals[0], values.embedded === true, values.force === true),
+})
 
-async function main (): Promise<number> {
-  const { values, positionals } = parseArgs({
-    options: { help: { type: 'boolean', short: 'h' }, embedded: { type: 'boolean' }, force: { type: 'boolean' } }, allowPositionals: true,
-  })
-  if (values.help === true) {
-    process.stdout.write(`${usage}${describeConfig()}\n`)
-    return 0
-  }
-  const path = positionals[0]
+async function rebind (path: string | undefined, embedded: boolean, force: boolean): Promise<number> {
   if (path === undefined) throw new FatalError('name the database: npm run rebind -- DATABASE_PATH')
-  const config = loadConfig({ ...process.env, DATABASE_PATH: path }, values.embedded === true ? {} : { REDIS_URL: 'it says where the queue is' })
+  const config = loadConfig({ ...process.env, DATABASE_PATH: path }, embedded ? {} : { REDIS_URL: 'it says where the queue is' })
   try {
     const identity = inspectDatabase(config.databasePath)
-    process.stdout.write(`${values.embedded === true ? await giveUpRedis(config, identity) : await bind(config, identity, values.force === true)}\n`)
+    process.stdout.write(`${embedded ? await giveUpRedis(config, identity) : await bind(config, identity, force)}\n`)
     return 0
   } catch (error) {
     if (error instanceof FatalError) throw error
@@ -125,5 +125,3 @@ async function giveUpRedis (config: Config, identity: Identity | undefined): Pro
     return `${config.databasePath} no longer belongs to ${identity.queue}; what waits there stays there`
   })
 }
-
-await runMain(main)

@@ -1,40 +1,41 @@
 // `npm run rejected`: lists what was promised and could not be applied, tries it again or discards it on request.
 import { existsSync } from 'node:fs'
-import { parseArgs } from 'node:util'
-import { describeConfig, loadConfig } from '@gearbox/runtime/config.ts'
-import { FatalError, runMain } from '@gearbox/runtime/errors.ts'
+import { loadConfig } from '@gearbox/runtime/config.ts'
+import { FatalError } from '@gearbox/runtime/errors.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
+import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { isBusy, Store, type Rejected } from '../store/store.ts'
 
-const usage = `Lists what was promised (2xx) and could not be applied, one line each: id, reason, keys with their sums,
-when it was accepted, and by which worker. What a client was told was refused is not among it.
+const usage = `One line each: id, reason, keys with their sums, when it was accepted, and by which worker.
+What was refused is not in the list: its client knows.
 
 usage: npm run rejected                     lists
        npm run rejected -- --retry ID       tries that one again, and counts it if it now can be
        npm run rejected -- --retry all      tries all of them again
        npm run rejected -- --discard ID     strikes that one off: it will never be counted
-       npm run rejected -- --discard all    strikes all of them off
-
-Reads DATABASE_PATH. Environment:
-`
+       npm run rejected -- --discard all    strikes all of them off`
 
 /** Rows that are read at once: one may have a thousand keys. */
 const pageRows = 100
 
 const idMax = 2n ** 63n - 1n
 
-async function main (): Promise<number> {
-  const { values } = parseArgs({
-    options: {
-      help: { type: 'boolean', short: 'h' },
-      retry: { type: 'string', multiple: true },
-      discard: { type: 'string', multiple: true },
-    },
-  })
-  if (values.help === true) {
-    process.stdout.write(`${usage}${describeConfig()}\n`)
-    return 0
-  }
+/** `npm run rejected`. */
+export const command = defineCommand({
+  name: 'rejected',
+  summary: 'Lists what was promised (2xx) and could not be applied; tries it again, or discards it.',
+  usage,
+  options: { retry: { type: 'string', multiple: true }, discard: { type: 'string', multiple: true } },
+  settings: ['databasePath', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax'],
+  run: async ({ values }) => await listOrSettle(values),
+})
+
+interface Choice {
+  readonly retry?: readonly string[] | undefined
+  readonly discard?: readonly string[] | undefined
+}
+
+async function listOrSettle (values: Choice): Promise<number> {
   if (values.retry !== undefined && values.discard !== undefined) {
     throw new FatalError('--retry or --discard, not both at once')
   }
@@ -124,5 +125,3 @@ function describeTime (at: bigint): string {
   const date = new Date(Number(at))
   return Number.isNaN(date.getTime()) ? `at ${at}` : date.toISOString()
 }
-
-await runMain(main)

@@ -1,6 +1,5 @@
 // `npm run verify`: for every worker that lives, what it accepted is stored, queued, in its window or pending; for those that are
 // gone, queue and database must have no hole. Whatever is missing or too much is named with the place where it should be.
-import { parseArgs } from 'node:util'
 import { readHeader, type Header } from '@gearbox/protocol/batch.ts'
 import { ask, createConnection, redisKeys, shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { has, none, parseSequences, type Sequences } from '@gearbox/protocol/sequences.ts'
@@ -8,23 +7,20 @@ import {
   belongsTo, embeddedQueueName, listUnsent, placeOf, redisQueueName, SpoolFile, type Origin,
 } from '@gearbox/queue/spool-file.ts'
 import { keyFor } from '@gearbox/runtime/access/api-keys.ts'
-import { describeConfig, loadConfig, type Config } from '@gearbox/runtime/config.ts'
-import { FatalError, reasonOf, runMain } from '@gearbox/runtime/errors.ts'
+import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
 import { createLogger } from '@gearbox/runtime/log/logger.ts'
 import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
+import { defineCommand } from '@gearbox/runtime/process/command.ts'
 
-const usage = `Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker. Of workers that are gone, what
-waits in this machine's UNSENT_DIR is counted where it belongs to this database.
+const usage = `Of workers that are gone, what waits in this machine's UNSENT_DIR is counted where it belongs to this database.
 Exit code 0: all of it adds up; 1: it does not, and the output says where.
 
 usage: npm run verify [-- --url http://HOST:PORT[BASE_PATH] …]
 
   --url    where /metrics of the workers is (default: http://HOST:PORT[BASE_PATH], where npm start answers for all of them). Workers
-           that were started one by one have it on the METRICS_PORT of each: name all of them, --url http://HOST:METRICS_PORT each
-
-Reads DATABASE_PATH, UNSENT_DIR, REDIS_URL, API_KEYS. Environment:
-`
+           that were started one by one have it on the METRICS_PORT of each: name all of them, --url http://HOST:METRICS_PORT each`
 
 /** What is under way while it is read can be seen twice or not at all: a difference counts only if it stays. */
 const attempts = 20
@@ -51,14 +47,19 @@ interface Finding {
   readonly right: boolean
 }
 
-async function main (): Promise<number> {
-  const { values } = parseArgs({ options: { help: { type: 'boolean', short: 'h' }, url: { type: 'string', multiple: true } } })
-  if (values.help === true) {
-    process.stdout.write(`${usage}${describeConfig()}\n`)
-    return 0
-  }
+/** `npm run verify`. */
+export const command = defineCommand({
+  name: 'verify',
+  summary: 'Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker.',
+  usage,
+  options: { url: { type: 'string', multiple: true } },
+  settings: ['host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'basePath', 'apiKeys', 'logLevel'],
+  run: async ({ values }) => await verify(values.url),
+})
+
+async function verify (named: readonly string[] | undefined): Promise<number> {
   const config = loadConfig(process.env)
-  const urls = values.url ?? [`http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${config.port}${config.basePath}`]
+  const urls = named ?? [`http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${config.port}${config.basePath}`]
   let findings: Finding[] = []
   for (let attempt = 1; attempt <= attempts; attempt++) {
     findings = await reconcile(config, urls)
@@ -299,5 +300,3 @@ function sum (values: Iterable<number>): number {
   for (const value of values) total += value
   return total
 }
-
-await runMain(main)

@@ -1,8 +1,8 @@
 // The parent of the parts of one `npm start`: forks them, starts dead ones again, collects their figures, stops them in order.
 import { fork, type ChildProcess } from 'node:child_process'
-import { exitCode } from '../errors.ts'
 import type { Logger } from '../log/logger.ts'
 import { aggregate, countsOf, createLogRegistry, snapshot } from '../metrics.ts'
+import { exitCode } from './exit-codes.ts'
 import type { ToParent, ToChild } from './parent-link.ts'
 import { stopDeadlineMs } from './shutdown.ts'
 
