@@ -29,7 +29,7 @@ for (let round = 0; round < Number(process.argv[2]); round++) {
   }
   const producer = randomUUID()
   steps.encode.push(longest(batches(),
-    (seq) => { encodeBatch({ producer, seq, at: drain.oldestAt, ...drain.takeCounts() }, drain) }))
+    (seq) => { encodeBatch({ producer, seq, at: drain.oldestAt, ...drain.readCounts() }, drain) }))
 }
 printResult(steps)
 

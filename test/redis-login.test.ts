@@ -246,7 +246,7 @@ test('a Redis that gets another password while Gearbox runs: said once, and over
   await admin.config('SET', 'requirepass', 'another')
   await admin.call('CLIENT', 'KILL', 'TYPE', 'normal')
   await gearbox.printed(/"part":"consumer".*the queue is out of reach.*password in REDIS_URL is wrong/)
-  await gearbox.printed(/"part":"web 1".*the queue takes no batches \(.*password in REDIS_URL is wrong/)
+  await gearbox.printed(/"part":"web 1".*queue unavailable \(.*password in REDIS_URL is wrong/)
   const readyz = await fetch(`${gearbox.url}/readyz`)
   expect([readyz.status, await readyz.text()]).toEqual([503, expect.stringContaining('password in REDIS_URL is wrong')])
   const seen = attempts(gearbox)

@@ -23,7 +23,7 @@ function encodeAll (drain: Drain): Batches {
   const elements: Buffer[] = []
   const totals = new Map<string, bigint>()
   while (drain.pendingKeys > 0) {
-    const { element } = encodeBatch({ producer, seq: elements.length + 1, at: drain.oldestAt, ...drain.takeCounts() },
+    const { element } = encodeBatch({ producer, seq: elements.length + 1, at: drain.oldestAt, ...drain.readCounts() },
       drain)
     const sums = sumsOf(element)
     const keys = new Set(sums.map(([key]) => key))
@@ -119,8 +119,8 @@ describe('a drain', () => {
     accumulator.add(incrementsOf({ key: 'a', delta: 1 }), 2000)
     const drain = accumulator.drain()
     expect(drain.oldestAt).toBe(1000)
-    expect(drain.takeCounts()).toEqual({ requests: 2, increments: 4 })
-    expect(drain.takeCounts()).toEqual({ requests: 0, increments: 0 })
+    expect(drain.readCounts()).toEqual({ requests: 2, increments: 4 })
+    expect(drain.readCounts()).toEqual({ requests: 0, increments: 0 })
     accumulator.add(incrementsOf({ key: 'a', delta: 1 }), 3000)
     expect(accumulator.drain().oldestAt).toBe(3000)
   })

@@ -78,8 +78,8 @@ test('what was left is pushed with the same bytes, and its file goes only once a
   await until('the push', () => queue.list.length === 3)
   expect(Buffer.concat(queue.list).equals(Buffer.concat(left))).toBe(true)
   queue.reportProgress(producerA, { high: 5, gaps: [[4, 4]] })
-  const [asked, ask] = [{ times: 0 }, queue.progress.bind(queue)]
-  queue.progress = async (producer) => {
+  const [asked, ask] = [{ times: 0 }, queue.pollProgress.bind(queue)]
+  queue.pollProgress = async (producer) => {
     asked.times++
     return await ask(producer)
   }

@@ -1,7 +1,7 @@
 // The window of batches that are not known to be stored.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { batchBytesMax, type Batch } from '@gearbox/protocol/batch.ts'
+import type { Batch } from '@gearbox/protocol/batch.ts'
 import { has, include, none, type Sequences } from '@gearbox/protocol/sequences.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
 import { Window } from '../src/deliver/window.ts'
@@ -19,7 +19,7 @@ function filled (count: number, { pushed = count, bytes = 10 } = {}): Window {
 }
 
 function sequences (window: Window): number[] {
-  return [...window.groups()].flat().map(({ seq }) => seq)
+  return window.batches().map(({ seq }) => seq)
 }
 
 test('drops exactly what is stored, whatever its gaps', () => {
@@ -59,18 +59,8 @@ test('lets the oldest pushed ones go past its bytes, and never one that was not 
   expect(window.trim(100)).toBe(0)
 })
 
-test('gives everything in order, in groups of at most 256 batches and the bytes of one largest batch, or one ' +
-  'larger batch', () => {
-  const many = [...filled(600).groups()]
-  expect(many.map((group) => group.length)).toEqual([256, 256, 88])
-  const large = new Window()
-  const sizes = [batchBytesMax / 2, batchBytesMax / 2, 10, batchBytesMax + 1000, 10, 10]
-  sizes.forEach((bytes, i) => large.add(batch(i + 1, bytes)))
-  expect([...large.groups()].map((group) => group.map(({ seq }) => seq))).toEqual([[1, 2], [3], [4], [5, 6]])
-})
-
 function lost (window: Window): number[] {
-  return [...window.groups(true)].flat().map(({ seq }) => seq)
+  return sequences(window).filter((seq) => window.isLost(seq))
 }
 
 /** A poll of an empty queue, or of one with `length` batches, that took 5 ms. */
@@ -167,14 +157,4 @@ test('a batch that is pushed again with all others is on its way through the que
   expect(window.lost).toBe(0)
   poll(window, 3000)
   expect(lost(window)).toEqual([1, 2])
-})
-
-test('what becomes known as stored between two groups is not given any more', () => {
-  const window = filled(300)
-  const given: number[] = []
-  for (const group of window.groups()) {
-    given.push(...group.map(({ seq }) => seq))
-    window.dropStored({ high: 299, gaps: [] })
-  }
-  expect(given).toEqual([...Array.from({ length: 256 }, (_, i) => i + 1), 300])
 })

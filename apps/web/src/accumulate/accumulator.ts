@@ -1,37 +1,40 @@
-// The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
+// The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher. It has no clock
+// and knows neither batches nor replies.
 import { int64Max, int64Min, narrow, type SumEntry, type IdempotentRequest, type Source, type Sum } from '@gearbox/protocol/batch.ts'
 import type { IncrementColumns } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'
 
-/** Bytes that an idempotent request is taken to need besides its keys: its id, its Map and itself. */
+/** Estimated bytes of an idempotent request besides its keys: its id, its Map and itself. */
 const idempotentOwnBytes = 512
 
-/** The same for each of its keys, besides the text: a string's head and an entry in a Map that may be half empty. */
+/** The same per key, besides the text: a string's header and an entry in a Map that may be half empty. */
 const idempotentKeyBytes = 112
 
-/** Bytes that an idempotent request takes while it waits. */
+/** Estimated bytes that an idempotent request takes while it waits. */
 export function idempotentBytes (once: IdempotentRequest): number {
   let bytes = idempotentOwnBytes
   for (const key of once.sums.keys()) bytes += 2 * key.length + idempotentKeyBytes
   return bytes
 }
 
-/** What was accumulated between two drains. Its entries can be entry once, in any portions. */
+/** What was accumulated between two drains. Each of its entries is read once, as many at a time as the reader likes. */
 export interface Drain extends Source {
-  /** How many requests and increments it is made of; zeros from the second call on, so that only one batch says it. */
-  takeCounts (): { requests: number, increments: number }
-  /** Increments that no batch says it is made of yet. */
-  readonly untakenIncrements: number
+  /** How many requests and increments it is made of; zeros from the second call on, so that only one batch has these numbers. */
+  readCounts (): { requests: number, increments: number }
+  /** Increments of it that are in the numbers of no batch yet. */
+  readonly unreadIncrements: number
   /** When the oldest increment in it was accepted, Unix ms. */
   readonly oldestAt: number
-  /** Whether everything in its sums was asked for at level `stored`, so that nothing of it is promised and all of it can be refused. */
+  /** Whether all of its sums were asked for at level `stored`, so that nothing of it is promised and all of it can be refused. */
   readonly refusable: boolean
-  /** Keys and idempotent requests that were not entry yet. */
+  /** Keys and idempotent requests that were not read yet. */
   readonly pendingKeys: number
+  /** Estimated bytes that they take. */
   readonly pendingBytes: number
 }
 
+/** Sums of one worker. All of it is synchronous, and no call takes long, however many keys there are. */
 export class Accumulator {
   #requests = 0
   #increments = 0
@@ -47,11 +50,12 @@ export class Accumulator {
   #idempotentAgain: IdempotentRequest[] = []
   #refusable = true
 
+  /** Whether nothing was added since the last drain. */
   get isEmpty (): boolean {
     return this.#requests === 0 && this.pendingKeys === 0
   }
 
-  /** Distinct keys, those of idempotent requests included, which are not summed. */
+  /** Distinct keys of the sums, and idempotent requests, which are not summed. */
   get pendingKeys (): number {
     return this.#sums.size + this.#once.length + this.#idempotentAgain.length
   }
@@ -61,6 +65,7 @@ export class Accumulator {
     return this.#refusable
   }
 
+  /** Estimated bytes that they take. */
   get pendingBytes (): number {
     return this.#bytes
   }
@@ -77,7 +82,7 @@ export class Accumulator {
 
   /**
    * Adds a request's increments. Exact whatever the sums become.
-   * @param at Unix ms, of no matter unless it is empty
+   * @param at Unix ms; ignored unless the accumulator is empty
    * @param refusable whether the request asked for level `stored`
    */
   add (increments: IncrementColumns, at: number, refusable = false): void {
@@ -107,11 +112,12 @@ export class Accumulator {
     this.#bytes += idempotentBytes(once)
   }
 
-  /** Adds to a key what no batch has any more, and what was counted when it was first added. From here on it is promised. */
+  /** Adds a sum that was rejected once more; its increments were counted when it was first added. From here on it is promised. */
   addAgain (key: string, value: Sum, at: number): void {
     if (this.isEmpty) this.#oldestAt = at
     const bytes = Buffer.from(key)
-    if (this.#sums.add(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length), value)) this.#bytes += bytes.length + keyOverheadBytes
+    const hash = hashOf(bytes, 0, bytes.length)
+    if (this.#sums.add(bytes, 0, bytes.length, hash, value)) this.#bytes += bytes.length + keyOverheadBytes
     this.#refusable = false
   }
 
@@ -123,7 +129,7 @@ export class Accumulator {
     this.#bytes += idempotentBytes(once)
   }
 
-  /** Takes everything out. What is added from now on is in the next drain. */
+  /** Empties it. What is added from now on is in the next drain. */
   drain (): Drain {
     const sums = this.#sums
     const once = this.#idempotentAgain.length === 0 ? this.#once : [...this.#once, ...this.#idempotentAgain]
@@ -139,10 +145,12 @@ export class Accumulator {
     return drain
   }
 
+  /** Requests since the last drain. */
   get requests (): number {
     return this.#requests
   }
 
+  /** Increments since the last drain. */
   get increments (): number {
     return this.#increments
   }
@@ -163,15 +171,18 @@ class AccumulatorDrain implements Drain {
   #pendingKeys: number
   #pendingBytes: number
   #sums: Sums
-  #sumsTaken = 0
+  #sumsRead = 0
   readonly #entry = { bytes: noBytes, start: 0, end: 0, sum: 0 as Sum }
-  /** What of a sum beyond 64 bits is left for later batches, where its key may stand again. */
+  /** The rest of sums beyond 64 bits, for later batches, in which their keys may be again. */
   #leftOver: Sums | undefined
   #release: (() => void) | undefined
   readonly #once: Iterator<IdempotentRequest, undefined>
 
   /** @param release called when nothing of `sums` is needed any more */
-  constructor (sums: Sums, once: readonly IdempotentRequest[], { requests, increments, oldestAt, refusable, pendingKeys, pendingBytes }: Accumulator, release: () => void) {
+  constructor (
+    sums: Sums, once: readonly IdempotentRequest[],
+    { requests, increments, oldestAt, refusable, pendingKeys, pendingBytes }: Accumulator, release: () => void
+  ) {
     this.#counts = { requests, increments }
     this.oldestAt = oldestAt
     this.#refusable = refusable && sums.size > 0
@@ -194,19 +205,19 @@ class AccumulatorDrain implements Drain {
     return this.#refusable
   }
 
-  get untakenIncrements (): number {
+  get unreadIncrements (): number {
     return this.#counts.increments
   }
 
-  takeCounts (): { requests: number, increments: number } {
+  readCounts (): { requests: number, increments: number } {
     const counts = this.#counts
     this.#counts = { requests: 0, increments: 0 }
     return counts
   }
 
   nextSum (): SumEntry | undefined {
-    if (this.#sumsTaken === this.#sums.size) return this.#startLeftOver()
-    const index = this.#sumsTaken++
+    if (this.#sumsRead === this.#sums.size) return this.#startLeftOver()
+    const index = this.#sumsRead++
     const entry = this.#entry
     this.#sums.locate(index, entry)
     entry.sum = this.#sums.sumAt(index)
@@ -219,7 +230,8 @@ class AccumulatorDrain implements Drain {
     // One part of it may count and another not: a refusal would be wrong.
     this.#refusable = false
     this.#leftOver ??= new Sums()
-    this.#leftOver.add(entry.bytes, entry.start, entry.end, hashOf(entry.bytes, entry.start, entry.end), narrow(entry.sum - part))
+    const { bytes, start, end } = entry
+    this.#leftOver.add(bytes, start, end, hashOf(bytes, start, end), narrow(entry.sum - part))
     entry.sum = part
     return entry
   }
@@ -232,12 +244,12 @@ class AccumulatorDrain implements Drain {
     return once
   }
 
-  /** Ends this batch's sums: a key may stand in it only once. The next call goes on with what was left over. */
+  /** Ends this batch's sums: a key may be in it only once. The next call goes on with what was left over. */
   #startLeftOver (): undefined {
     this.#release?.()
     this.#release = undefined
     this.#sums = this.#leftOver ?? noSums
-    this.#sumsTaken = 0
+    this.#sumsRead = 0
     this.#leftOver = undefined
     return undefined
   }

@@ -1,7 +1,8 @@
-// What a body says, in columns: no object and no string a pair. Filled by the form, read by the accumulator.
+// The pairs of a request's body in columns, without an object or a string per pair. Filled by the form, read by the accumulator.
 import { add, type Sum } from '@gearbox/protocol/batch.ts'
 import { noBytes } from './key-table.ts'
 
+/** One pair, as the slow methods of IncrementColumns and tests have it. */
 export interface Increment {
   readonly key: string
   readonly delta: Sum
@@ -9,7 +10,10 @@ export interface Increment {
 
 const firstCapacity = 1024
 
-/** Pairs in their order. Pair `i` adds `deltas[i]` to the key that bytes [starts[i], ends[i]) are, UTF-8, which hash to `hashes[i]`. */
+/**
+ * Pairs in their order. Pair `i` adds `deltas[i]` to a key: the bytes [starts[i], ends[i]), in UTF-8, whose `hashOf` is `hashes[i]`.
+ * One object is used for every body: whoever gets it must not keep it.
+ */
 export class IncrementColumns {
   bytes: Buffer = noBytes
   length = 0
@@ -20,14 +24,15 @@ export class IncrementColumns {
   /** Whether all deltas are numbers. */
   areNumbers = true
 
-  /** Makes it empty. @param bytes where the keys of what comes lie */
+  /** Empties it. @param bytes that the keys of the next pairs are in */
   begin (bytes: Buffer): void {
     this.bytes = bytes
     this.length = 0
     this.areNumbers = true
   }
 
-  push (start: number, end: number, hash: number, delta: Sum): void {
+  /** Appends a pair. */
+  append (start: number, end: number, hash: number, delta: Sum): void {
     const i = this.length++
     if (i === this.starts.length) this.#double()
     this.starts[i] = start
@@ -37,15 +42,17 @@ export class IncrementColumns {
     if (typeof delta !== 'number') this.areNumbers = false
   }
 
+  /** The key of pair `i` as a string. */
   keyAt (i: number): string {
     return this.bytes.toString('utf8', this.starts[i], this.ends[i])
   }
 
+  /** The keys of all pairs as strings: with repeats, in their order. */
   keys (): string[] {
     return Array.from({ length: this.length }, (_, i) => this.keyAt(i))
   }
 
-  /** The sum a key. */
+  /** The exact sum per key. */
   sums (): Map<string, Sum> {
     const sums = new Map<string, Sum>()
     for (const { key, delta } of this) sums.set(key, add(sums.get(key) ?? 0, delta))

@@ -1,9 +1,6 @@
-// Keys as bytes, numbered in the order of their coming: what the accumulator keeps its many sums by. No insertion takes long, and
-// V8's collector has nothing to do with it.
-// A JavaScript Map would not do, for three reasons: it doubles by copying itself in one go (95 ms on the way past 524,288 entries); it
-// interns every key that it is asked for in V8's own table of strings, which doubles in one go as well (20 ms at 688,000 distinct
-// keys, in one Map or many); and a million strings keep the collector busy for 20 to 70 ms at a time. Here keys lie in pages of plain
-// memory that never move, and what finds them is split into small parts that double one at a time.
+// Keys as bytes, numbered in the order in which they are added: the sums of the accumulator are found by them. No insertion takes
+// long, and V8's collector has no work with them: keys are in pages of plain memory that never move, and the hash table is split into
+// small parts that double one at a time. Why a JavaScript Map would not do: DESIGN.md in this folder.
 import { randomInt } from 'node:crypto'
 
 const shardBits = 8
@@ -11,24 +8,26 @@ const shardCount = 2 ** shardBits
 const firstSlots = 8
 
 /**
- * A key is found within so many slots of its own, or else in a Map. Of keys that spread by chance about one in a million needs that;
- * keys that somebody chose to collide meet V8's seeded hash there, and cost no more than in any Map.
+ * A key is found within this many slots from its first one, or else in a Map. Of keys that spread by chance about one in a million needs
+ * the Map; keys that somebody chose to collide meet V8's seeded hash there, and cost no more than in any Map.
  */
 const probesMax = 32
 
+/** Keys per page: 4,096. A key's number is its page's number and, in the low `pageBits`, its place in the page. */
 export const pageBits = 12
 export const pageKeys = 2 ** pageBits
 
-/** What a page has room for at first; a page of longer keys doubles it, to 1 MiB at most (4,096 keys of 256 bytes). */
+/** Bytes of keys that a page has room for at first; a page of longer keys doubles it, to 1 MiB at most (4,096 keys of 256 bytes). */
 const pageBytes = 64 * 1024
 
-/** Keys that lie together, each from where the one before ends. */
+/** Keys one behind the other: each begins where the one before ends. */
 interface Page {
   bytes: Buffer
   readonly ends: Int32Array
   readonly hashes: Int32Array
 }
 
+/** No bytes, for a slice or columns that are not set yet. */
 export const noBytes = Buffer.alloc(0)
 
 /** Some bytes, [start, end) of a buffer. */
@@ -38,16 +37,18 @@ export interface Slice {
   end: number
 }
 
+/** A set of keys. Each has a number, from 0 in the order in which they were put in; there is no removal but `clear`. */
 export class KeyTable {
   readonly #pages: Page[] = []
   #size = 0
   /** Each slot has a key's number, from 1, or 0; the low bits of its hash choose the shard, those above the first slot. */
-  readonly #shards: Array<Int32Array | undefined> = Array<Int32Array | undefined>(shardCount).fill(undefined)
+  readonly #shards = Array<Int32Array | undefined>(shardCount).fill(undefined)
   /** How many slots of each shard are taken. */
   readonly #used = new Int32Array(shardCount)
   /** The numbers of a shard's keys that found all their slots taken. */
-  readonly #colliding: Array<Map<string, number> | undefined> = Array<Map<string, number> | undefined>(shardCount).fill(undefined)
+  readonly #colliding = Array<Map<string, number> | undefined>(shardCount).fill(undefined)
 
+  /** How many keys it has. */
   get size (): number {
     return this.#size
   }
@@ -71,7 +72,7 @@ export class KeyTable {
     return index
   }
 
-  /** Says where a key lies. */
+  /** Sets `slice` to the bytes of key number `index`, which last until the next `put` or `clear`. */
   locate (index: number, slice: Slice): void {
     const page = this.#pages[index >>> pageBits]!
     slice.bytes = page.bytes
@@ -79,7 +80,7 @@ export class KeyTable {
     slice.end = page.ends[index & (pageKeys - 1)]!
   }
 
-  /** Makes it empty, and keeps its memory for as many keys. */
+  /** Empties it, and keeps its memory for as many keys. */
   clear (): void {
     for (let index = 0; index < this.#size; index++) {
       const shard = this.#hashAt(index) & (shardCount - 1)
@@ -148,7 +149,7 @@ export class KeyTable {
     colliding.set(key.bytes.toString('latin1', key.start, key.end), number)
   }
 
-  /** All keys of the shard get their places anew: where one of its slots is empty, a key must not be in the Map. */
+  /** All keys of the shard are placed again: where one of its slots is empty, a key must not be in the Map. */
   #double (slots: Int32Array, shard: number): void {
     const colliding = this.#colliding[shard]
     const doubled = this.#shards[shard] = new Int32Array(slots.length * 2)
@@ -171,16 +172,19 @@ function startOf (page: Page, at: number): number {
  */
 export const hashBasis = randomInt(2 ** 32) | 0
 
+/** The hash after one more byte. */
 export function hashByte (hash: number, byte: number): number {
   return Math.imul(hash ^ byte, 0x01000193)
 }
 
+/** The hash of all bytes, once the last was added: any 32 bits. */
 export function hashEnd (hash: number): number {
   let mixed = Math.imul(hash ^ (hash >>> 16), 0x85ebca6b)
   mixed = Math.imul(mixed ^ (mixed >>> 13), 0xc2b2ae35)
   return mixed ^ (mixed >>> 16)
 }
 
+/** The hash of [start, end) of `bytes`. Another in each process, so that nobody can choose keys that collide. */
 export function hashOf (bytes: Buffer, start: number, end: number): number {
   let hash = hashBasis
   for (let at = start; at < end; at++) hash = hashByte(hash, bytes[at]!)

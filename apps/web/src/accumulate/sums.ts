@@ -3,24 +3,27 @@ import { add, type Sum } from '@gearbox/protocol/batch.ts'
 import { KeyTable, pageBits, pageKeys, type Slice } from './key-table.ts'
 
 /**
- * Bytes that a key is taken to need beside its text: 8 for its sum, 8 for where it lies, up to 16 for its slots, and as many again for
- * what its page has room for.
+ * Estimated bytes of a key in addition to its text: 8 for its sum, 8 for its place in a page, up to 16 for its slots, and as many again
+ * for unused room in its page.
  */
 export const keyOverheadBytes = 48
 
-/** Beyond so many its memory is given back rather than kept for the next ones. */
+/** With more keys than this its memory is freed, rather than kept for the next ones. */
 const keptMax = pageKeys
 
+/** Exact sums per key. Keys are numbered from 0 in the order in which they were added. */
 export class Sums {
   readonly #keys = new KeyTable()
   /** NaN where the sum is in `#exact`. */
   readonly #values: Float64Array[] = []
   readonly #exact = new Map<number, bigint>()
 
+  /** Distinct keys. */
   get size (): number {
     return this.#keys.size
   }
 
+  /** Whether it has the key that [start, end) of `bytes` is, whose `hashOf` is `hash`. */
   has (bytes: Buffer, start: number, end: number, hash: number): boolean {
     return this.#keys.find(bytes, start, end, hash) >= 0
   }
@@ -38,17 +41,18 @@ export class Sums {
     return isNew
   }
 
-  /** The sum of the key that came as number `index` from 0. */
+  /** The sum of key number `index`. */
   sumAt (index: number): Sum {
     const sum = this.#values[index >>> pageBits]![index & (pageKeys - 1)]!
     return Number.isNaN(sum) ? this.#exact.get(index)! : sum
   }
 
+  /** Sets `slice` to the bytes of key number `index`, which last until the next `add` or `clear`. */
   locate (index: number, slice: Slice): void {
     this.#keys.locate(index, slice)
   }
 
-  /** Makes it empty for the next use. @returns false if it is too large to be kept for that */
+  /** Empties it for its next use. @returns false if it is too large to be kept for that: then nothing changed */
   clear (): boolean {
     if (this.size > keptMax) return false
     this.#keys.clear()

@@ -1,8 +1,9 @@
-// Flushes of level `stored` that were answered before they were stored (202: it is on its way), and that the consumer
-// may still refuse, as it does not know of that. What it refuses of them has to be sent on its way again, for it was
-// promised. All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent
-// request is kept itself, but not for long: a batch that is older than its replies' time is not refused but filed by
-// the consumer, so this is only for what was stored in time and reported too late.
+// Flushes of level `stored` that were answered with 202 before they were stored, and that the consumer may still refuse, as it does
+// not know of that. What it refuses of them has to be sent once more, for it was promised. The settlement adds them, and learns from
+// every progress report what to send.
+// All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent request is kept itself,
+// but not for long: the consumer files, and does not refuse, a batch that is older than its replies' time. So this is only for what
+// was stored in time and reported too late.
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { hasAll, missing } from '@gearbox/protocol/sequences.ts'
@@ -11,10 +12,10 @@ import { idempotentBytes } from '../accumulate/accumulator.ts'
 /** Rejections are reported for so long. */
 const keptMs = 60_000
 
-/** What kept requests take at most, all together: the oldest go first. */
+/** Bytes of all kept requests together, at most: the oldest are dropped first. */
 const keptBytesMax = 8 * 1024 * 1024
 
-/** A flush: its sequences, and whether a batch of it may be refused. */
+/** A flush, as far as late replies need it: its sequences, and whether a batch of it may be refused. */
 export interface LateFlush {
   readonly refusable: boolean
   /** 0 until it is being encoded. */
@@ -31,21 +32,23 @@ interface Kept {
   readonly since: number
 }
 
+/** What one worker has promised with a 202 before it was stored, and may have to send once more. */
 export class LateReplies {
-  /** In order. What lies between two flushes and was not late itself is in no range. */
+  /** In order. A flush between two of them that was not late itself is in no range. */
   #ranges: Array<[from: number, to: number]> = []
   /** The last sequence that was added. */
   #lastSeq = 0
   #kept: Kept[] = []
   #keptBytes = 0
 
+  /** Whether there is nothing that could have to be sent once more. */
   get isEmpty (): boolean {
     return this.#ranges.length === 0 && this.#kept.length === 0
   }
 
   /**
-   * A flush all of whose replies were given, one of them too early.
-   * @param joined whether no other flush that may be refused lies between it and the last one that was added
+   * Adds a flush all of whose replies were given, one of them too early.
+   * @param joined whether no other flush that may be refused is between it and the last one that was added
    */
   add ({ refusable, firstSeq, lastSeq }: LateFlush, joined: boolean): void {
     if (!refusable) return
@@ -57,16 +60,16 @@ export class LateReplies {
     this.#lastSeq = lastSeq
   }
 
-  /** An idempotent request whose reply was given too early. */
-  keepOnce (once: IdempotentRequest, flush: LateFlush): void {
+  /** Keeps an idempotent request whose reply was given too early. */
+  keepRequest (once: IdempotentRequest, flush: LateFlush): void {
     if (once.storedWithinMs === undefined) return
     const bytes = idempotentBytes(once)
     this.#kept.push({ once, flush, bytes, since: performance.now() })
     this.#keptBytes += bytes
   }
 
-  /** Lets go what is too old or too much. */
-  forgetOld (): void {
+  /** Drops kept requests that are too old or too many. */
+  dropOld (): void {
     const before = performance.now() - keptMs
     let first = 0
     for (; first < this.#kept.length; first++) {
@@ -78,11 +81,11 @@ export class LateReplies {
   }
 
   /**
-   * Takes in what is stored.
-   * @returns what was rejected of it without having been filed: sums, requests, and how many entries that are not
+   * Removes what is stored by now. A report can be repeated: what it returned once it does not return again.
+   * @returns what was rejected of it without having been filed: sums, requests, and how many batches had entries that are not
    * known any more
    */
-  settle (stored: Progress): { rejections: Rejection[], once: IdempotentRequest[], unknown: number } {
+  settle (stored: Progress): { rejections: Rejection[], requests: IdempotentRequest[], unknown: number } {
     const { rejected, omittedRejections } = stored
     const omittedFiled = new Set(stored.omittedFiled)
     const unfiled = rejected.filter(({ filed }) => filed === false)
@@ -99,7 +102,7 @@ export class LateReplies {
       if (others === undefined) refused.set(rejection.once, [rejection])
       else others.push(rejection)
     }
-    const once: IdempotentRequest[] = []
+    const requests: IdempotentRequest[] = []
     const kept: Kept[] = []
     this.#keptBytes = 0
     for (const entry of this.#kept) {
@@ -108,10 +111,10 @@ export class LateReplies {
         kept.push(entry)
         this.#keptBytes += entry.bytes
       } else if (refused.get(entry.once.id)?.some(({ seq }) => seq >= firstSeq && seq <= lastSeq) === true) {
-        once.push(entry.once)
+        requests.push(entry.once)
       }
     }
     this.#kept = kept
-    return { rejections, once, unknown }
+    return { rejections, requests, unknown }
   }
 }

@@ -1,6 +1,6 @@
-// The keys of a request whose reply waits until it is stored, as bytes in one piece of memory: thousands of such
-// replies with a thousand keys each are nothing to V8's collector, and what they take is known. Rejected keys are
-// found among them by their hashes first.
+// The keys of a request whose reply waits until it is stored, packed into one piece of memory: thousands of such replies with a
+// thousand keys each cost V8's collector nothing, and their size is known. `admit` packs them; a verdict finds rejected keys among
+// them, by their hashes first.
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
 import { hashOf } from '../accumulate/key-table.ts'
@@ -9,14 +9,14 @@ import { hashOf } from '../accumulate/key-table.ts'
 const countBytes = 4
 const entryBytes = 8
 
-/** How many bytes `packKeys` takes for a request. */
+/** How many bytes `packKeys` needs for a request. */
 export function packedBytes ({ length, starts, ends }: IncrementColumns): number {
   let bytes = countBytes + length * entryBytes
   for (let i = 0; i < length; i++) bytes += ends[i]! - starts[i]!
   return bytes
 }
 
-/** Copies a request's keys. */
+/** Copies a request's keys, in their order. The increments may change afterwards. */
 export function packKeys (increments: IncrementColumns): Buffer {
   const { bytes, length, starts, ends, hashes } = increments
   const packed = Buffer.allocUnsafe(packedBytes(increments))
@@ -41,11 +41,11 @@ interface RejectedKey {
   readonly rejection: Rejection
 }
 
-/** Rejected keys, to be looked for among packed ones: each lookup takes the same time, however many were rejected. */
+/** Rejected keys, to be found among packed ones: each lookup takes the same time, however many were rejected. */
 export class RejectedKeys {
   readonly #byHash = new Map<number, RejectedKey[]>()
 
-  /** @param rejections those with a `key` are taken */
+  /** @param rejections those without a `key` are ignored */
   constructor (rejections: readonly Rejection[]) {
     for (const rejection of rejections) {
       if (rejection.key === undefined) continue

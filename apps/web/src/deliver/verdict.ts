@@ -1,15 +1,15 @@
-// What becomes of replies that wait until all of their batches are stored, when some entries of those batches were
-// rejected.
+// What becomes of replies that wait until all of their batches are stored, when some entries of those batches were rejected. The
+// settlement builds a verdict from a progress report, and asks it for the outcome of each reply.
 //
-// A client must never be refused what may count after all. So an entry is refused only where nobody was promised it,
-// and then to everybody who waits for it. Where it was filed, or one of its clients has been told that it is on its
-// way (202), all of them are told that, and what was not filed is sent on its way again.
+// A client must never be refused what may count after all. So an entry is refused only where nobody was promised it, and then to
+// everybody who waits for it. Where it was filed, or one of its clients was answered with 202, all of them are answered with 202, and
+// what was not filed is sent once more.
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { keyCount, RejectedKeys } from './reply-keys.ts'
 import type { PendingReply, Outcome } from './pending-replies.ts'
 
-/** What has been rejected of a producer, to be looked up by sequence. */
+/** All reported rejections of a producer, to be looked up by sequence. */
 export class RejectionIndex {
   readonly #rejected: readonly Rejection[]
   readonly #omitted: readonly number[]
@@ -22,8 +22,8 @@ export class RejectionIndex {
   }
 
   /**
-   * What it means for the replies to a flush whose batches have the sequences `from` to `to`, all of them stored.
-   * @param late whether one of them was told already that it is on its way
+   * What they mean for the replies to a flush whose batches have the sequences `from` to `to`, all of them stored.
+   * @param late whether one of these replies was already given, as a 202
    * @returns undefined if nothing of it was rejected
    */
   between (from: number, to: number, late: boolean): Verdict | undefined {
@@ -49,7 +49,7 @@ function firstFrom (length: number, holds: (i: number) => boolean): number {
   return low
 }
 
-/** What of a flush was rejected, for each of its replies. */
+/** What the rejections of one flush mean for each of its replies. */
 export class Verdict {
   readonly #keys: RejectedKeys
   readonly #once = new Map<string, Rejection[]>()
@@ -57,14 +57,20 @@ export class Verdict {
   readonly #whole: boolean
   /** How many batches had rejections that are not reported one by one. */
   readonly #omitted: number
-  /** Nothing is refused any more: somebody was promised it. */
-  readonly #promised: boolean
+  /** Whether no sum is refused any more, as somebody was promised one. */
+  readonly #isPromised: boolean
   readonly #late: boolean
-  /** Sums that were not filed, but that somebody was promised. */
-  readonly kept: readonly Rejection[]
-  /** Batches that had such, and it is not known which. */
+  /** Sums that were not filed, but that somebody was promised: they have to be sent once more. */
+  readonly promised: readonly Rejection[]
+  /** Batches that had such sums, and it is not known which. */
   readonly unknown: number
 
+  /**
+   * @param rejections of the flush's batches
+   * @param omitted how many of its batches had rejections that are not reported one by one
+   * @param omittedUnfiled how many of those had any that was not filed
+   * @param late whether a reply to the flush was already given, as a 202
+   */
   constructor (rejections: readonly Rejection[], omitted: number, omittedUnfiled: number, late: boolean) {
     const sums = rejections.filter(({ key, once }) => once === undefined && key !== undefined)
     this.#keys = new RejectedKeys(sums)
@@ -78,21 +84,21 @@ export class Verdict {
     this.#omitted = omitted
     this.#late = late || omittedUnfiled < omitted
     this.unknown = this.#late ? omittedUnfiled : 0
-    this.#promised = this.#late || sums.some(isFiled)
-    this.kept = this.#promised ? sums.filter((rejection) => !isFiled(rejection)) : []
+    this.#isPromised = this.#late || sums.some(isFiled)
+    this.promised = this.#isPromised ? sums.filter((rejection) => !isFiled(rejection)) : []
   }
 
-  /** @param sendOnceAgain called with an idempotent request that was not filed, but that somebody was promised */
-  outcomeOf ({ keys, once }: PendingReply, sendOnceAgain: (once: IdempotentRequest) => void): Outcome {
+  /** @param sendAgain called with an idempotent request that was not filed, but that somebody was promised */
+  outcomeOf ({ keys, once }: PendingReply, sendAgain: (once: IdempotentRequest) => void): Outcome {
     if (this.#whole) return 'accepted'
     const refused = once !== undefined
       ? this.#once.get(once.id) ?? []
       : keys === undefined ? [] : this.#keys.among(keys)
     if (refused.length === 0) return this.#omitted === 0 ? 'reached' : this.#late ? 'accepted' : { refused }
-    if (once === undefined) return this.#promised ? 'accepted' : { refused }
+    if (once === undefined) return this.#isPromised ? 'accepted' : { refused }
     if (refused.some(isFiled)) return 'accepted'
     if (!this.#late) return { refused }
-    sendOnceAgain(once)
+    sendAgain(once)
     return 'accepted'
   }
 }
@@ -101,7 +107,7 @@ function isFiled ({ filed = true }: Rejection): boolean {
   return filed
 }
 
-/** What it takes to find out what becomes of a reply, in keys that are compared. */
+/** How many keys are compared to find out what becomes of a reply. */
 export function costOf ({ keys }: PendingReply): number {
   return keys === undefined ? 1 : keyCount(keys)
 }

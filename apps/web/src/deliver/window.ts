@@ -1,6 +1,6 @@
-// Batches from their first push until they are known to be stored. If the queue loses what it had, they are pushed again:
-// all of them where it is another queue than before, and else those that a report or an empty queue shows to be lost.
-import { batchBytesMax, type Batch } from '@gearbox/protocol/batch.ts'
+// Batches from the moment they are encoded until they are known to be stored. The outbox pushes again from here what the queue has
+// lost: all of it where it is another queue than before, or else those batches that a report or an empty queue shows to be lost.
+import type { Batch } from '@gearbox/protocol/batch.ts'
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 
 interface Unstored extends Batch {
@@ -11,14 +11,14 @@ interface Unstored extends Batch {
   refilled: boolean
 }
 
-/** What of the queue was seen when progress was polled. */
-export interface Sight {
-  /** When it was asked and when it had answered, ms of performance.now. */
+/** How many batches a queue had when progress was polled. */
+export interface LengthPoll {
+  /** When the poll was sent and when it was answered, ms of performance.now. */
   readonly askedAt: number
   readonly answeredAt: number
-  /** Batches that waited in it. */
+  /** Batches that waited in the queue, of all producers. */
   readonly length: number
-  /** `lastPushed` when it was asked. */
+  /** `lastPushed` when the poll was sent. */
   readonly lastPushed: number
 }
 
@@ -28,14 +28,26 @@ export interface Sight {
  */
 const emptyForMs = 900
 
-/** What was pushed again once may be waiting for a report that does not come. Only a queue that is empty this long has surely lost it again. */
+/**
+ * What was pushed again once may be waiting for a report that does not come. Only a queue that is empty for this long has surely lost
+ * it again.
+ */
 const emptyAgainForMs = 30_000
 
-/** Batches that one replaying push takes at most; by bytes it takes about as many as one largest batch has. */
-const groupBatchesMax = 256
-
+/**
+ * One producer's unstored batches, by sequence and in order. It has no clock and no connection: the outbox reports to it what it
+ * pushed and what it polled. A batch in it is in one of these states:
+ *
+ * | state | entered | left |
+ * |---|---|---|
+ * | waiting | `add` | `markPushed` |
+ * | pushed | `markPushed`, `markRefilled` | `dropStored` or `noteLength` find it lost; `trim` drops it |
+ * | lost | a report has a gap there, or the queue was empty at two polls | `markPushed`, `markRefilled` |
+ *
+ * From every state `dropStored` drops it once it is stored. A batch that was refilled is found lost again only where the queue was
+ * empty for 30 s, so that a report that does not come can't make it circulate.
+ */
 export class Window {
-  /** By sequence, in order. */
   readonly #batches = new Map<number, Unstored>()
   #bytes = 0
   #lost = 0
@@ -49,6 +61,7 @@ export class Window {
     return this.#batches.size
   }
 
+  /** Bytes of all its elements. */
   get bytes (): number {
     return this.#bytes
   }
@@ -74,9 +87,20 @@ export class Window {
     return value?.at
   }
 
+  /** Adds a batch whose sequence is higher than all before. */
   add (batch: Batch): void {
     this.#batches.set(batch.seq, { ...batch, pushed: false, lost: false, refilled: false })
     this.#bytes += batch.element.length
+  }
+
+  /** Whether it has the batch: it is not known to be stored, and was not trimmed. */
+  has (seq: number): boolean {
+    return this.#batches.has(seq)
+  }
+
+  /** Whether the queue is known to have lost the batch. */
+  isLost (seq: number): boolean {
+    return this.#batches.get(seq)?.lost === true
   }
 
   /** Whether a batch still has to be pushed: it was not yet, and is not known to be stored either. */
@@ -84,6 +108,7 @@ export class Window {
     return this.#batches.get(seq)?.pushed === false
   }
 
+  /** The queue has these batches: they were pushed for the first time, or with the whole window. */
   markPushed (batches: readonly Batch[]): void {
     for (const { seq } of batches) {
       // Once more: it may now be on its way through the queue.
@@ -96,7 +121,7 @@ export class Window {
     }
   }
 
-  /** The same for lost batches: they are not taken to be lost again before the queue was empty for long. */
+  /** The same for lost batches: they are not found lost again before the queue was empty for long. */
   markRefilled (batches: readonly Batch[]): void {
     this.markPushed(batches)
     for (const { seq } of batches) {
@@ -105,35 +130,36 @@ export class Window {
     }
   }
 
+  /** Whether any batch in it was pushed. The oldest is pushed first, so it decides. */
   hasPushed (): boolean {
     const { value } = this.#batches.values().next()
     return value?.pushed === true
   }
 
   /**
-   * Drops exactly the sequences that are stored: never all below some number, for there may be gaps. What stays below the highest is lost, as
-   * a queue gives its batches out in their order.
-   * @returns how many batches a gap says are lost that it does not hold any more
+   * Drops exactly the sequences that are stored: never all below some number, for there may be gaps. What remains below the highest is
+   * lost, as a queue gives its batches out in their order.
+   * @returns how many batches a gap shows to be lost that the window does not have any more
    */
   dropStored (stored: Sequences): number {
-    let held = 0
+    let remaining = 0
     for (const [seq, batch] of this.#batches) {
       if (seq > stored.high) break
       if (has(stored, seq)) {
         this.#drop(seq)
         continue
       }
-      if (seq > this.#reportedTo) held++
+      if (seq > this.#reportedTo) remaining++
       if (batch.pushed && !batch.refilled) this.#setLost(batch, true)
     }
     if (stored.high <= this.#reportedTo) return 0
     const fresh = stored.gaps.filter(([from]) => from > this.#reportedTo)
     this.#reportedTo = stored.high
-    return fresh.reduce((sum, [from, to]) => sum + to - from + 1, 0) - held
+    return fresh.reduce((sum, [from, to]) => sum + to - from + 1, 0) - remaining
   }
 
   /** Notices a tail that the queue has lost. To be called after what was reported as stored has been dropped. */
-  noteLength ({ askedAt, answeredAt, length, lastPushed }: Sight): void {
+  noteLength ({ askedAt, answeredAt, length, lastPushed }: LengthPoll): void {
     const before = this.#empty
     if (length > 0) {
       this.#empty = undefined
@@ -149,7 +175,7 @@ export class Window {
     }
   }
 
-  /** Lets the oldest pushed batches go until it has at most `bytes`. @returns how many went */
+  /** Drops the oldest pushed batches until it has at most `bytes`; none that is waiting or lost. @returns how many were dropped */
   trim (bytes: number): number {
     let dropped = 0
     for (const [seq, { pushed, lost }] of this.#batches) {
@@ -160,26 +186,8 @@ export class Window {
     return dropped
   }
 
-  /** All batches in order, or the lost ones, in groups that can be pushed at once. */
-  * groups (lostOnly = false): Generator<Batch[]> {
-    let group: Batch[] = []
-    let bytes = 0
-    for (const batch of [...this.#batches.values()]) {
-      if (group.length === groupBatchesMax || (group.length > 0 && bytes + batch.element.length > batchBytesMax)) {
-        yield group
-        group = []
-        bytes = 0
-      }
-      // It may have become known as stored since the first group.
-      if (!this.#batches.has(batch.seq) || (lostOnly && !batch.lost)) continue
-      group.push(batch)
-      bytes += batch.element.length
-    }
-    if (group.length > 0) yield group
-  }
-
-  /** Its batches in order; with `unpushedOnly` those that are not known to be in the queue. */
-  batches (unpushedOnly: boolean): Batch[] {
+  /** A copy of its batches in order; with `unpushedOnly` those that are not known to be in the queue. */
+  batches (unpushedOnly = false): Batch[] {
     return [...this.#batches.values()].filter(({ pushed, lost }) => !pushed || lost || !unpushedOnly)
   }
 

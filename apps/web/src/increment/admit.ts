@@ -49,7 +49,7 @@ export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountR
       `a request with an Idempotency-Key travels whole, with at most ${idempotentBytesMax} bytes of JSON; send several, each with its own key`)
   }
   if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
-    throw new RequestError('GBX_QUEUE_UNREACHABLE', `the queue takes no batches (${flusher.failure ?? 'it is just coming back'}); try again, or count with ?ack=memory`)
+    throw new RequestError('GBX_QUEUE_UNREACHABLE', `queue unavailable (${flusher.failure ?? 'reconnecting'}); try again, or count with ?ack=memory`)
   }
   const pending = once === undefined ? undefined : flusher.pendingIdempotent(once.id)
   if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
@@ -76,7 +76,7 @@ export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountR
 /** What a client is told of what the consumer refused. */
 export function refusal (refused: readonly Rejection[]): RequestError {
   const reasons = new Set(refused.map(({ reason }) => reason))
-  if (reasons.has('other body')) return new RequestError('GBX_OTHER_BODY', 'this Idempotency-Key came before with another body; nothing of this one was counted')
+  if (reasons.has('other body')) return new RequestError('GBX_OTHER_BODY', 'this Idempotency-Key was already used with a different body; nothing of this one was counted')
   if (reasons.has('too late')) return new RequestError('GBX_TOO_LATE', 'this Idempotency-Key came so late that it may be a repeat; nothing of it was counted')
   const keys = [...new Set(refused.flatMap(({ key }) => key ?? []))]
   if (keys.length === 0) return new RequestError('GBX_TOTAL_OVERFLOW', 'a total would leave 64 bits: which ones, "npm run rejected" tells')

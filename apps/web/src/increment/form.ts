@@ -72,7 +72,7 @@ function readPlain (body: Buffer, from: number, to: number, pairsMax: number): b
     for (; at < to && body[at]! >= zero && body[at]! <= nine; at++) value = value * 10 + body[at]! - zero
     if (at === first || at - first > safeDigits) return false
     // 0 - value, as -value would be -0.
-    read.push(start, end, hashEnd(hash), negative ? 0 - value : value)
+    read.append(start, end, hashEnd(hash), negative ? 0 - value : value)
     if (at === to) return true
     if (body[at] !== ampersand) return false
   }
@@ -84,7 +84,7 @@ function readOther (body: Buffer, pairsMax: number, pairsOnly: boolean): void {
   // What is decoded is never longer than what was sent.
   read.begin(Buffer.allocUnsafe(body.length))
   if (!pairsOnly && pieces.length === 2 && readOriginal(body, pieces)) return
-  for (const [index, piece] of pieces.entries()) take(decodeName(body, piece, index), decodeValue(body, piece, index))
+  for (const [index, piece] of pieces.entries()) append(decodeName(body, piece, index), decodeValue(body, piece, index))
 }
 
 /** Whether it might be the original's form. */
@@ -92,12 +92,12 @@ function isOriginal (increments: IncrementColumns): boolean {
   return increments.length === 2 && increments.keys().some((key) => key === 'key' || key === 'value')
 }
 
-/** Takes a pair whose key was decoded. */
-function take (key: Buffer, delta: Sum): void {
+/** Appends a pair whose key was decoded. */
+function append (key: Buffer, delta: Sum): void {
   const start = read.length === 0 ? 0 : read.ends[read.length - 1]!
   const end = start + key.length
   read.bytes.set(key, start)
-  read.push(start, end, hashOf(read.bytes, start, end), delta)
+  read.append(start, end, hashOf(read.bytes, start, end), delta)
 }
 
 function split (body: Buffer, pairsMax: number): Piece[] {
@@ -133,7 +133,7 @@ function readOriginal (body: Buffer, pieces: readonly Piece[]): boolean {
   const [key, value] = [names.indexOf('key'), names.indexOf('value')]
   if (key < 0 || value < 0) return false
   const { equals, end, plainValue } = pieces[key]!
-  take(decodeKey(body, equals + 1, end, plainValue, key, 'key'), decodeValue(body, pieces[value]!, value))
+  append(decodeKey(body, equals + 1, end, plainValue, key, 'key'), decodeValue(body, pieces[value]!, value))
   return true
 }
 

@@ -1,0 +1,84 @@
+// Whether the queue accepts batches, since when not, and why. The outbox reports the result of every attempt to it; /readyz, the
+// 503s of count requests and the log are decided by it.
+import { connecting, type ProducerQueue, type StoreFailure } from '@gearbox/queue/queue.ts'
+import type { Logger } from '@gearbox/runtime/log/logger.ts'
+
+/** A failure shorter than this is not worth a line. */
+const quietFailureMs = 1000
+
+export interface QueueHealthOptions {
+  readonly queue: ProducerQueue
+  readonly logger: Logger
+  /** How long a queue that keeps no batches may store nothing before that counts as a failure. */
+  readonly ackTimeoutMs: number
+}
+
+/**
+ * The states of a queue, as a worker sees them. Only `check` changes the state; the outbox calls `attemptFailed` and
+ * `attemptSucceeded`, which it goes by.
+ *
+ * | state | entered | left |
+ * |---|---|---|
+ * | failing, nothing logged | at the start, as nothing is known yet; when there is a `failure` | after 1 s to "logged"; without a `failure` to working |
+ * | failing, logged | with one warning for each reason | without a `failure` to working, with one line |
+ * | working | when there is no `failure` | when there is one |
+ */
+export class QueueHealth {
+  readonly #options: QueueHealthOptions
+  /** When it began to fail (performance.now, ms); undefined while it works. */
+  #failingSince: number | undefined = performance.now()
+  /** Why the last attempt to push failed. */
+  #attemptFailure: string | undefined
+  /** Reasons of the present failure that were logged. */
+  readonly #logged = new Set<string>()
+
+  constructor (options: QueueHealthOptions) {
+    this.#options = options
+  }
+
+  /** Why the queue accepts no batches or, where it keeps none, why nothing is stored; undefined while all is well. */
+  get failure (): string | undefined {
+    return this.#options.queue.unreachable ?? this.#attemptFailure ?? this.storeFailure?.reason
+  }
+
+  /** Where the queue keeps no batches: that nothing could be stored for ACK_TIMEOUT_MS. */
+  get storeFailure (): StoreFailure | undefined {
+    const { storeFailure } = this.#options.queue
+    return storeFailure !== undefined && performance.now() - storeFailure.since > this.#options.ackTimeoutMs ? storeFailure : undefined
+  }
+
+  /** For how many ms the queue has accepted no batches; 0 while it does. */
+  get failingMs (): number {
+    return this.#failingSince === undefined ? 0 : performance.now() - this.#failingSince
+  }
+
+  /** The queue did not accept what was pushed. */
+  attemptFailed (reason: string): void {
+    this.#attemptFailure = reason
+    this.#failingSince ??= performance.now()
+  }
+
+  /** The queue accepted what was pushed. */
+  attemptSucceeded (): void {
+    this.#attemptFailure = undefined
+  }
+
+  /** Notices that the state has changed, and logs it. To be called many times a second. */
+  check (): void {
+    const { failure, storeFailure } = this
+    const { logger } = this.#options
+    if (failure === undefined) {
+      if (this.#logged.size > 0) logger.info('queue available again: pushing batches')
+      this.#logged.clear()
+      this.#failingSince = undefined
+      return
+    }
+    this.#failingSince ??= storeFailure?.since ?? performance.now()
+    // Until the first attempt has ended there is nothing to report.
+    if (failure === connecting || this.#logged.has(failure) || this.failingMs < quietFailureMs) return
+    this.#logged.add(failure)
+    logger.warn(storeFailure === undefined
+      ? `queue unavailable (${failure}): keeping increments in memory and retrying`
+      : `nothing is stored (${failure}): keeping increments in memory and retrying; requests at queued and stored get 503`)
+  }
+}
