@@ -1,5 +1,6 @@
-// A web worker: apps/web/src/deliver/flusher.ts and window.ts over packages/queue/src/redis/producer-queue.ts.
-// accept → flush (drain, encode) → deliver (catch up, push) → queued; beside it hear, look and, after a loss, replay.
+// A web worker: apps/web/src/deliver/flusher.ts, outbox.ts and window.ts over
+// packages/queue/src/redis/producer-queue.ts. accept → flush (drain, encode) → deliver (catch up, push) → queued;
+// beside it hear, look and, after a loss, replay.
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
@@ -98,7 +99,10 @@ function addUnsent (state: State, rules: Rules, producer: number, add: Add): voi
     withWorker(queue.push(adopted, rules, unsent, to.generation).state, producer, { unsentTo: to }))
 }
 
-/** Flusher.finish: what is neither in the queue nor reported as stored goes into the file. Then it is gone. */
+/**
+ * Flusher.finish and Outbox.unaccounted: what is neither in the queue nor reported as stored goes into the file. Then
+ * it is gone.
+ */
 function stop (state: State, rules: Rules, producer: number): State {
   const worker = at(state.workers, producer)
   const reached = worker.queue.runId !== 0 && !needsReplay(worker)
@@ -121,7 +125,7 @@ function stop (state: State, rules: Rules, producer: number): State {
   }
 }
 
-/** What flusher.ts does next on its own account: catch up, replay, push, or settle. */
+/** What the outbox does next on its own account: catch up, replay, push, or settle. */
 function addDelivery (state: State, rules: Rules, producer: number, add: Add): void {
   const worker = at(state.workers, producer)
   const who = `worker ${producer}`
@@ -129,7 +133,7 @@ function addDelivery (state: State, rules: Rules, producer: number, add: Add): v
   if (replay !== undefined) {
     const [seq] = replay.rest
     if (!same(worker.queue, replay.to)) {
-      add(() => `${who}: the queue moved, the replay begins anew`,
+      add(() => `${who}: the queue moved, the replay begins again`,
         () => withWorker(state, producer, { replay: undefined }))
     } else if (seq !== undefined) {
       add(() => `${who}: replays batch ${replay.rest.slice(0, groupBatchesMax).join(', ')}`,
@@ -194,7 +198,7 @@ function flush (state: State, producer: number): State {
   return encode(withWorker(state, producer, { accumulator: [], drain: accumulator, round: accumulator }), producer)
 }
 
-/** Flusher.#encode: from here on the batch is frozen, in the window, and delivered. */
+/** BatchEncoder.encode and Outbox.deliver: from here on the batch is frozen, in the window, and delivered. */
 function encode (state: State, producer: number): State {
   const { drain = [], seq: before, window } = at(state.workers, producer)
   const seq = before + 1
@@ -208,7 +212,7 @@ function encode (state: State, producer: number): State {
     })
 }
 
-/** After Flusher.#deliver: the drain's next batch, or else its `queued` replies. */
+/** After Outbox.deliver: the drain's next batch, or else its `queued` replies. */
 function delivered (state: State, producer: number): State {
   const { drain = [], round } = at(state.workers, producer)
   if (drain.length > 0) return encode(state, producer)
@@ -219,12 +223,12 @@ function delivered (state: State, producer: number): State {
   }
 }
 
-/** Flusher.#needsReplay and Window.hasPushed */
+/** Outbox.#needsReplay and Window.hasPushed */
 function needsReplay ({ queue, incarnation, window }: Worker): boolean {
   return queue.runId !== 0 && !same(queue, incarnation) && window[0]?.pushed === true
 }
 
-/** Flusher.#catchUp up to its first push. */
+/** Outbox.#catchUp up to its first push. */
 function catchUp (state: State, rules: Rules, producer: number): State {
   const worker = at(state.workers, producer)
   const to = worker.queue
@@ -234,7 +238,7 @@ function catchUp (state: State, rules: Rules, producer: number): State {
     { replay: { to, rest: at(after.workers, producer).window.map(({ element }) => element.seq) } })
 }
 
-/** One group of Window.groups in Flusher.#pushWindow; what became known as stored since is not pushed. */
+/** One group of pushInGroups in Outbox.#catchUp; what became known as stored since is not pushed. */
 function pushGroup (state: State, producer: number, replay: { to: Incarnation, rest: readonly number[] }): State {
   const { window } = at(state.workers, producer)
   const seqs = replay.rest.slice(0, groupBatchesMax)
@@ -305,7 +309,7 @@ function runIdOf ({ redis }: State, rules: Rules): number {
   return rules.runId === 'ignored' ? 1 : rules.runId === 'read' ? redis.runId : redis.runId * 100 + redis.replicationId
 }
 
-/** Flusher.#pollProgress and RedisProducerQueue.pollProgress */
+/** Outbox.pollProgress and RedisProducerQueue.pollProgress */
 function look (state: State, rules: Rules, producer: number, slowReport = false): State {
   const stored = at(state.redis.data.stored, producer)
   const told = noteLength(heard(state, rules, producer, stored), rules, producer, stored, slowReport)

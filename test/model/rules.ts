@@ -8,7 +8,7 @@ export interface Rules {
   readonly acknowledge: 'pops if handled' | 'trims n'
   /** A push without a definite answer is sent again: the same bytes. */
   readonly retry: 'same bytes' | 'new sequence' | 'merged with what came since'
-  /** Flusher: what is pushed stays in the window until it is stored. */
+  /** Outbox: what is pushed stays in the window until it is stored. */
   readonly window: 'until stored' | 'none'
   /** Window.dropStored: drops exactly what is stored. */
   readonly drop: 'exactly' | 'up to the highest'
@@ -24,7 +24,7 @@ export interface Rules {
   readonly tails: 'all that is not reported' | 'only above the highest' | 'ignored'
   /** What was pushed again is pushed once more if the queue is empty for long, and it is still not reported. */
   readonly again: 'when the queue is empty' | 'never'
-  /** Flusher.finish: what goes into the unsent file. */
+  /** Outbox.unaccounted: what goes into the unsent file. */
   readonly stop: 'what is not accounted for' | 'what was not pushed'
   /** Store.apply: the highest sequence of a producer and the gaps below it. */
   readonly appliedBefore: 'highest and gaps' | 'highest'

@@ -7,7 +7,9 @@ import { pushGroups, pushInGroups } from '../src/deliver/push-groups.ts'
 import { Window } from '../src/deliver/window.ts'
 
 function batches (sizes: readonly number[]): Batch[] {
-  return sizes.map((bytes, i) => ({ seq: i + 1, increments: 1, at: 1000 + i, element: Buffer.alloc(bytes, String(i % 10)) }))
+  return sizes.map((bytes, i) => {
+    return { seq: i + 1, increments: 1, at: 1000 + i, element: Buffer.alloc(bytes, String(i % 10)) }
+  })
 }
 
 const small = (count: number): Batch[] => batches(Array.from({ length: count }, () => 10))
@@ -18,7 +20,7 @@ async function grouped (list: Iterable<Batch> | AsyncIterable<Batch>): Promise<n
   return groups
 }
 
-test('groups are in order, of at most 256 batches and the bytes of one largest batch, or of one larger batch', async () => {
+test('groups are in order, of at most 256 batches and the bytes of one largest, or of one larger batch', async () => {
   expect((await grouped(small(600))).map((group) => group.length)).toEqual([256, 256, 88])
   const sizes = [batchBytesMax / 2, batchBytesMax / 2, 10, batchBytesMax + 1000, 10, 10]
   expect(await grouped(batches(sizes))).toEqual([[1, 2], [3], [4], [5, 6]])
@@ -41,7 +43,7 @@ test('what becomes known as stored between two groups is in none any more', asyn
   expect(given).toEqual([...Array.from({ length: 256 }, (_, i) => i + 1), 300])
 })
 
-test('a push ends where the queue becomes another one, or is unavailable, and reports only what the queue has', async () => {
+test('a push ends where the queue is another one or unavailable, and reports only what the queue has', async () => {
   const queue = new MemoryQueue()
   const pushed: number[] = []
   const options = {

@@ -1,6 +1,8 @@
-// The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher. It has no clock
-// and knows neither batches nor replies.
-import { int64Max, int64Min, narrow, type SumEntry, type IdempotentRequest, type Source, type Sum } from '@gearbox/protocol/batch.ts'
+// The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
+// It has no clock and knows neither batches nor replies.
+import {
+  int64Max, int64Min, narrow, type SumEntry, type IdempotentRequest, type Source, type Sum,
+} from '@gearbox/protocol/batch.ts'
 import type { IncrementColumns } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'
@@ -20,13 +22,19 @@ export function idempotentBytes (once: IdempotentRequest): number {
 
 /** What was accumulated between two drains. Each of its entries is read once, as many at a time as the reader likes. */
 export interface Drain extends Source {
-  /** How many requests and increments it is made of; zeros from the second call on, so that only one batch has these numbers. */
+  /**
+   * How many requests and increments it is made of; zeros from the second call on, so that only one batch has these
+   * numbers.
+   */
   readCounts (): { requests: number, increments: number }
   /** Increments of it that are in the numbers of no batch yet. */
   readonly unreadIncrements: number
   /** When the oldest increment in it was accepted, Unix ms. */
   readonly oldestAt: number
-  /** Whether all of its sums were asked for at level `stored`, so that nothing of it is promised and all of it can be refused. */
+  /**
+   * Whether all of its sums were asked for at level `stored`, so that nothing of it is promised and all of it can be
+   * refused.
+   */
   readonly refusable: boolean
   /** Keys and idempotent requests that were not read yet. */
   readonly pendingKeys: number
@@ -112,7 +120,10 @@ export class Accumulator {
     this.#bytes += idempotentBytes(once)
   }
 
-  /** Adds a sum that was rejected once more; its increments were counted when it was first added. From here on it is promised. */
+  /**
+   * Adds a sum that was rejected once more; its increments were counted when it was first added. From here on it is
+   * promised.
+   */
   addAgain (key: string, value: Sum, at: number): void {
     if (this.isEmpty) this.#oldestAt = at
     const bytes = Buffer.from(key)

@@ -1,4 +1,5 @@
-// The pairs of a request's body in columns, without an object or a string per pair. Filled by the form, read by the accumulator.
+// The pairs of a request's body in columns, without an object or a string per pair. Filled by the form, read by the
+// accumulator.
 import { add, type Sum } from '@gearbox/protocol/batch.ts'
 import { noBytes } from './key-table.ts'
 
@@ -11,8 +12,8 @@ export interface Increment {
 const firstCapacity = 1024
 
 /**
- * Pairs in their order. Pair `i` adds `deltas[i]` to a key: the bytes [starts[i], ends[i]), in UTF-8, whose `hashOf` is `hashes[i]`.
- * One object is used for every body: whoever gets it must not keep it.
+ * Pairs in their order. Pair `i` adds `deltas[i]` to a key: the bytes [starts[i], ends[i]), in UTF-8, whose `hashOf` is
+ * `hashes[i]`. One object is used for every body: whoever gets it must not keep it.
  */
 export class IncrementColumns {
   bytes: Buffer = noBytes

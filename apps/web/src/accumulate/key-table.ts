@@ -1,6 +1,7 @@
-// Keys as bytes, numbered in the order in which they are added: the sums of the accumulator are found by them. No insertion takes
-// long, and V8's collector has no work with them: keys are in pages of plain memory that never move, and the hash table is split into
-// small parts that double one at a time. Why a JavaScript Map would not do: DESIGN.md in this folder.
+// Keys as bytes, numbered in the order in which they are added: the sums of the accumulator are found by them. No
+// insertion takes long, and V8's collector has no work with them: keys are in pages of plain memory that never move,
+// and the hash table is split into small parts that double one at a time. Why a JavaScript Map would not do: DESIGN.md
+// in this folder.
 import { randomInt } from 'node:crypto'
 
 const shardBits = 8
@@ -8,8 +9,9 @@ const shardCount = 2 ** shardBits
 const firstSlots = 8
 
 /**
- * A key is found within this many slots from its first one, or else in a Map. Of keys that spread by chance about one in a million needs
- * the Map; keys that somebody chose to collide meet V8's seeded hash there, and cost no more than in any Map.
+ * A key is found within this many slots from its first one, or else in a Map. Of keys that spread by chance about one
+ * in a million needs the Map; keys that somebody chose to collide meet V8's seeded hash there, and cost no more than in
+ * any Map.
  */
 const probesMax = 32
 
@@ -17,7 +19,10 @@ const probesMax = 32
 export const pageBits = 12
 export const pageKeys = 2 ** pageBits
 
-/** Bytes of keys that a page has room for at first; a page of longer keys doubles it, to 1 MiB at most (4,096 keys of 256 bytes). */
+/**
+ * Bytes of keys that a page has room for at first; a page of longer keys doubles it, to 1 MiB at most (4,096 keys of
+ * 256 bytes).
+ */
 const pageBytes = 64 * 1024
 
 /** Keys one behind the other: each begins where the one before ends. */
@@ -41,7 +46,9 @@ export interface Slice {
 export class KeyTable {
   readonly #pages: Page[] = []
   #size = 0
-  /** Each slot has a key's number, from 1, or 0; the low bits of its hash choose the shard, those above the first slot. */
+  /**
+   * Each slot has a key's number, from 1, or 0; the low bits of its hash choose the shard, those above the first slot.
+   */
   readonly #shards = Array<Int32Array | undefined>(shardCount).fill(undefined)
   /** How many slots of each shard are taken. */
   readonly #used = new Int32Array(shardCount)
@@ -53,7 +60,9 @@ export class KeyTable {
     return this.#size
   }
 
-  /** @returns the number, from 0, of the key that [start, end) of `bytes` is, which hash to `hash`; -1 if there is none */
+  /**
+   * @returns the number, from 0, of the key that [start, end) of `bytes` is, which hash to `hash`; -1 if there is none
+   */
   find (bytes: Buffer, start: number, end: number, hash: number): number {
     return this.#find(hash & (shardCount - 1), bytes, start, end, hash) - 1
   }
@@ -167,8 +176,9 @@ function startOf (page: Page, at: number): number {
 }
 
 /**
- * FNV-1a (Fowler, Noll, Vo: prime 16777619; here from a random basis), one `hashByte` for each byte from `hashBasis` on, and then
- * `hashEnd`, MurmurHash3's last step (Appleby: fmix32): with a mere fold of the high bits, an addition among a million keys took a tenth longer.
+ * FNV-1a (Fowler, Noll, Vo: prime 16777619; here from a random basis), one `hashByte` for each byte from `hashBasis`
+ * on, and then `hashEnd`, MurmurHash3's last step (Appleby: fmix32): with a mere fold of the high bits, an addition
+ * among a million keys took a tenth longer.
  */
 export const hashBasis = randomInt(2 ** 32) | 0
 

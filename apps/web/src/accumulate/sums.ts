@@ -1,10 +1,11 @@
-// Key → sum, exact whatever the sums become, for very many keys: numbers in plain memory, and bigints only where a sum is past 2^53.
+// Key → sum, exact whatever the sums become, for very many keys: doubles in plain memory, and bigints only past 2^53.
+// The accumulator adds to it, and reads it when it is drained.
 import { add, type Sum } from '@gearbox/protocol/batch.ts'
 import { KeyTable, pageBits, pageKeys, type Slice } from './key-table.ts'
 
 /**
- * Estimated bytes of a key in addition to its text: 8 for its sum, 8 for its place in a page, up to 16 for its slots, and as many again
- * for unused room in its page.
+ * Estimated bytes of a key in addition to its text: 8 for its sum, 8 for its place in a page, up to 16 for its slots,
+ * and as many again for unused room in its page.
  */
 export const keyOverheadBytes = 48
 

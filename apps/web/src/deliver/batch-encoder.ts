@@ -1,4 +1,5 @@
-// Turns drains into batches: gives each its sequence and freezes its bytes. The flusher feeds it and passes the batches to the outbox.
+// Turns drains into batches: gives each its sequence and freezes its bytes. The flusher feeds it and passes the batches
+// to the outbox.
 import { encodeBatch, type Batch } from '@gearbox/protocol/batch.ts'
 import type { Drain } from '../accumulate/accumulator.ts'
 
@@ -31,7 +32,11 @@ export class BatchEncoder {
     const { producer, ackTimeoutMs } = this.#options
     this.#lastSeq++
     return encodeBatch({
-      producer, seq: this.#lastSeq, at: drain.oldestAt, ...drain.readCounts(), ...(refusable ? { storedWithinMs: ackTimeoutMs } : {}),
+      producer,
+      seq: this.#lastSeq,
+      at: drain.oldestAt,
+      ...drain.readCounts(),
+      ...(refusable ? { storedWithinMs: ackTimeoutMs } : {}),
     }, drain)
   }
 

@@ -1,10 +1,11 @@
-// A claim on one spool file, so that two workers do not push it at the same time. Pushing it twice would be harmless, and noisy.
+// A claim on one spool file, so that two workers do not push it at the same time. Pushing it twice would be harmless,
+// and noisy.
 import { rmSync } from 'node:fs'
 import Database from 'better-sqlite3'
 
 /**
- * A lock next to the file: SQLite's, as the kernel releases it when the process ends, however it ends. It is claimed from `claim` until
- * `release`. Where no lock file can be made it claims nothing, and its worker goes on.
+ * A lock next to the file: SQLite's, as the kernel releases it when the process ends, however it ends. It is claimed
+ * from `claim` until `release`. Where no lock file can be made it claims nothing, and its worker goes on.
  */
 export class FileClaim {
   readonly #path: string

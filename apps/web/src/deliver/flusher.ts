@@ -1,5 +1,5 @@
-// The first gear: fed by requests through `accept`, it drains the accumulator into batches, passes those to the outbox one at a
-// time, and reports to the settlement of replies how far each flush has come.
+// The first gear: fed by requests through `accept`, it drains the accumulator into batches, passes those to the outbox
+// one at a time, and reports to the settlement of replies how far each flush has come.
 //
 // With an interval of `auto` a flush leaves as soon as the one before is acknowledged: batches are small and fast under
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
@@ -38,7 +38,9 @@ export interface FlusherCounts {
   /** Batches pushed, with replays and refills; attempts to push that failed. */
   readonly pushed: number
   readonly retries: number
-  /** Times that the whole window was pushed again, and batches that were pushed again because the queue had lost them. */
+  /**
+   * Times that the whole window was pushed again, and batches that were pushed again because the queue had lost them.
+   */
   readonly replays: number
   readonly refilled: number
   /** Batches that left the window before they were stored. */
@@ -50,12 +52,12 @@ export interface FlusherCounts {
 /**
  * One loop, begun by `start`, goes through these states:
  *
- * | state | entered | left |
- * |---|---|---|
- * | waiting | at the start, and after every flush | the pacer lets a flush leave: something was accepted, or the queue lost batches |
- * | repairing | the outbox has batches that the queue lost | it has pushed them again |
- * | flushing | the accumulator is not empty | all batches of its drain are in the queue |
- * | ended | `finish` was called and nothing is left to flush; or its deadline aborted, from every state | never |
+ * - waiting: at the start and after every flush, until the pacer lets a flush leave, as something was accepted or the
+ *   queue lost batches.
+ * - repairing: while the outbox has batches that the queue lost, until it has pushed them again.
+ * - flushing: while the accumulator is not empty, until all batches of its drain are in the queue.
+ * - ended: after `finish`, when nothing is left to flush; from every state when the deadline of `finish` aborts. For
+ *   good.
  *
  * `accept` may be called in every state, also while finishing; it never waits.
  */
@@ -137,12 +139,16 @@ export class Flusher {
 
   /** Increments accepted that are in no batch yet, and those in batches that are not known to be in the queue. */
   get onTheWay (): { readonly pending: number, readonly window: number } {
-    return { pending: this.#accumulator.increments + (this.#drain?.unreadIncrements ?? 0), window: this.#outbox.unpushedIncrements }
+    return {
+      pending: this.#accumulator.increments + (this.#drain?.unreadIncrements ?? 0),
+      window: this.#outbox.unpushedIncrements,
+    }
   }
 
   /** Age in seconds of the oldest increment that is not known to be stored; 0 if there is none. */
   get lagSeconds (): number {
-    const oldest = this.#outbox.oldestAt ?? this.#drain?.oldestAt ?? (this.#accumulator.isEmpty ? undefined : this.#accumulator.oldestAt)
+    const pending = this.#accumulator.isEmpty ? undefined : this.#accumulator.oldestAt
+    const oldest = this.#outbox.oldestAt ?? this.#drain?.oldestAt ?? pending
     return oldest === undefined ? 0 : Math.max(0, Date.now() - oldest) / 1000
   }
 
@@ -161,7 +167,9 @@ export class Flusher {
     return this.#outbox.health.failingMs
   }
 
-  /** The idempotent request with this id that is in no batch yet: a repeat shares its reply, another body is refused. */
+  /**
+   * The idempotent request with this id that is in no batch yet: a repeat shares its reply, another body is refused.
+   */
   pendingIdempotent (id: string): IdempotentRequest | undefined {
     return this.#accumulator.pendingIdempotent(id)
   }
@@ -185,9 +193,12 @@ export class Flusher {
    * Accepts a request's increments: from here on they are being delivered, whatever happens to the reply.
    * @param increments not kept: they may change once this returns
    * @param once the request itself, if it has an Idempotency-Key: then its sums count, and are kept
-   * @param reply settled when `level` is reached, is late, or is refused; undefined at level `memory`, which is reached now
+   * @param reply settled when `level` is reached, is late, or is refused; undefined at level `memory`, which is reached
+   * now
    */
-  accept (increments: IncrementColumns, once: IdempotentRequest | undefined, level: AckLevel, reply: PendingReply | undefined): void {
+  accept (
+    increments: IncrementColumns, once: IdempotentRequest | undefined, level: AckLevel, reply: PendingReply | undefined
+  ): void {
     // Only the oldest increment's time is kept.
     const at = once?.at ?? (this.#accumulator.isEmpty ? Date.now() : 0)
     const pending = once === undefined ? undefined : this.#accumulator.pendingIdempotent(once.id)

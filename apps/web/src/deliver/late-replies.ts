@@ -1,9 +1,9 @@
-// Flushes of level `stored` that were answered with 202 before they were stored, and that the consumer may still refuse, as it does
-// not know of that. What it refuses of them has to be sent once more, for it was promised. The settlement adds them, and learns from
-// every progress report what to send.
-// All that is kept of a flush is its range of sequences; the rejection says what was rejected. An idempotent request is kept itself,
-// but not for long: the consumer files, and does not refuse, a batch that is older than its replies' time. So this is only for what
-// was stored in time and reported too late.
+// Flushes of level `stored` that were answered with 202 before they were stored, and that the consumer may still
+// refuse, as it does not know of that. What it refuses of them has to be sent once more, for it was promised. The
+// settlement adds them, and learns from every progress report what to send. All that is kept of a flush is its range of
+// sequences; the rejection says what was rejected. An idempotent request is kept itself, but not for long: the consumer
+// files, and does not refuse, a batch that is older than its replies' time. So this is only for what was stored in time
+// and reported too late.
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { hasAll, missing } from '@gearbox/protocol/sequences.ts'
@@ -82,8 +82,8 @@ export class LateReplies {
 
   /**
    * Removes what is stored by now. A report can be repeated: what it returned once it does not return again.
-   * @returns what was rejected of it without having been filed: sums, requests, and how many batches had entries that are not
-   * known any more
+   * @returns what was rejected of it without having been filed: sums, requests, and how many batches had entries that
+   * are not known any more
    */
   settle (stored: Progress): { rejections: Rejection[], requests: IdempotentRequest[], unknown: number } {
     const { rejected, omittedRejections } = stored

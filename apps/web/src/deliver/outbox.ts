@@ -1,5 +1,6 @@
-// The delivery protocol of one producer: every batch reaches the queue, and stays in the window until the database has it. The
-// flusher passes it encoded batches one at a time; it reports back what is stored. It knows no requests, replies or intervals.
+// The delivery protocol of one producer: every batch reaches the queue, and stays in the window until the database has
+// it. The flusher passes it encoded batches one at a time; it reports back what is stored. It knows no requests,
+// replies or intervals.
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Batch } from '@gearbox/protocol/batch.ts'
 import type { Progress } from '@gearbox/protocol/progress.ts'
@@ -10,13 +11,22 @@ import { QueueHealth } from './queue-health.ts'
 import { orAborted, retry } from './retry.ts'
 import { Window } from './window.ts'
 
-/** While batches are unstored, progress is polled this often. A poll also notices that it is another queue than they went to. */
+/**
+ * While batches are unstored, progress is polled this often. A poll also notices that it is another queue than they
+ * went to.
+ */
 const queuePollMs = 1000
 
-/** While nothing is unstored, it is polled this often, for the database that the queue belongs to; and every time until that is known. */
+/**
+ * While nothing is unstored, it is polled this often, for the database that the queue belongs to; and every time until
+ * that is known.
+ */
 const idlePollMs = 10_000
 
-/** A batch leaves the queue before it is reported as stored: at the end, that report is polled for this long and this often. */
+/**
+ * A batch leaves the queue before it is reported as stored: at the end, that report is polled for this long and this
+ * often.
+ */
 const lastReport = { withinMs: 1000, pollMs: 50 }
 
 export interface OutboxOptions {
@@ -29,7 +39,10 @@ export interface OutboxOptions {
   readonly unstoredBytesMax: number
   /** Ends all attempts, for good. What was not delivered by then is returned by `unaccounted`. */
   readonly abandon: AbortSignal
-  /** Called with every report of what is stored, after the window has dropped it. Reports can repeat, and can come out of order. */
+  /**
+   * Called with every report of what is stored, after the window has dropped it. Reports can repeat, and can come out
+   * of order.
+   */
   readonly onProgress: (stored: Progress) => void
   /** Called when batches have to be pushed again: `repair` is to be called soon, between two deliveries. */
   readonly onLoss: () => void
@@ -38,15 +51,15 @@ export interface OutboxOptions {
 }
 
 /**
- * One push is in flight at a time: the caller awaits `deliver` and `repair` and never calls both at once. The outbox itself is in one
- * of these states:
+ * One push is in flight at a time: the caller awaits `deliver` and `repair` and never calls both at once. The outbox
+ * itself is in one of these states:
  *
- * | state | entered | left |
- * |---|---|---|
- * | in step | at the start; when the whole window is in the queue that is there now | see the next two |
- * | to be replayed | the queue has another incarnation than the window's pushed batches went to | `deliver` or `repair` has pushed all of the window to it; begins again if it changes meanwhile |
- * | to be refilled | the window has found batches lost, in the same queue | `repair` has pushed exactly those again, or a replay has |
- * | abandoned | `abandon` aborts, from every state | never: nothing is pushed any more |
+ * - in step: at the start, and when the whole window is in the queue that is there now.
+ * - to be replayed: entered when the queue has another incarnation than the window's pushed batches went to. Left when
+ *   `deliver` or `repair` has pushed all of the window to it, from the start again if it changes meanwhile.
+ * - to be refilled: entered when the window has found batches lost in the same queue. Left when `repair` has pushed
+ *   exactly those again, or a replay has.
+ * - abandoned: entered from every state when `abandon` aborts, for good: nothing is pushed any more.
  *
  * An unavailable queue changes none of these: what it did not accept is tried again until it does, with the same bytes.
  */
@@ -62,8 +75,10 @@ export class Outbox {
   #polling = false
   /** When progress was polled last (performance.now, ms). */
   #polledAt = -Infinity
-  #pollFailure = { reason: '', logged: false }
-  /** Batches pushed, with repeats; failed attempts; replays; batches refilled, and batches that left the window before they were stored. */
+  /**
+   * Batches pushed, with repeats; failed attempts; replays; batches refilled, and batches that left the window before
+   * they were stored.
+   */
   readonly counts = { pushed: 0, retries: 0, replays: 0, refilled: 0, trimmed: 0 }
 
   constructor (options: OutboxOptions) {
@@ -99,12 +114,13 @@ export class Outbox {
 
   /** Begins to poll progress. */
   start (): void {
-    this.#timer = setInterval(() => { this.pollProgress().catch((error: unknown) => this.#pollFailed(error)) }, queuePollMs)
+    const poll = (): void => { this.pollProgress().catch((error: unknown) => this.health.pollFailed(error)) }
+    this.#timer = setInterval(poll, queuePollMs)
   }
 
   /**
-   * Takes a batch into the window and pushes it, always the same bytes, until the queue has it or it is reported as stored.
-   * The first push leaves before this returns its promise, where no replay is due.
+   * Takes a batch into the window and pushes it, always the same bytes, until the queue has it or it is reported as
+   * stored. The first push leaves before this returns its promise, where no replay is due.
    * @returns false if that was abandoned
    */
   async deliver (batch: Batch): Promise<boolean> {
@@ -120,8 +136,9 @@ export class Outbox {
   }
 
   /**
-   * Polls what is stored: a report may have been lost, and a queue may lose its memory, or some of it, without closing a connection.
-   * Does nothing while another poll is in progress, while the queue is out of reach, or where it has nothing to find out yet.
+   * Polls what is stored: a report may have been lost, and a queue may lose its memory, or some of it, without closing
+   * a connection. Does nothing while another poll is in progress, while the queue is out of reach, or where it has
+   * nothing to find out yet.
    * @throws QueueUnavailableError
    */
   async pollProgress (): Promise<void> {
@@ -129,7 +146,8 @@ export class Outbox {
     const { origin, incarnation } = queue
     const [askedAt, { lastPushed }] = [performance.now(), this.#window]
     const idle = this.#window.size === 0 && !isAwaited()
-    if ((idle && origin.database !== undefined && askedAt - this.#polledAt < idlePollMs) || this.#polling || incarnation === undefined) return
+    const isEarly = idle && origin.database !== undefined && askedAt - this.#polledAt < idlePollMs
+    if (isEarly || this.#polling || incarnation === undefined) return
     this.#polling = true
     this.#polledAt = askedAt
     try {
@@ -144,9 +162,9 @@ export class Outbox {
 
   /**
    * Ends the polling. To be called once, when no more is delivered.
-   * @returns the window's batches that neither wait in the queue nor are stored, in order, as far as that can be found out before
-   * `abandon` aborts. A queue that is out of reach or another one may have lost all that was pushed to it. What it has after all is
-   * skipped as applied before.
+   * @returns the window's batches that neither wait in the queue nor are stored, in order, as far as that can be found
+   * out before `abandon` aborts. A queue that is out of reach or another one may have lost all that was pushed to it.
+   * What it has after all is skipped as applied before.
    */
   async unaccounted (): Promise<Batch[]> {
     clearInterval(this.#timer)
@@ -187,7 +205,8 @@ export class Outbox {
     const { queue } = this.#options
     while (this.#window.needsPush(batch.seq)) {
       // Without an event-loop iteration in between where no replay is due: then a push leaves at once.
-      const incarnation = queue.incarnation === this.#incarnation ? this.#incarnation ?? await this.#catchUp() : await this.#catchUp()
+      const inStep = queue.incarnation === this.#incarnation ? this.#incarnation : undefined
+      const incarnation = inStep ?? await this.#catchUp()
       if (!this.#window.needsPush(batch.seq)) return
       if (await queue.push([batch.element], incarnation) === 'pushed') this.#markPushed([batch])
     }
@@ -227,8 +246,8 @@ export class Outbox {
   }
 
   /**
-   * Makes sure that the queue is the one that the window's pushed batches went to; if not, pushes all of the window again, in order,
-   * from the start again if it changes meanwhile.
+   * Makes sure that the queue is the one that the window's pushed batches went to; if not, pushes all of the window
+   * again, in order, from the start again if it changes meanwhile.
    * @returns the queue's incarnation
    * @throws QueueUnavailableError
    */
@@ -245,7 +264,8 @@ export class Outbox {
       this.counts.replays++
       const stored = await queue.progress(producer)
       if (stored !== undefined) this.#onProgress(stored)
-      if (this.#window.size > 0) logger.info(`queue was replaced or restarted: re-pushing ${this.#window.size} unstored batches`)
+      const { size } = this.#window
+      if (size > 0) logger.info(`queue was replaced or restarted: re-pushing ${size} unstored batches`)
       const whole = await pushInGroups(this.#window.batches(), {
         queue,
         incarnation,
@@ -276,17 +296,9 @@ export class Outbox {
     const dropped = this.#window.trim(this.#options.unstoredBytesMax)
     this.counts.trimmed += dropped
     if (dropped > 0 && !this.#trimming) {
-      this.#options.logger.warn('too much is waiting to be stored (UNSTORED_BYTES_MAX): the oldest batches are now kept by the queue alone. ' +
-        'Is the consumer running?')
+      this.#options.logger.warn('too much is waiting to be stored (UNSTORED_BYTES_MAX): ' +
+        'the oldest batches are now kept by the queue alone. Is the consumer running?')
     }
     this.#trimming = dropped > 0
-  }
-
-  /** Without polls a worker still gets most reports, and what it misses comes with the next one. One failure is a lost connection, two are a fault. */
-  #pollFailed (error: unknown): void {
-    const reason = error instanceof Error ? error.message : String(error)
-    const repeated = reason === this.#pollFailure.reason && this.health.failure === undefined
-    if (repeated && !this.#pollFailure.logged) this.#options.logger.warn(`progress can't be polled: ${reason}`)
-    this.#pollFailure = { reason, logged: repeated }
   }
 }

@@ -1,13 +1,13 @@
-// When a flush may leave: the pacing of the first gear. The flusher waits on it, and wakes it up whenever there is something to flush.
+// When a flush may leave: the pacing of the first gear. The flusher waits on it, and wakes it up whenever there is
+// something to flush.
 
 /**
  * Waits between two flushes. One loop calls `untilDue`, again and again; everything else may be called at any time.
  *
- * | state | entered | left |
- * |---|---|---|
- * | resting | the last flush left less than the fixed interval ago; never with `auto` | the interval is over, `skipInterval` or `finish` |
- * | idle | nothing is due | `wakeUp` or `finish` |
- * | due | `wakeUp` was called since the last flush | `untilDue` returns |
+ * - resting: entered by `untilDue` while the last flush is less than the fixed interval ago, so never with `auto`. Left
+ *   when the interval is over, and by `skipInterval` or `finish`.
+ * - idle: nothing is due. Left by `wakeUp` or `finish`.
+ * - due: `wakeUp` was called since the last flush. Left when `untilDue` returns.
  *
  * After `finish` it neither rests nor idles.
  */

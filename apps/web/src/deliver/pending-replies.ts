@@ -1,13 +1,13 @@
-// Replies that wait for their ack level: whoever parsed the request makes them, the settlement gives them. They are kept in the
-// order of their requests, and all of them wait for the same time at most.
+// Replies that wait for their ack level: whoever parsed the request makes them, the settlement gives them. They are
+// kept in the order of their requests, and all of them wait for the same time at most.
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import { idempotentBytes } from '../accumulate/accumulator.ts'
 
 /**
- * What became of a request. `reached`: it has the level asked for (204). `accepted`: it is kept, at level memory as asked, or with an
- * entry that was promised and is set aside (202). `late`: the level was not reached in time, and it is still being delivered (202).
- * Otherwise the entries that were refused.
+ * What became of a request. `reached`: it has the level asked for (204). `accepted`: it is kept, at level memory as
+ * asked, or with an entry that was promised and is set aside (202). `late`: the level was not reached in time, and it
+ * is still being delivered (202). Otherwise the entries that were refused.
  */
 export type Outcome = 'reached' | 'accepted' | 'late' | { readonly refused: readonly Rejection[] }
 
@@ -31,7 +31,9 @@ export interface PendingReply {
 }
 
 /** The fields of a reply that does not wait yet. */
-export const notPending: Omit<PendingReply, 'ownBytes' | 'settle'> = { heldAt: 0, keys: undefined, once: undefined, increments: 0 }
+export const notPending: Omit<PendingReply, 'ownBytes' | 'settle'> = {
+  heldAt: 0, keys: undefined, once: undefined, increments: 0,
+}
 
 /** All pending replies of a worker: one such object is shared by all of its PendingReplies. */
 export interface PendingCounts {
@@ -54,8 +56,8 @@ function bytesOf ({ ownBytes, keys, once }: PendingReply): number {
 }
 
 /**
- * Replies of one level that wait for one flush, first come first. Each is settled exactly once, by whichever of the methods comes
- * first, and is counted in the shared counts until then.
+ * Replies of one level that wait for one flush, first come first. Each is settled exactly once, by whichever of the
+ * methods comes first, and is counted in the shared counts until then.
  */
 export class PendingReplies {
   readonly #counts: PendingCounts
@@ -102,7 +104,10 @@ export class PendingReplies {
     counts.answered.increments += increments
   }
 
-  /** Settles the oldest of them: those that cost no more than `costMax` together, and one more. @returns what they cost */
+  /**
+   * Settles the oldest of them: those that cost no more than `costMax` together, and one more.
+   * @returns what they cost
+   */
   settleSome (
     outcomeOf: (reply: PendingReply) => Outcome, costMax: number, costOf: (reply: PendingReply) => number
   ): number {
@@ -116,7 +121,10 @@ export class PendingReplies {
     return cost
   }
 
-  /** Settles as late what began to wait before `before` (performance.now, ms). @param onLate called with each of them first */
+  /**
+   * Settles as late what began to wait before `before` (performance.now, ms).
+   * @param onLate called with each of them first
+   */
   settleLate (before: number, onLate?: (reply: PendingReply) => void): void {
     for (;;) {
       const reply = this.#replies[this.#first]
@@ -138,7 +146,10 @@ export class PendingReplies {
     reply.settle(outcome)
   }
 
-  /** A settled reply keeps its whole request in memory; it must not stay until the flush is stored, which may be hours away. */
+  /**
+   * A settled reply keeps its whole request in memory; it must not stay until the flush is stored, which may be hours
+   * away.
+   */
   #trim (): void {
     if (this.#first * 2 < this.#replies.length) return
     this.#replies.splice(0, this.#first)

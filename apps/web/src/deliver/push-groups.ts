@@ -11,10 +11,10 @@ interface Pushable {
 }
 
 /**
- * Divides batches, in their order, into groups of at most 256 batches and the bytes of one largest batch. A larger batch is a
- * group by itself.
- * @param isWanted decides whether a batch is in the next group. It is called after the group before was used, so that it can
- * leave out what became known as stored meanwhile.
+ * Divides batches, in their order, into groups of at most 256 batches and the bytes of one largest batch. A larger
+ * batch is a group by itself.
+ * @param isWanted decides whether a batch is in the next group. It is called after the group before was used, so that
+ * it can leave out what became known as stored meanwhile.
  */
 export async function * pushGroups<T extends Pushable> (
   batches: Iterable<T> | AsyncIterable<T>, isWanted: (batch: T) => boolean
@@ -48,7 +48,8 @@ export interface PushInGroupsOptions<T> {
 
 /**
  * Pushes batches in their order, group by group.
- * @returns false if the queue became another one meanwhile: then nothing that was pushed counts, and all of it has to be pushed again
+ * @returns false if the queue became another one meanwhile: then nothing that was pushed counts, and all of it has to
+ * be pushed again
  * @throws QueueUnavailableError what was not reported to `onPushed` may or may not be in the queue
  */
 export async function pushInGroups<T extends Pushable> (

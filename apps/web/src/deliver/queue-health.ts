@@ -1,6 +1,7 @@
-// Whether the queue accepts batches, since when not, and why. The outbox reports the result of every attempt to it; /readyz, the
-// 503s of count requests and the log are decided by it.
+// Whether the queue accepts batches, since when not, and why. The outbox reports the result of every attempt to it;
+// /readyz, the 503s of count requests and the log are decided by it.
 import { connecting, type ProducerQueue, type StoreFailure } from '@gearbox/queue/queue.ts'
+import { reasonOf } from '@gearbox/runtime/errors.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 
 /** A failure shorter than this is not worth a line. */
@@ -17,11 +18,9 @@ export interface QueueHealthOptions {
  * The states of a queue, as a worker sees them. Only `check` changes the state; the outbox calls `attemptFailed` and
  * `attemptSucceeded`, which it goes by.
  *
- * | state | entered | left |
- * |---|---|---|
- * | failing, nothing logged | at the start, as nothing is known yet; when there is a `failure` | after 1 s to "logged"; without a `failure` to working |
- * | failing, logged | with one warning for each reason | without a `failure` to working, with one line |
- * | working | when there is no `failure` | when there is one |
+ * - failing: at the start, as nothing is known yet; and whenever there is a `failure`. After 1 s one warning is logged
+ *   for each reason.
+ * - working: entered when there is no `failure`. If one was logged, one line says that it is over.
  */
 export class QueueHealth {
   readonly #options: QueueHealthOptions
@@ -31,6 +30,8 @@ export class QueueHealth {
   #attemptFailure: string | undefined
   /** Reasons of the present failure that were logged. */
   readonly #logged = new Set<string>()
+  /** Why the last failed poll of progress failed. */
+  #pollFailure = { reason: '', logged: false }
 
   constructor (options: QueueHealthOptions) {
     this.#options = options
@@ -43,8 +44,9 @@ export class QueueHealth {
 
   /** Where the queue keeps no batches: that nothing could be stored for ACK_TIMEOUT_MS. */
   get storeFailure (): StoreFailure | undefined {
-    const { storeFailure } = this.#options.queue
-    return storeFailure !== undefined && performance.now() - storeFailure.since > this.#options.ackTimeoutMs ? storeFailure : undefined
+    const { queue: { storeFailure }, ackTimeoutMs } = this.#options
+    if (storeFailure === undefined || performance.now() - storeFailure.since <= ackTimeoutMs) return undefined
+    return storeFailure
   }
 
   /** For how many ms the queue has accepted no batches; 0 while it does. */
@@ -63,6 +65,18 @@ export class QueueHealth {
     this.#attemptFailure = undefined
   }
 
+  /**
+   * Progress could not be polled. Without polls a worker still gets most reports, and what it misses comes with the
+   * next one. So one failure is a lost connection and not worth a line; the same one twice, while batches are accepted,
+   * is a fault.
+   */
+  pollFailed (error: unknown): void {
+    const reason = reasonOf(error)
+    const repeated = reason === this.#pollFailure.reason && this.failure === undefined
+    if (repeated && !this.#pollFailure.logged) this.#options.logger.warn(`progress can't be polled: ${reason}`)
+    this.#pollFailure = { reason, logged: repeated }
+  }
+
   /** Notices that the state has changed, and logs it. To be called many times a second. */
   check (): void {
     const { failure, storeFailure } = this
@@ -79,6 +93,7 @@ export class QueueHealth {
     this.#logged.add(failure)
     logger.warn(storeFailure === undefined
       ? `queue unavailable (${failure}): keeping increments in memory and retrying`
-      : `nothing is stored (${failure}): keeping increments in memory and retrying; requests at queued and stored get 503`)
+      : `nothing is stored (${failure}): keeping increments in memory and retrying; ` +
+        'requests at queued and stored get 503')
   }
 }

@@ -1,6 +1,6 @@
-// The keys of a request whose reply waits until it is stored, packed into one piece of memory: thousands of such replies with a
-// thousand keys each cost V8's collector nothing, and their size is known. `admit` packs them; a verdict finds rejected keys among
-// them, by their hashes first.
+// The keys of a request whose reply waits until it is stored, packed into one piece of memory: thousands of such
+// replies with a thousand keys each cost V8's collector nothing, and their size is known. `admit` packs them; a verdict
+// finds rejected keys among them, by their hashes first.
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
 import { hashOf } from '../accumulate/key-table.ts'

@@ -1,4 +1,5 @@
-// The one retry loop of a web worker. The outbox and the spool repeat with it whatever an unavailable queue could not do.
+// The one retry loop of a web worker. The outbox and the spool repeat with it whatever an unavailable queue could not
+// do.
 import { setTimeout as delay } from 'node:timers/promises'
 import { QueueUnavailableError } from '@gearbox/queue/queue.ts'
 
@@ -31,8 +32,8 @@ export async function retry<T> (
 }
 
 /**
- * Awaits an action, but no longer than until `signal` aborts: an embedded push is answered only when it is committed, which a full
- * disk can delay for hours.
+ * Awaits an action, but no longer than until `signal` aborts: an embedded push is answered only when it is committed,
+ * which a full disk can delay for hours.
  * @throws QueueUnavailableError if it aborts first, and whatever the action throws
  */
 export async function orAborted<T> (action: Promise<T>, signal: AbortSignal): Promise<T> {

@@ -1,5 +1,6 @@
-// Decides when each pending reply is given and what it is: when its flush has reached the queue or the database, was refused in part,
-// or took too long. The flusher adds replies and reports how far each flush has come; the outbox's reports say what is stored.
+// Decides when each pending reply is given and what it is: when its flush has reached the queue or the database, was
+// refused in part, or took too long. The flusher adds replies and reports how far each flush has come; the outbox's
+// reports say what is stored.
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Progress, Rejection } from '@gearbox/protocol/progress.ts'
 import { hasAll, isSubset } from '@gearbox/protocol/sequences.ts'
@@ -12,15 +13,15 @@ import { costOf, RejectionIndex, type Verdict } from './verdict.ts'
 const settledKeysMax = 100_000
 
 /**
- * One flush and the replies that wait for it. It is open while its requests are still in the accumulator, then being encoded, then
- * encoded: all of its batches are in the queue. Only its Settlement changes it.
+ * One flush and the replies that wait for it. It is open while its requests are still in the accumulator, then being
+ * encoded, then encoded: all of its batches are in the queue. Only its Settlement changes it.
  */
 export class FlushGroup implements LateFlush {
   readonly queued: PendingReplies
   readonly stored: PendingReplies
   /**
-   * Whether a reply of level `stored` was given before that was reached. Then nothing in its batches is refused any more:
-   * what the database can't apply was promised to one of their clients by a 202.
+   * Whether a reply of level `stored` was given before that was reached. Then nothing in its batches is refused any
+   * more: what the database can't apply was promised to one of their clients by a 202.
    */
   late = false
   /** Whether a batch of it says that it may be refused. */
@@ -50,13 +51,13 @@ export interface SettlementOptions {
 /**
  * All pending replies of one worker, by the flush that they wait for. A group of them goes this way:
  *
- * | state | entered | left |
- * |---|---|---|
- * | open | always one is: `add` puts replies into it | `begin`: its flush has begun, and another is open |
- * | being delivered | `begin` | `reached`: all of its batches are in the queue |
- * | due | `reached` | `settleReached` gives its replies at level `queued` |
- * | waiting to be stored | it has replies at level `stored` | a report covers its sequences; or `sweep` gave the last of them as late |
- * | being settled | it is stored, and entries of it were rejected | a slice of replies in each event-loop iteration, until none is left |
+ * - open: one group always is, and `add` puts replies into it. Left by `begin`, when its flush begins; then another is
+ *   open.
+ * - being delivered: entered by `begin`. Left by `reached`, when all of its batches are in the queue.
+ * - due: entered by `reached`. Left by `settleReached`, which gives its replies at level `queued`.
+ * - waiting to be stored: while it has replies at level `stored`, until a report covers its sequences.
+ * - being settled: it is stored, and entries of it were rejected. A slice of its replies is given in each event-loop
+ *   iteration.
  *
  * In each of these `sweep` gives replies as late whose time is up, and `finish` all that are left.
  */
@@ -156,7 +157,9 @@ export class Settlement {
     else if (this.#progress !== undefined) this.#settleStored(this.#progress)
   }
 
-  /** Gives the replies at level `queued` that are due. Hundreds of them take about as long as the disk takes for a push. */
+  /**
+   * Gives the replies at level `queued` that are due. Hundreds of them take about as long as the disk takes for a push.
+   */
   settleReached (): void {
     const group = this.#due
     this.#due = undefined
@@ -236,7 +239,10 @@ export class Settlement {
     if (group.refusable) this.#lastLate = group.firstSeq
   }
 
-  /** What was rejected and not filed although the replies were late: their 202 promised that it would be counted or kept. */
+  /**
+   * What was rejected and not filed although the replies were late: their 202 promised that it would be counted or
+   * kept.
+   */
   #settleLateReplies (stored: Progress): void {
     if (this.#lateReplies.isEmpty) return
     const { rejections, requests, unknown } = this.#lateReplies.settle(stored)
@@ -248,7 +254,7 @@ export class Settlement {
   #countSetAside (batches: number): void {
     if (batches === 0) return
     this.#setAside += batches
-    this.#options.logger.warn(
-      `${batches} batches of requests that were answered with 202 had more entries that could not be applied than are reported`)
+    this.#options.logger.warn(`${batches} batches of requests that were answered with 202 had more entries that ` +
+      'could not be applied than are reported')
   }
 }

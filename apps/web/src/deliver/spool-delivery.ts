@@ -1,5 +1,6 @@
-// The delivery of one spool file: the batches that an earlier worker left in it, under the identities that they have, into the queue
-// that they belong to. What the outbox does for batches in memory, this does for batches in a file, with the same push and progress.
+// The delivery of one spool file: the batches that an earlier worker left in it, under the identities that they have,
+// into the queue that they belong to. What the outbox does for batches in memory, this does for batches in a file, with
+// the same push and progress.
 import { rm } from 'node:fs/promises'
 import { has } from '@gearbox/protocol/sequences.ts'
 import { QueueUnavailableError, type ProducerQueue } from '@gearbox/queue/queue.ts'
@@ -33,13 +34,12 @@ export interface SpoolDeliveryOptions {
 /**
  * One file. Each call of `advance` takes it through as many of these states as it can:
  *
- * | state | entered | left |
- * |---|---|---|
- * | found | at the start; `release` | its content was read, and it belongs to this queue's database |
- * | claimed | no other worker pushes it | all batches that are not known to be stored are in the queue |
- * | pushed | the queue has them | back to claimed where the queue is another one, or was empty for 30 s without storing them |
- * | stored | progress covers all of its batches | the file is deleted, and it is done |
- * | left alone | it belongs elsewhere, or can't be read | never: it is done for this worker, and stays on the disk |
+ * - found: at the start, and after `release`. Left when its content was read and belongs to this queue's database.
+ * - claimed: no other worker pushes it. Left when all batches that are not known to be stored are in the queue.
+ * - pushed: the queue has them. Back to claimed where the queue is another one, or was empty for 30 s without storing
+ *   them.
+ * - stored: progress covers all of its batches. The file is deleted, and it is done.
+ * - left alone: it belongs elsewhere, or can't be read. It is done for this worker, and stays on the disk.
  */
 export class SpoolDelivery {
   readonly #path: string
@@ -71,7 +71,8 @@ export class SpoolDelivery {
       this.release()
       // Another worker may have finished it.
       if (isMissing(error)) return 'done'
-      this.#options.logger.error(`${this.#path} can't be pushed: ${reasonOf(error)}. It stays where it is; fix or remove it and start again`)
+      this.#options.logger.error(`${this.#path} can't be pushed: ${reasonOf(error)}. ` +
+        'It stays where it is; fix or remove it and start again')
       return 'done'
     }
   }
@@ -116,8 +117,9 @@ export class SpoolDelivery {
     if (origin === undefined) {
       for (const producer of unstored.keys()) {
         if (await queue.progress(producer) !== undefined) continue
-        this.#logWaiting(`${this.#path} does not name the database it belongs to, and this queue does not know its worker ${producer}: ` +
-          `it stays where it is. If its counts belong here, put ${firstLine(here)} before its first line, and start again`)
+        this.#logWaiting(`${this.#path} does not name its database, ` +
+          `and this queue does not know its worker ${producer}: it stays where it is. ` +
+          `If its counts belong here, put ${firstLine(here)} before its first line, and start again`)
         return undefined
       }
       return true
@@ -127,7 +129,8 @@ export class SpoolDelivery {
       this.#logWaiting(`${this.#path} belongs to ${placeOf(origin)}: it waits until this queue has one`)
     } else if (!belongs) {
       logger.warn(`${this.#path} belongs to ${placeOf(origin)}, and this is ${placeOf(here)}: it stays where it is. ` +
-        `If its counts belong here all the same, put ${firstLine(here)} in the place of its first line, and start again`)
+        `If its counts belong here all the same, put ${firstLine(here)} in the place of its first line, ` +
+        'and start again')
     }
     return belongs
   }
@@ -145,7 +148,10 @@ export class SpoolDelivery {
   async #push ({ unstored }: Content, incarnation: string): Promise<boolean> {
     const { queue, stop } = this.#options
     return await reading(this.#path, async (file) => await pushInGroups(file.batches(), {
-      queue, incarnation, signal: stop, isWanted: ({ header: { producer, seq } }) => unstored.get(producer)?.has(seq) === true,
+      queue,
+      incarnation,
+      signal: stop,
+      isWanted: ({ header: { producer, seq } }) => unstored.get(producer)?.has(seq) === true,
     }))
   }
 

@@ -1,6 +1,6 @@
-// The spool: files with the batches that a stopping worker could not get into the queue. A later worker pushes them under the
-// identities that they have, into the queue that they belong to, and no other. A file is deleted when all of it is stored; pushing it
-// twice is harmless, as the consumer skips repeats.
+// The spool: files with the batches that a stopping worker could not get into the queue. A later worker pushes them
+// under the identities that they have, into the queue that they belong to, and no other. A file is deleted when all of
+// it is stored; pushing it twice is harmless, as the consumer skips repeats.
 import { mkdir, open, rename } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -23,7 +23,9 @@ const newline = Buffer.from('\n')
  * @returns the file's path
  * @throws Error if they can't be written
  */
-export async function writeSpool (dir: string, producer: string, origin: Origin, elements: readonly Buffer[]): Promise<string> {
+export async function writeSpool (
+  dir: string, producer: string, origin: Origin, elements: readonly Buffer[]
+): Promise<string> {
   const made = await mkdir(dir, { recursive: true }) ?? `${dir}/`
   // Each directory that was made is a name in the one above it.
   for (let at = dir; at.length >= made.length; at = dirname(at)) await syncDirectory(dirname(at))
@@ -70,8 +72,9 @@ export interface PushSpoolOptions extends SpoolDeliveryOptions {
 }
 
 /**
- * Pushes what earlier workers left and deletes each file once it is stored. No file waits for another. Ends when there is none left that
- * belongs here; or at once when `stop` aborts, whatever it waits for. Files stay until all of them is stored.
+ * Pushes what earlier workers left and deletes each file once it is stored. No file waits for another. Ends when there
+ * is none left that belongs here; or at once when `stop` aborts, whatever it waits for. Files stay until all of them is
+ * stored.
  */
 export async function pushSpool (options: PushSpoolOptions): Promise<void> {
   const { dir, queue, stop } = options

@@ -1,9 +1,9 @@
-// What becomes of replies that wait until all of their batches are stored, when some entries of those batches were rejected. The
-// settlement builds a verdict from a progress report, and asks it for the outcome of each reply.
+// What becomes of replies that wait until all of their batches are stored, when some entries of those batches were
+// rejected. The settlement builds a verdict from a progress report, and asks it for the outcome of each reply.
 //
-// A client must never be refused what may count after all. So an entry is refused only where nobody was promised it, and then to
-// everybody who waits for it. Where it was filed, or one of its clients was answered with 202, all of them are answered with 202, and
-// what was not filed is sent once more.
+// A client must never be refused what may count after all. So an entry is refused only where nobody was promised it,
+// and then to everybody who waits for it. Where it was filed, or one of its clients was answered with 202, all of them
+// are answered with 202, and what was not filed is sent once more.
 import type { IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection, Progress } from '@gearbox/protocol/progress.ts'
 import { keyCount, RejectedKeys } from './reply-keys.ts'

@@ -1,5 +1,6 @@
-// Batches from the moment they are encoded until they are known to be stored. The outbox pushes again from here what the queue has
-// lost: all of it where it is another queue than before, or else those batches that a report or an empty queue shows to be lost.
+// Batches from the moment they are encoded until they are known to be stored. The outbox pushes again from here what
+// the queue has lost: all of it where it is another queue than before, or else those batches that a report or an empty
+// queue shows to be lost.
 import type { Batch } from '@gearbox/protocol/batch.ts'
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 
@@ -23,29 +24,30 @@ export interface LengthPoll {
 }
 
 /**
- * The loss of a queue's tail leaves no gap. It shows where the queue is empty at two polls this far apart, and what was pushed before the
- * first is not reported as stored at the second: a report follows a batch's removal within milliseconds.
+ * The loss of a queue's tail leaves no gap. It shows where the queue is empty at two polls this far apart, and what was
+ * pushed before the first is not reported as stored at the second: a report follows a batch's removal within
+ * milliseconds.
  */
 const emptyForMs = 900
 
 /**
- * What was pushed again once may be waiting for a report that does not come. Only a queue that is empty for this long has surely lost
- * it again.
+ * What was pushed again once may be waiting for a report that does not come. Only a queue that is empty for this long
+ * has surely lost it again.
  */
 const emptyAgainForMs = 30_000
 
 /**
- * One producer's unstored batches, by sequence and in order. It has no clock and no connection: the outbox reports to it what it
- * pushed and what it polled. A batch in it is in one of these states:
+ * One producer's unstored batches, by sequence and in order. It has no clock and no connection: the outbox reports to
+ * it what it pushed and what it polled. A batch in it is in one of these states:
  *
- * | state | entered | left |
- * |---|---|---|
- * | waiting | `add` | `markPushed` |
- * | pushed | `markPushed`, `markRefilled` | `dropStored` or `noteLength` find it lost; `trim` drops it |
- * | lost | a report has a gap there, or the queue was empty at two polls | `markPushed`, `markRefilled` |
+ * - waiting: entered by `add`, left by `markPushed`.
+ * - pushed: entered by `markPushed` or `markRefilled`. Left when `dropStored` or `noteLength` find it lost; `trim` may
+ *   drop it.
+ * - lost: entered when a report has a gap there, or the queue was empty at two polls. Left by `markPushed` or
+ *   `markRefilled`.
  *
- * From every state `dropStored` drops it once it is stored. A batch that was refilled is found lost again only where the queue was
- * empty for 30 s, so that a report that does not come can't make it circulate.
+ * From every state `dropStored` drops it once it is stored. A batch that was refilled is found lost again only where
+ * the queue was empty for 30 s, so that a report that does not come can't make it circulate.
  */
 export class Window {
   readonly #batches = new Map<number, Unstored>()
@@ -137,8 +139,8 @@ export class Window {
   }
 
   /**
-   * Drops exactly the sequences that are stored: never all below some number, for there may be gaps. What remains below the highest is
-   * lost, as a queue gives its batches out in their order.
+   * Drops exactly the sequences that are stored: never all below some number, for there may be gaps. What remains below
+   * the highest is lost, as a queue gives its batches out in their order.
    * @returns how many batches a gap shows to be lost that the window does not have any more
    */
   dropStored (stored: Sequences): number {
@@ -175,7 +177,10 @@ export class Window {
     }
   }
 
-  /** Drops the oldest pushed batches until it has at most `bytes`; none that is waiting or lost. @returns how many were dropped */
+  /**
+   * Drops the oldest pushed batches until it has at most `bytes`; none that is waiting or lost.
+   * @returns how many were dropped
+   */
   trim (bytes: number): number {
     let dropped = 0
     for (const [seq, { pushed, lost }] of this.#batches) {

@@ -1,4 +1,6 @@
-// What a request to count comes to, whichever lane it came by: parse → limits → accumulate, and the reply it waits for.
+// Decides whether a count request is accepted, and what its reply waits for: parse → limits → accumulate. Both the
+// fast lane and the standard path call it, so that a request means the same whichever way it came. It feeds the
+// flusher.
 import { createHash } from 'node:crypto'
 import { fits, idempotentBytesMax, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
@@ -14,13 +16,18 @@ import { packedBytes, packKeys } from '../deliver/reply-keys.ts'
 import type { PendingReply } from '../deliver/pending-replies.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
 
+/** The settings that decide about a request. */
+type Limits = Pick<Config,
+  'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>
+
+/** What `admit` works with: the same for all requests of a worker. */
 export interface AdmitOptions {
-  readonly limits: Pick<Config, 'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>
+  readonly limits: Limits
   readonly flusher: Flusher
   readonly queue: ProducerQueue
 }
 
-/** A request whose head was found in order. */
+/** A request whose head was checked: its route, its Host, its API key and its Content-Type are right. */
 export interface CountRequest {
   /** `?ack=` and `?form=` as sent. */
   readonly ack: unknown
@@ -28,7 +35,7 @@ export interface CountRequest {
   /** The Idempotency-Key header. */
   readonly idempotencyKey: unknown
   readonly authorization: string | undefined
-  /** The body is [start, end) of these, which are not kept. */
+  /** The body is [start, end) of these, which are not kept once `admit` returns. */
   readonly bytes: Buffer
   readonly start: number
   readonly end: number
@@ -40,24 +47,32 @@ export interface CountRequest {
  * @returns 'pending': the reply waits for its ack level; 'accepted': the level is memory, so the reply is due now
  * @throws RequestError if nothing was counted
  */
-export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountRequest, reply: PendingReply): 'pending' | 'accepted' {
+export function admit (
+  { limits, flusher, queue }: AdmitOptions, request: CountRequest, reply: PendingReply
+): 'pending' | 'accepted' {
+  const { bytes, start, end } = request
   const level = ackLevel(request.ack, limits.ack)
-  const increments = parseForm(request.bytes, { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }, request.start, request.end)
+  const form = { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }
+  const increments = parseForm(bytes, form, start, end)
   const once = readIdempotent(request, increments, limits.apiKeys.length > 0)
-  if (once !== undefined && !fits(once, request.end - request.start)) {
-    throw new RequestError('GBX_BODY_TOO_LARGE',
-      `a request with an Idempotency-Key travels whole, with at most ${idempotentBytesMax} bytes of JSON; send several, each with its own key`)
+  if (once !== undefined && !fits(once, end - start)) {
+    throw new RequestError('GBX_BODY_TOO_LARGE', 'a request with an Idempotency-Key travels whole, ' +
+      `with at most ${idempotentBytesMax} bytes of JSON; send several, each with its own key`)
   }
   if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
-    throw new RequestError('GBX_QUEUE_UNREACHABLE', `queue unavailable (${flusher.failure ?? 'reconnecting'}); try again, or count with ?ack=memory`)
+    throw new RequestError('GBX_QUEUE_UNREACHABLE',
+      `queue unavailable (${flusher.failure ?? 'reconnecting'}); try again, or count with ?ack=memory`)
   }
   const pending = once === undefined ? undefined : flusher.pendingIdempotent(once.id)
-  if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
-  // Where the queue has no place of its own, only the database keeps what was pushed.
+  if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) {
+    throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
+  }
+  // Where the queue itself keeps nothing, only the database keeps what was pushed.
   const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
   checkPending(flusher, increments, once, pending !== undefined, reached, reply, limits)
   if (level !== 'memory' && flusher.heldReplies >= limits.pendingRequestsMax) {
-    throw new RequestError('GBX_OVERLOADED', 'too many replies wait for their ack level (PENDING_REQUESTS_MAX); try again')
+    throw new RequestError('GBX_OVERLOADED',
+      'too many replies wait for their ack level (PENDING_REQUESTS_MAX); try again')
   }
   if (reached === 'memory') {
     flusher.accept(increments, once, reached, undefined)
@@ -73,38 +88,55 @@ export function admit ({ limits, flusher, queue }: AdmitOptions, request: CountR
   return 'pending'
 }
 
-/** What a client is told of what the consumer refused. */
+/** The error reply to a request of which the consumer refused something: all of it, or the keys that it names. */
 export function refusal (refused: readonly Rejection[]): RequestError {
   const reasons = new Set(refused.map(({ reason }) => reason))
-  if (reasons.has('other body')) return new RequestError('GBX_OTHER_BODY', 'this Idempotency-Key was already used with a different body; nothing of this one was counted')
-  if (reasons.has('too late')) return new RequestError('GBX_TOO_LATE', 'this Idempotency-Key came so late that it may be a repeat; nothing of it was counted')
+  if (reasons.has('other body')) {
+    return new RequestError('GBX_OTHER_BODY',
+      'this Idempotency-Key was already used with a different body; nothing of this one was counted')
+  }
+  if (reasons.has('too late')) {
+    return new RequestError('GBX_TOO_LATE',
+      'this Idempotency-Key came so late that it may be a repeat; nothing of it was counted')
+  }
   const keys = [...new Set(refused.flatMap(({ key }) => key ?? []))]
-  if (keys.length === 0) return new RequestError('GBX_TOTAL_OVERFLOW', 'a total would leave 64 bits: which ones, "npm run rejected" tells')
+  if (keys.length === 0) {
+    return new RequestError('GBX_TOTAL_OVERFLOW', 'a total would leave 64 bits; "npm run rejected" lists which ones')
+  }
   const { named, more } = echoAll(keys)
   const rest = more === 0 ? '' : ` and ${more} more`
-  return new RequestError('GBX_TOTAL_OVERFLOW', `the total would leave 64 bits for ${named}${rest}: ${refused.some(({ once }) => once !== undefined) ? 'nothing of this request was counted' : 'these were refused, all other pairs were counted'}`)
+  const whole = refused.some(({ once }) => once !== undefined)
+  return new RequestError('GBX_TOTAL_OVERFLOW', `the total would leave 64 bits for ${named}${rest}: ` +
+    (whole ? 'nothing of this request was counted' : 'these were refused, all other pairs were counted'))
 }
 
 function ackLevel (text: unknown, fallback: AckLevel): AckLevel {
   if (text === undefined) return fallback
   const level = ackLevels.find((name) => name === text)
-  if (level === undefined) throw new RequestError('GBX_BAD_QUERY', `"ack" ${oneOf(ackLevels)}, not ${echo(String(text))}`)
+  if (level === undefined) {
+    throw new RequestError('GBX_BAD_QUERY', `"ack" ${oneOf(ackLevels)}, not ${echo(String(text))}`)
+  }
   return level
 }
 
 function pairsOnly (text: unknown): boolean {
-  if (text !== undefined && text !== 'pairs') throw new RequestError('GBX_BAD_QUERY', `"form" ${oneOf(['pairs'])}, not ${echo(String(text))}`)
+  if (text !== undefined && text !== 'pairs') {
+    throw new RequestError('GBX_BAD_QUERY', `"form" ${oneOf(['pairs'])}, not ${echo(String(text))}`)
+  }
   return text === 'pairs'
 }
 
 /** @throws RequestError (400) for a header that is no idempotency key */
-function readIdempotent ({ idempotencyKey: key, authorization }: CountRequest, increments: IncrementColumns, callersKnown: boolean): IdempotentRequest | undefined {
+function readIdempotent (
+  { idempotencyKey: key, authorization }: CountRequest, increments: IncrementColumns, callersKnown: boolean
+): IdempotentRequest | undefined {
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
     const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
-    throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY', `the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header${sent}`)
+    throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY',
+      `the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header${sent}`)
   }
-  // Where nobody checks who calls, what a header says of that tells nothing: a client, or something on its way, may send it at one attempt only.
+  // Where nobody checks who calls, this header means nothing: a client, or a proxy, may send it with one attempt only.
   const caller = callersKnown ? callerOf(authorization) : ''
   // With its length before each, no caller can make another's id.
   const id = createHash('sha256').update(`${caller.length}:${caller}${key.length}:${key}`).digest('hex')
@@ -122,33 +154,49 @@ function sameSums (some: IdempotentRequest['sums'], others: IdempotentRequest['s
 
 /**
  * @param repeats whether it is a repeat of an idempotent request that waits, and so adds nothing but a reply
- * @throws RequestError (503) if this request would go over what one worker may hold
+ * @throws RequestError (503) if this request would exceed the keys or bytes that one worker may have pending
  */
 function checkPending (
-  flusher: Flusher, increments: IncrementColumns, once: IdempotentRequest | undefined, repeats: boolean, level: AckLevel, reply: PendingReply,
-  { pendingKeysMax, pendingBytesMax }: AdmitOptions['limits']
+  flusher: Flusher, increments: IncrementColumns, once: IdempotentRequest | undefined, repeats: boolean,
+  level: AckLevel, reply: PendingReply, { pendingKeysMax, pendingBytesMax }: Limits
 ): void {
   const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes
-  if (flusher.pendingKeys + increments.length <= pendingKeysMax && increments.length * pairBytesMost + requestBytesMost <= room) return
+  const bytesMost = increments.length * pairBytesMost + requestBytesMost
+  if (flusher.pendingKeys + increments.length <= pendingKeysMax && bytesMost <= room) return
   // Near a limit it is worth finding out which keys are new.
-  const added = repeats
-    ? 0
-    : once === undefined ? new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i))).size : once.sums.size
+  const added = repeats ? 0 : once === undefined ? countNew(flusher, increments) : once.sums.size
   if (added > 0 && flusher.pendingKeys + (once === undefined ? added : 1) > pendingKeysMax) {
     throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
   }
-  // Where no other reply is held, a limit below what a single one takes must not refuse all of them.
-  const heldBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : reply.ownBytes + (level === 'queued' ? 0 : once === undefined ? packedBytes(increments) : idempotentBytes(once))
-  if (added * keyBytesEstimate + heldBytes > room && added + heldBytes > 0) {
-    throw new RequestError('GBX_OVERLOADED', 'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
+  // Where no other reply is pending, a limit below what a single one takes must not refuse all of them.
+  const replyBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : bytesOfReply(reply, level, increments, once)
+  if (added * keyBytesEstimate + replyBytes > room && added + replyBytes > 0) {
+    throw new RequestError('GBX_OVERLOADED',
+      'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
   }
+}
+
+/** Distinct keys that are not pending yet. */
+function countNew (flusher: Flusher, increments: IncrementColumns): number {
+  return new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i))).size
+}
+
+/** Bytes that the reply will take while it is pending. */
+function bytesOfReply (
+  { ownBytes }: PendingReply, level: AckLevel, increments: IncrementColumns, once: IdempotentRequest | undefined
+): number {
+  if (level === 'queued') return ownBytes
+  return ownBytes + (once === undefined ? packedBytes(increments) : idempotentBytes(once))
 }
 
 /** Most that one pending key is counted with: a key of 256 bytes and its entry. */
 const keyBytesEstimate = 512
 
-/** Most that a request takes for each of its pairs: once for the pending key, and once for what its reply holds (two bytes a character, and an entry). */
+/**
+ * Most that a request takes per pair: once for the pending key, and once for what its reply keeps (two bytes per
+ * character, and an entry).
+ */
 const pairBytesMost = 2 * keyBytesEstimate + 128
 
-/** Most that it takes besides: its reply and, if it is idempotent, itself twice. */
+/** Most that it takes in addition: its reply and, if it is idempotent, itself twice. */
 const requestBytesMost = 18 * 1024

@@ -1,5 +1,5 @@
-// A request's body, application/x-www-form-urlencoded, to its increments, or to what is wrong with it.
-// Pure; the server feeds it, the accumulator takes what comes out.
+// Parses a request's body, application/x-www-form-urlencoded, into its increments, or into an error that says what is
+// wrong with it. Pure: `admit` passes it the bytes, and passes on to the flusher what comes out.
 import { isUtf8 } from 'node:buffer'
 import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/batch.ts'
 import { echo, echoPair, textOf } from '@gearbox/runtime/http/echo.ts'
@@ -7,12 +7,15 @@ import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { IncrementColumns } from '../accumulate/columns.ts'
 import { hashBasis, hashByte, hashEnd, hashOf } from '../accumulate/key-table.ts'
 
+/** How a body is to be read. */
 export interface FormOptions {
+  /** More pairs than this are an error. */
   readonly pairsMax: number
   /** Whether `key=…&value=…` is two pairs too, and not the original's form. */
   readonly pairsOnly: boolean
 }
 
+/** Longest key that may be counted, in bytes of UTF-8. */
 export const keyBytesMax = 256
 
 const [ampersand, equalsSign, percent, plus, minus, zero, nine] = [0x26, 0x3d, 0x25, 0x2b, 0x2d, 0x30, 0x39]
@@ -30,7 +33,7 @@ interface Piece {
   readonly plainValue: boolean
 }
 
-/** What was read last: every body goes into the same columns. */
+/** The pairs that were read last: every body goes into the same columns. */
 const read = new IncrementColumns()
 
 /**
@@ -38,7 +41,9 @@ const read = new IncrementColumns()
  * @returns its increments, which last until the next call or until `bytes` change
  * @throws RequestError (400, or 422 if the request's own sum for a key leaves 64 bits) that names the offending pair
  */
-export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length): IncrementColumns {
+export function parseForm (
+  bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, start = 0, end = bytes.length
+): IncrementColumns {
   if (start === end) throw new RequestError('GBX_EMPTY_BODY', 'the body is empty; send pairs such as foo=1&bar=-2')
   if (!readPlain(bytes, start, end, pairsMax) || (!pairsOnly && isOriginal(read))) {
     const body = bytes.subarray(start, end)
@@ -52,18 +57,22 @@ export function parseForm (bytes: Buffer, { pairsMax, pairsOnly }: FormOptions, 
   return read
 }
 
-/** Bytes that stand for themselves in a name: visible ASCII but for what separates and encodes. */
+/** 1 for each byte that means itself in a name: visible ASCII but for what separates and encodes. */
 const plainBytes = new Uint8Array(256).fill(1, 0x21, 0x7f)
 for (const byte of [ampersand, equalsSign, percent, plus]) plainBytes[byte] = 0
 
-/** Reads the usual body, in one pass: pairs that need no decoding and fit doubles. @returns false for any other, whether it is right or wrong */
+/**
+ * Reads the usual body, in one pass: pairs that need no decoding and fit doubles.
+ * @returns false for any other body, whether it is right or wrong
+ */
 function readPlain (body: Buffer, from: number, to: number, pairsMax: number): boolean {
   read.begin(body)
   for (let at = from; ; at++) {
     const start = at
     let hash = hashBasis
     for (; at < to && plainBytes[body[at]!] === 1; at++) hash = hashByte(hash, body[at]!)
-    if (at === to || body[at] !== equalsSign || at === start || at - start > keyBytesMax || read.length === pairsMax) return false
+    if (at === to || body[at] !== equalsSign || at === start || at - start > keyBytesMax) return false
+    if (read.length === pairsMax) return false
     const end = at
     const negative = ++at < to && body[at] === minus
     if (negative) at++
@@ -103,7 +112,9 @@ function append (key: Buffer, delta: Sum): void {
 function split (body: Buffer, pairsMax: number): Piece[] {
   const pieces: Piece[] = []
   for (let start = 0; start <= body.length;) {
-    if (pieces.length === pairsMax) throw new RequestError('GBX_TOO_MANY_PAIRS', `more than ${pairsMax} pairs; send them in several requests`)
+    if (pieces.length === pairsMax) {
+      throw new RequestError('GBX_TOO_MANY_PAIRS', `more than ${pairsMax} pairs; send them in several requests`)
+    }
     let end = start
     let equals = -1
     let plainName = true
@@ -125,7 +136,10 @@ function split (body: Buffer, pairsMax: number): Piece[] {
   return pieces
 }
 
-/** Reads the original's form: exactly the two fields `key` and `value`, in either order. @returns false if it is not that */
+/**
+ * Reads the original's form: exactly the two fields `key` and `value`, in either order.
+ * @returns false for another body
+ */
 function readOriginal (body: Buffer, pieces: readonly Piece[]): boolean {
   const names = pieces.map((piece) => piece.plainName
     ? body.toString('latin1', piece.start, piece.equals)
@@ -141,7 +155,9 @@ function decodeName (body: Buffer, { start, equals, plainName }: Piece, index: n
   return decodeKey(body, start, equals, plainName, index, undefined)
 }
 
-function decodeKey (body: Buffer, start: number, end: number, plain: boolean, index: number, field: string | undefined): Buffer {
+function decodeKey (
+  body: Buffer, start: number, end: number, plain: boolean, index: number, field: string | undefined
+): Buffer {
   const fail = (why: string): RequestError => badPair(index, field ?? asSent(body, start, end), why)
   if (start === end) throw fail('has an empty key')
   const bytes = plain ? body.subarray(start, end) : decode(body, start, end)
@@ -159,7 +175,9 @@ function decodeValue (body: Buffer, { start, equals, end, plainName, plainValue 
   const value = bytes === undefined ? undefined : parseInteger(bytes, first, last)
   if (value !== undefined && isInt64(value)) return value
   const name = asDecoded(body, start, equals, plainName)
-  if (bytes === undefined) throw badValue(index, name, asSent(body, equals + 1, end), 'has a "%" that is not followed by two hex digits')
+  if (bytes === undefined) {
+    throw badValue(index, name, asSent(body, equals + 1, end), 'has a "%" that is not followed by two hex digits')
+  }
   if (first === last) throw badPair(index, name, `has no value; it ${wholeNumber}`)
   const shown = textOf(bytes.subarray(first, last))
   if (value !== undefined) throw badValue(index, name, shown, `must be from ${int64Min} to ${int64Max} (64 bits)`)
@@ -182,7 +200,7 @@ function slipOf (value: string, sent: Buffer): string | undefined {
   return undefined
 }
 
-/** `-?[0-9]+`, whatever its size; undefined if it is not that. */
+/** Parses `-?[0-9]+`, whatever its size; undefined for anything else. */
 function parseInteger (bytes: Buffer, first: number, last: number): Sum | undefined {
   const negative = bytes[first] === minus && first < last
   let at = negative ? first + 1 : first
@@ -239,7 +257,9 @@ function checkSums (increments: IncrementColumns): void {
   // A thousand numbers below 2^53 stay within 64 bits; only bigints, or more of them, can leave.
   if (increments.length === 1 || (increments.length <= 1000 && increments.areNumbers)) return
   for (const [key, sum] of increments.sums()) {
-    if (!isInt64(sum)) throw new RequestError('GBX_SUM_OVERFLOW', `the sum of this request for key ${echo(key)} leaves 64 bits; nothing of it was counted`)
+    if (isInt64(sum)) continue
+    throw new RequestError('GBX_SUM_OVERFLOW',
+      `the sum of this request for key ${echo(key)} leaves 64 bits; nothing of it was counted`)
   }
 }
 

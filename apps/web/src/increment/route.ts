@@ -1,4 +1,5 @@
-// POST /increment as Fastify serves it: whatever is not of the fast lane's one shape, and what the documentation says of it.
+// POST /increment on the standard path: requests that are not of the fast lane's one shape. Fastify passes them to it;
+// it passes them on to `admit`. Its schema is what /docs shows.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/runtime/config.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
@@ -7,6 +8,7 @@ import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
 import { admit, refusal, type AdmitOptions } from './admit.ts'
 import { notPending, type Outcome } from '../deliver/pending-replies.ts'
 
+/** What the route works with. */
 export interface IncrementOptions extends AdmitOptions {
   readonly origins: Origins
 }
@@ -18,12 +20,17 @@ interface Query { ack?: unknown, form?: unknown }
 const schema = {
   tags: ['counting'],
   summary: 'Adds to totals',
-  description: 'Pairs such as `foo=1&bar=-20&foo=3`: each adds to its key. A body of exactly the two fields `key` and `value` adds `value` to the counter named by `key` (`form=pairs` turns that reading off).',
+  description: 'Pairs such as `foo=1&bar=-20&foo=3`: each adds to its key. A body of exactly the two fields ' +
+    '`key` and `value` adds `value` to the counter named by `key` (`form=pairs` turns that reading off).',
   consumes: [formTypeName],
   querystring: {
     type: 'object',
     properties: {
-      ack: { type: 'string', enum: ackLevels, description: 'how safe the increment is to be when the reply comes; default: ACK' },
+      ack: {
+        type: 'string',
+        enum: ackLevels,
+        description: 'how safe the increment is to be when the reply comes; default: ACK',
+      },
       form: { type: 'string', enum: ['pairs'], description: 'key=…&value=… is two pairs as well' },
     },
   },
@@ -35,13 +42,17 @@ const schema = {
         minLength: 1,
         maxLength: 255,
         pattern: '^[!-~]+$',
-        description: '1 to 255 visible ASCII characters: within IDEMPOTENCY_HOURS requests with the same one count once',
+        description: '1 to 255 visible ASCII characters: ' +
+          'within IDEMPOTENCY_HOURS requests with the same one count once',
       },
     },
   },
   body: { type: 'object', additionalProperties: { type: 'integer', format: 'int64' }, examples: ['foo=1&bar=-20'] },
   response: {
-    202: { type: 'null', description: 'in memory only: asked for, or the level was not reached in time; it is still on its way' },
+    202: {
+      type: 'null',
+      description: 'in memory only: asked for, or the level was not reached in time; it is still being delivered',
+    },
     204: { type: 'null', description: 'the ack level asked for was reached' },
     ...Object.fromEntries([
       [400, 'malformed: the message says which pair, and why'],
@@ -51,12 +62,14 @@ const schema = {
       [413, 'more than BODY_BYTES_MAX'],
       [415, 'another Content-Type or charset, or a Content-Encoding'],
       [421, 'a Host that is none of this service (HOSTS_ALLOWED)'],
-      [422, 'the request alone leaves 64 bits, a total would (GBX_TOTAL_OVERFLOW names the keys), or an Idempotency-Key came with another body'],
+      [422, 'the request alone leaves 64 bits, a total would (GBX_TOTAL_OVERFLOW names the keys), ' +
+        'or an Idempotency-Key came with another body'],
       [503, 'a limit is reached or the queue out of reach: try again after Retry-After'],
     ].map(([status, description]) => [status, { description, ...errorSchema }])),
   },
 } as const
 
+/** Registers the route. Its replies come when their ack level is reached. */
 export async function incrementRoutes (app: FastifyInstance, options: IncrementOptions): Promise<void> {
   app.post<{ Querystring: Query, Body: Buffer | undefined }>('/increment', {
     config: { needs: 'count' },
@@ -65,18 +78,23 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     validatorCompiler: () => () => true,
     onRequest: (request, _reply, done) => done(checkHead(request, options.origins)),
   }, (request, reply) => {
-    const { query: { ack, form }, headers: { authorization, 'idempotency-key': idempotencyKey }, body = noBody } = request
-    // While its reply is held, all of a request stays in memory: without its body that is known to be little.
+    const { query: { ack, form }, headers, body: bytes = noBody } = request
+    const { authorization, 'idempotency-key': idempotencyKey } = headers
+    // While its reply is pending, all of a request stays in memory: without its body that is known to be little.
     request.body = undefined
-    const outcome = admit(options, { ack, form, idempotencyKey, authorization, bytes: body, start: 0, end: body.length },
-      { ...notPending, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome) })
+    const outcome = admit(options, { ack, form, idempotencyKey, authorization, bytes, start: 0, end: bytes.length }, {
+      ...notPending, ownBytes: replyBytes + headerBytes(request), settle: (outcome) => settle(reply, outcome),
+    })
     if (outcome === 'accepted') settle(reply, outcome)
   })
 }
 
 const noBody = Buffer.alloc(0)
 
-/** What Node and Fastify keep of a request until it is answered, about, besides its headers: 2.4 KB in V8's heap were measured. */
+/**
+ * About what Node and Fastify keep of a request until it is answered, besides its headers: 2.4 KB in V8's heap were
+ * measured.
+ */
 const replyBytes = 4 * 1024
 
 function headerBytes ({ raw }: FastifyRequest): number {
@@ -91,14 +109,22 @@ function settle (reply: FastifyReply, outcome: Outcome): void {
 
 /** What can be refused before the body is read. */
 function checkHead (request: FastifyRequest, origins: Origins): RequestError | undefined {
-  const { origin, host, 'content-type': type, 'content-encoding': encoding, 'content-length': length, 'transfer-encoding': transfer } = request.headers
+  const {
+    origin, host, 'content-type': type, 'content-encoding': encoding,
+    'content-length': length, 'transfer-encoding': transfer,
+  } = request.headers
   if (origin !== undefined && !origins.mayCount(origin, host)) {
-    return new RequestError('GBX_FORBIDDEN_ORIGIN', `origin ${echo(origin)} is not allowed: it is neither the Host of this request nor in CORS_ORIGINS. ` +
+    return new RequestError('GBX_FORBIDDEN_ORIGIN',
+      `origin ${echo(origin)} is not allowed: it is neither the Host of this request nor in CORS_ORIGINS. ` +
       'Where a proxy changes Host, let it pass on the one it got, or list the name in HOSTS_ALLOWED')
   }
   const empty = transfer === undefined && (length === undefined || length === '0')
-  if (encoding !== undefined) return unsupported(`the body must come without Content-Encoding, not as ${echo(encoding)}`)
-  if (type === undefined) return empty ? undefined : unsupported(`the Content-Type must be ${formTypeName}; none was sent`)
+  if (encoding !== undefined) {
+    return unsupported(`the body must come without Content-Encoding, not as ${echo(encoding)}`)
+  }
+  if (type === undefined) {
+    return empty ? undefined : unsupported(`the Content-Type must be ${formTypeName}; none was sent`)
+  }
   if (isForm(type)) return undefined
   if (/json/i.test(type)) return unsupported(`this takes no JSON; send foo=1&bar=-2 with Content-Type: ${formTypeName}`)
   return unsupported(`the Content-Type must be ${formTypeName}, in UTF-8, not ${echo(type)}`)
