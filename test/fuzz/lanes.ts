@@ -153,8 +153,8 @@ class Lane {
 
   /** Whatever changes while something is on its way. */
   get state (): string {
-    return [this.slow, this.bytes, this.flusher.counts.increments, this.flusher.counts.pushed, this.flusher.heldReplies,
-      this.flusher.pendingKeys].join()
+    const { counts: { increments, pushed }, pendingReplies, pendingKeys } = this.flusher
+    return [this.slow, this.bytes, increments, pushed, pendingReplies, pendingKeys].join()
   }
 
   async end (): Promise<void> {
@@ -176,7 +176,7 @@ async function settle (lanes: readonly Lane[], over: Over, holding: boolean): Pr
     await turn()
     const state = lanes.map((lane) => lane.state).join()
     quiet = state === last &&
-      (holding || lanes.every(({ flusher }) => flusher.heldReplies === 0 && flusher.pendingKeys === 0))
+      (holding || lanes.every(({ flusher }) => flusher.pendingReplies === 0 && flusher.pendingKeys === 0))
       ? quiet + 1
       : 0
     last = state

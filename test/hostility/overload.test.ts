@@ -254,7 +254,7 @@ async function sendLarge (url: string): Promise<{
   return { statuses, end: () => { for (const socket of sockets) socket.destroy() } }
 }
 
-test('held replies of very many keys, with a consumer that stands still, stop at PENDING_BYTES_MAX', async () => {
+test('pending replies of very many keys, with a consumer that stands still, stop at PENDING_BYTES_MAX', async () => {
   const bytesMax = 16 * 2 ** 20
   const env = { PENDING_BYTES_MAX: String(bytesMax), UNSTORED_BYTES_MAX: String(2 ** 20), ACK_TIMEOUT_MS: '20000' }
   const { gearbox } = await startWith('Redis', env)

@@ -206,7 +206,7 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     queue.hold()
     const client = new Stubborn(worker)
     client.write(post('kept=1') + next)
-    await until('the reply to be held', () => worker.flusher.heldReplies === 1)
+    await until('the reply to be pending', () => worker.flusher.pendingReplies === 1)
     // Longer than the timeouts, and than the fast lane keeps a slow connection.
     await delay(1100)
     client.write(then)
@@ -281,7 +281,7 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     queue.hold()
     const client = new Stubborn(worker)
     client.write(`${post('kept=1')}CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n`)
-    await until('the reply to be held', () => worker.flusher.heldReplies === 1)
+    await until('the reply to be pending', () => worker.flusher.pendingReplies === 1)
     await send(worker, { path: '/healthz' })
     client.socket.resetAndDestroy()
     await send(worker, { path: '/healthz' })
@@ -299,7 +299,7 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
     const clients = Array.from({ length: 150 }, (_, i) => drawClient(random, i))
     const outcomes =
       await Promise.all(clients.map(async ({ pieces, keys }) => ({ keys, statuses: await play(worker, pieces) })))
-    await until('all to be pushed', () => worker.flusher.pendingKeys === 0 && worker.flusher.heldReplies === 0)
+    await until('all to be pushed', () => worker.flusher.pendingKeys === 0 && worker.flusher.pendingReplies === 0)
     const counted = queue.totals()
     const problems = outcomes.flatMap(({ keys, statuses }, i) => {
       const wrong = keys.some((key, at) => {

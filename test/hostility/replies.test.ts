@@ -304,7 +304,7 @@ describe('a reply that is due is not answered by what follows its request', () =
     const connection = new Connection(worker)
     onTestFinished(() => connection.end())
     connection.write(form('a=1'))
-    await until('a held reply', () => worker.flusher.heldReplies === 1)
+    await until('a pending reply', () => worker.flusher.pendingReplies === 1)
     connection.write(next)
     // What came after it is answered: the worker has read what came before.
     expect((await send(worker, { path: '/healthz' })).status).toBe(200)

@@ -299,7 +299,7 @@ describe.each(paths)('pages, with FAST_LANE=%s', (FAST_LANE) => {
     const { worker, queue } = await startOne({ FAST_LANE, CORS_ORIGINS, PENDING_REQUESTS_MAX: '1' })
     queue.hold()
     const held = increment(worker, 'a=1')
-    await until('a reply that waits', () => worker.flusher.heldReplies === 1)
+    await until('a reply that waits', () => worker.flusher.pendingReplies === 1)
     const reply = await from(worker, 'https://friend.example')
     expect(reply.status).toBe(503)
     expect(reply.headers['retry-after']).toBe('1')

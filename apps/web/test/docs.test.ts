@@ -249,7 +249,7 @@ describe('in a browser', () => {
     expect(await count()).toEqual([204, null])
     queue.hold()
     const held = count()
-    await until('a reply that waits', () => crossed.flusher.heldReplies === 1)
+    await until('a reply that waits', () => crossed.flusher.pendingReplies === 1)
     expect(await count()).toEqual([503, '1'])
     queue.release()
     expect(await held).toEqual([204, null])

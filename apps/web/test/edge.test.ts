@@ -417,7 +417,7 @@ describe('a worker that can hold no more', () => {
   test('PENDING_REQUESTS_MAX: holds no more replies, and counts nothing of what it refuses', async () => {
     const { worker, queue } = await startStuck({ PENDING_REQUESTS_MAX: '2' })
     const held = [increment(worker, 'a=1'), increment(worker, 'a=1')]
-    await until('two held replies', () => worker.flusher.heldReplies === 2)
+    await until('two pending replies', () => worker.flusher.pendingReplies === 2)
     expectOverloaded(await increment(worker, 'a=1'), 'PENDING_REQUESTS_MAX')
     expectOverloaded(await increment(worker, 'a=1', '?ack=stored'), 'PENDING_REQUESTS_MAX')
     queue.release()
@@ -472,7 +472,7 @@ test('a worker that stops answers what it has, and what still comes on open conn
   const { worker, queue } = await startOne()
   queue.hold()
   const held = increment(worker, 'held=1')
-  await until('a held reply', () => worker.flusher.heldReplies === 1)
+  await until('a pending reply', () => worker.flusher.pendingReplies === 1)
   const late = connectTo(worker)
   late.write(`POST /increment HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: 3\r\n`)
   // A second request tells that the half of the first one has arrived: both came in on this event loop in that order.

@@ -111,14 +111,14 @@ describe('replies that are known and wait for others', () => {
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1'))
-    await until('it to be held', () => worker.flusher.heldReplies === 1)
-    const before = worker.flusher.heldBytes
+    await until('it to be pending', () => worker.flusher.pendingReplies === 1)
+    const before = worker.flusher.replyBytes
     connection.write(post('a=x').repeat(20) + post('a=1', '?ack=memory').repeat(20))
     await until('all to be known', () => worker.flusher.counts.increments === 21)
-    expect(worker.flusher.heldBytes).toBeGreaterThan(before + 20 * 200)
+    expect(worker.flusher.replyBytes).toBeGreaterThan(before + 20 * 200)
     queue.release()
     expect(await statusesOn(connection, 41)).toEqual([204, ...Array(20).fill(400), ...Array(20).fill(202)])
-    expect(worker.flusher.heldBytes).toBe(0)
+    expect(worker.flusher.replyBytes).toBe(0)
   })
 
   test('of a client that sends on for ever end with its connection when PENDING_BYTES_MAX is reached, and those that ' +
@@ -127,15 +127,15 @@ describe('replies that are known and wait for others', () => {
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1') + post('a=x').repeat(400))
-    await until('the limit', () => worker.flusher.heldBytes > 16_384)
-    expect(worker.flusher.heldBytes).toBeLessThan(80_000)
+    await until('the limit', () => worker.flusher.replyBytes > 16_384)
+    expect(worker.flusher.replyBytes).toBeLessThan(80_000)
     queue.release()
     await connection.closed
     const statuses = connection.replies().map(({ status }) => status)
     expect(statuses[0]).toBe(204)
     expect(new Set(statuses.slice(1))).toEqual(new Set([400]))
     expect(statuses.length).toBeLessThan(300)
-    expect(worker.flusher.heldBytes).toBe(0)
+    expect(worker.flusher.replyBytes).toBe(0)
     expect((await increment(worker, 'a=1')).status).toBe(204)
   })
 
@@ -144,10 +144,10 @@ describe('replies that are known and wait for others', () => {
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1') + post('a=x').repeat(20))
-    await until('all to be known', () => worker.flusher.heldBytes > 20 * 200)
+    await until('all to be known', () => worker.flusher.replyBytes > 20 * 200)
     connection.end()
     queue.release()
-    await until('none to be held', () => worker.flusher.heldBytes === 0)
+    await until('none to be pending', () => worker.flusher.replyBytes === 0)
   })
 })
 
@@ -180,7 +180,7 @@ describe('order', () => {
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1') + health + post('b=1'))
-    await until('the first to be counted', () => worker.flusher.heldReplies === 1)
+    await until('the first to be counted', () => worker.flusher.pendingReplies === 1)
     connection.write(chunked('c=1') + post('d=1'))
     expect((await send(worker, { path: '/healthz' })).status).toBe(200)
     expect(connection.received).toBe('')
@@ -303,7 +303,7 @@ describe('clients that send without end', () => {
     const connection = connectTo(worker)
     const count = 20_000
     connection.write(post('a=1').repeat(count))
-    await until('some held replies', () => worker.flusher.heldReplies > 0)
+    await until('some pending replies', () => worker.flusher.pendingReplies > 0)
     let before = -1
     // What was read already is all taken in; others are served meanwhile, and nothing more is read.
     await until('no more to be read', async () => {
@@ -313,7 +313,7 @@ describe('clients that send without end', () => {
       await send(worker, { path: '/healthz' })
       return same
     })
-    expect(worker.flusher.heldReplies).toBeLessThan(64 + 65_536 / post('a=1').length + 1)
+    expect(worker.flusher.pendingReplies).toBeLessThan(64 + 65_536 / post('a=1').length + 1)
     queue.release()
     await until('all replies', () => connection.received.match(/^HTTP/gm)?.length === count)
     expect(new Set(connection.received.match(/^HTTP[^\r]*/gm))).toEqual(new Set(['HTTP/1.1 204 No Content']))
@@ -358,7 +358,7 @@ describe('a worker that stops', () => {
     await repliesOn(idle, 1)
     queue.hold()
     held.write(post('a=1'))
-    await until('a held reply', () => worker.flusher.heldReplies === 1)
+    await until('a pending reply', () => worker.flusher.pendingReplies === 1)
     const closing = close(worker)
     await idle.closed
     expect(held.received).toBe('')
@@ -371,12 +371,12 @@ describe('a worker that stops', () => {
 
   test.each([['of the lane', post('late=1')],
     ['of the other',
-      chunked('late=1')]])('refuses what comes behind a held reply: a request %s', async (_name, late) => {
+      chunked('late=1')]])('refuses what comes behind a pending reply: a request %s', async (_name, late) => {
     const { worker, queue } = await start()
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1'))
-    await until('a held reply', () => worker.flusher.heldReplies === 1)
+    await until('a pending reply', () => worker.flusher.pendingReplies === 1)
     const closing = close(worker)
     connection.write(late)
     await until('the port to be closed', () => !worker.server.server.listening)
@@ -398,7 +398,7 @@ describe('a worker that stops', () => {
     all[0]!.write(post('a=1'))
     all[1]!.write(post('a=1') + health)
     all[2]!.write(post('a=1').slice(0, 50))
-    await until('two held replies', () => worker.flusher.heldReplies === 2)
+    await until('two pending replies', () => worker.flusher.pendingReplies === 2)
     await until('four connections', async () => await connections(worker) === 4)
     worker.server.server.closeAllConnections()
     await Promise.all(all.map(async ({ closed }) => { await closed }))
@@ -428,7 +428,7 @@ describe('clients that leave', () => {
     const connection = connectTo(worker)
     connection.write(post('a=1') + post('b=1').slice(0, -1))
     connection.finish()
-    await until('the first to be counted', () => worker.flusher.heldReplies === 1)
+    await until('the first to be counted', () => worker.flusher.pendingReplies === 1)
     queue.release()
     await connection.closed
     const replies = connection.replies()
@@ -443,7 +443,7 @@ describe('clients that leave', () => {
     const connection = connectTo(worker)
     connection.write(post('a=1') + health)
     connection.finish()
-    await until('the first to be counted', () => worker.flusher.heldReplies === 1)
+    await until('the first to be counted', () => worker.flusher.pendingReplies === 1)
     queue.release()
     await connection.closed
     expect(connection.replies()[0]?.status).toBe(204)
@@ -458,7 +458,7 @@ describe('clients that leave', () => {
     queue.hold()
     const connection = connectTo(worker)
     connection.write(post('a=1') + rest)
-    await until('a held reply', () => worker.flusher.heldReplies === 1)
+    await until('a pending reply', () => worker.flusher.pendingReplies === 1)
     connection.reset()
     queue.release()
     await until('what was taken in', () => queue.totals().get('a') === 1n)
@@ -495,7 +495,7 @@ test('a limit that is reached is a 503 with Retry-After on a connection that goe
   queue.hold()
   const [held, other] = [connectTo(worker), connectTo(worker)]
   held.write(post('a=1'))
-  await until('a held reply', () => worker.flusher.heldReplies === 1)
+  await until('a pending reply', () => worker.flusher.pendingReplies === 1)
   other.write(post('b=1') + post('b=1', '?ack=memory'))
   const [refused, memory] = await repliesOn(other, 2)
   expect([refused!.status, refused!.headers['retry-after'], memory!.status]).toEqual([503, '1', 202])

@@ -61,7 +61,7 @@ function setUp (options: Partial<FlusherOptions> = {}): Setup {
 /** A reply to a plain request of these pairs. */
 function replyTo (pairs: readonly Increment[], settle: (outcome: Outcome) => void): PendingReply {
   return {
-    heldAt: performance.now(),
+    pendingSince: performance.now(),
     keys: packKeys(incrementsOf(...pairs)),
     once: undefined,
     ownBytes: 0,
@@ -340,13 +340,13 @@ test('queued is reached when the queue has the batch, stored when the database h
   expect(await post('b', 'queued')).toBe('reached')
   await until('both', () => Object.keys(sumUp(queue.list)).length === 2)
   expect(stored).toBe(false)
-  expect(flusher.heldReplies).toBe(1)
+  expect(flusher.pendingReplies).toBe(1)
   queue.reportProgress(producerA, { high: 7, gaps: [[1, 6]] })
   await turn()
   expect(stored).toBe(false)
   queue.reportProgress(producerA, { high: 7, gaps: [[3, 6]] })
   expect(await reply).toBe('reached')
-  expect(flusher.heldReplies).toBe(0)
+  expect(flusher.pendingReplies).toBe(0)
 })
 
 test('word of a commit that comes before the push is known to have worked is not lost', async () => {
@@ -409,7 +409,7 @@ test('a batch may be refused only where everything summed in it was asked for at
   queue.release()
   await until('the fifth', () => queue.list.length === 5)
   expect(queue.list.map(mayBeRefused).slice(3)).toEqual([false, false])
-  expect(flusher.heldBytes).toBe(0)
+  expect(flusher.replyBytes).toBe(0)
 })
 
 test('a sum that travels in parts may not be refused: one of them may count', async () => {
@@ -474,7 +474,7 @@ test('what is refused after a 202 is sent on its way again, once, however often 
   expect(await post('b', 'queued')).toBe('reached')
   expect(queue.list).toHaveLength(5)
   expect(flusher.counts.increments).toBe(4)
-  expect(flusher.heldReplies).toBe(0)
+  expect(flusher.pendingReplies).toBe(0)
 })
 
 test('of a flush one of whose replies was late, nobody is refused what is sent again', async () => {
@@ -516,7 +516,7 @@ test('an idempotent request that is refused after a 202 is sent on its way again
   const once = { id: 'x', at: Date.now(), sums: new Map([['a', 1]]) }
   const outcome = await new Promise<Outcome>((resolve) => {
     flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored',
-      { heldAt: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: resolve })
+      { pendingSince: performance.now(), keys: undefined, once, ownBytes: 0, increments: 0, settle: resolve })
   })
   expect(outcome).toBe('late')
   const rejected = [{ seq: 1, once: 'x', reason: 'other body', filed: false } as const]
@@ -575,7 +575,7 @@ test('settling thousands of replies with thousands of keys, a part of them refus
   const outcomes = new Map<string, number>()
   for (let i = 0; i < requests; i++) {
     flusher.accept(increments, undefined, 'stored', {
-      heldAt: performance.now(),
+      pendingSince: performance.now(),
       keys: packKeys(increments),
       once: undefined,
       ownBytes: 0,
@@ -586,7 +586,7 @@ test('settling thousands of replies with thousands of keys, a part of them refus
       },
     })
   }
-  expect(flusher.heldBytes).toBeGreaterThan(requests * pairs * 8)
+  expect(flusher.replyBytes).toBeGreaterThan(requests * pairs * 8)
   queue.release()
   await until('the batch', () => queue.list.length === 2)
   const rejected = Array.from({ length: 500 }, (_, i) => refusal(2, `counter ${2 * i}`, '4000'))
@@ -601,7 +601,7 @@ test('settling thousands of replies with thousands of keys, a part of them refus
   // Every key of every reply compared with every rejection took a minute. The machine may be busy with other things.
   expect(performance.now() - startedAt).toBeLessThan(10_000)
   expect(longest).toBeLessThan(1000)
-  expect(flusher.heldBytes).toBe(0)
+  expect(flusher.replyBytes).toBe(0)
 })
 
 test('a batch says when its oldest increment was accepted', async () => {
@@ -629,7 +629,7 @@ test('a refused idempotent request is named by its id', async () => {
     const once = { id, at: Date.now(), sums: new Map([['a', 1]]) }
     flusher.accept(incrementsOf({ key: 'a', delta: 1 }), once, 'stored',
       {
-        heldAt: performance.now(),
+        pendingSince: performance.now(),
         keys: undefined,
         once,
         ownBytes: 0,
@@ -660,7 +660,7 @@ test('an idempotent request that comes again before its flush travels once, and 
   const repeat = async (): Promise<Outcome> => await new Promise((resolve) => {
     const once = { id: 'x', at: Date.now(), sums: new Map([['b', 1]]) }
     flusher.accept(incrementsOf({ key: 'b', delta: 1 }), once, 'queued',
-      { heldAt: performance.now(), keys: undefined, once: undefined, ownBytes: 0, increments: 0, settle: resolve })
+      { ...replyTo([], resolve), keys: undefined })
   })
   const replies = [first, repeat(), repeat()]
   expect(flusher.counts.increments).toBe(2)
@@ -675,7 +675,7 @@ test('a level that is not reached within ACK_TIMEOUT_MS is late, and the increme
   expect(await post('a', 'stored')).toBe('late')
   queue.break()
   expect(await post('b', 'queued')).toBe('late')
-  expect(flusher.heldReplies).toBe(0)
+  expect(flusher.pendingReplies).toBe(0)
   queue.mend()
   await until('it', () => sumUp(queue.list)['b'] === 1)
 })
@@ -715,7 +715,7 @@ test.each(['fails',
     { seq: 3, sums: { c: 2 }, requests: 2 }])
   expect(unsent[1]!.equals(queue.attempts[1]!.elements[0]!)).toBe(true)
   expect(await Promise.all([late, lateToo])).toEqual(['late', 'late'])
-  expect(flusher.heldReplies).toBe(0)
+  expect(flusher.pendingReplies).toBe(0)
   queue.release()
 })
 

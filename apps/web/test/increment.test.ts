@@ -286,7 +286,7 @@ describe('the ack level', () => {
     expect(queue.totals()).toEqual(new Map())
     queue.release()
     await until('the increment', () => queue.totals().get('a') === 1n)
-    expect(slow.flusher.heldReplies).toBe(0)
+    expect(slow.flusher.pendingReplies).toBe(0)
   })
 })
 

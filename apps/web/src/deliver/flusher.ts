@@ -108,12 +108,12 @@ export class Flusher {
   }
 
   /** Bytes that pending replies take, with their keys and requests, and those of replies that can't be written yet. */
-  get heldBytes (): number {
+  get replyBytes (): number {
     return this.#settlement.counts.bytes
   }
 
   /** Counts bytes of replies that are known and can't be written yet; with a minus, as written. */
-  holdBytes (bytes: number): void {
+  addReplyBytes (bytes: number): void {
     this.#settlement.addBytes(bytes)
   }
 
@@ -123,7 +123,7 @@ export class Flusher {
   }
 
   /** Replies that wait for their ack level. */
-  get heldReplies (): number {
+  get pendingReplies (): number {
     return this.#settlement.counts.replies
   }
 

@@ -14,7 +14,7 @@ export type Outcome = 'reached' | 'accepted' | 'late' | { readonly refused: read
 /** A reply that waits. `admit` fills in since when, and for what. */
 export interface PendingReply {
   /** When it began to wait (performance.now, ms). */
-  heldAt: number
+  pendingSince: number
   /**
    * For `stored`: the keys that its rejections would name, packed. Undefined for any other level or an idempotent
    * request.
@@ -32,7 +32,7 @@ export interface PendingReply {
 
 /** The fields of a reply that does not wait yet. */
 export const notPending: Omit<PendingReply, 'ownBytes' | 'settle'> = {
-  heldAt: 0, keys: undefined, once: undefined, increments: 0,
+  pendingSince: 0, keys: undefined, once: undefined, increments: 0,
 }
 
 /** All pending replies of a worker: one such object is shared by all of its PendingReplies. */
@@ -128,7 +128,7 @@ export class PendingReplies {
   settleLate (before: number, onLate?: (reply: PendingReply) => void): void {
     for (;;) {
       const reply = this.#replies[this.#first]
-      if (reply === undefined || reply.heldAt > before) break
+      if (reply === undefined || reply.pendingSince > before) break
       this.#first++
       onLate?.(reply)
       this.#settle(reply, 'late')

@@ -65,13 +65,13 @@ export class FastLaneServer extends Server {
   }
 }
 
-/** What a held reply takes, about. */
+/** About what a pending reply takes. */
 const replyBytes = 256
 
 /** A reply in its place among those that are due on its connection. */
 class Reply implements PendingReply {
   readonly #connection: Connection
-  heldAt = notPending.heldAt
+  pendingSince = notPending.pendingSince
   keys = notPending.keys
   once = notPending.once
   increments = notPending.increments
@@ -293,7 +293,7 @@ class Connection {
       waitingBytes += this.#due[known]!.waitingBytes
     }
     if (known === 0) return
-    if (waitingBytes > 0) this.#lane.options.flusher.holdBytes(-waitingBytes)
+    if (waitingBytes > 0) this.#lane.options.flusher.addReplyBytes(-waitingBytes)
     if (known === this.#due.length) this.#due.length = 0
     else this.#due.splice(0, known)
     const { socket } = this
@@ -396,7 +396,7 @@ class Connection {
     // The usual replies are the same text for all. Refusals that wait for others' are not, and a client can cause many.
     if (typeof outcome !== 'string' && this.#due[0] !== reply) {
       reply.waitingBytes = reply.ownBytes + reply.text.length
-      this.#lane.options.flusher.holdBytes(reply.waitingBytes)
+      this.#lane.options.flusher.addReplyBytes(reply.waitingBytes)
     }
     if (this.#answered) return
     this.#answered = true
@@ -405,7 +405,7 @@ class Connection {
 
   #isOverLimit (): boolean {
     const { flusher, limits } = this.#lane.options
-    return flusher.heldBytes > limits.pendingBytesMax
+    return flusher.replyBytes > limits.pendingBytesMax
   }
 
   /** There is no room for more replies to a client that sends on without waiting for any: what it sent beyond is not read, and gets none. */

@@ -70,7 +70,7 @@ export function admit (
   // Where the queue itself keeps nothing, only the database keeps what was pushed.
   const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
   checkPending(flusher, increments, once, pending !== undefined, reached, reply, limits)
-  if (level !== 'memory' && flusher.heldReplies >= limits.pendingRequestsMax) {
+  if (level !== 'memory' && flusher.pendingReplies >= limits.pendingRequestsMax) {
     throw new RequestError('GBX_OVERLOADED',
       'too many replies wait for their ack level (PENDING_REQUESTS_MAX); try again')
   }
@@ -78,7 +78,7 @@ export function admit (
     flusher.accept(increments, once, reached, undefined)
     return 'accepted'
   }
-  reply.heldAt = performance.now()
+  reply.pendingSince = performance.now()
   if (reached === 'stored') {
     if (once === undefined) reply.keys = packKeys(increments)
     // A repeat waits for the one that came first.
@@ -160,7 +160,7 @@ function checkPending (
   flusher: Flusher, increments: IncrementColumns, once: IdempotentRequest | undefined, repeats: boolean,
   level: AckLevel, reply: PendingReply, { pendingKeysMax, pendingBytesMax }: Limits
 ): void {
-  const room = pendingBytesMax - flusher.pendingBytes - flusher.heldBytes
+  const room = pendingBytesMax - flusher.pendingBytes - flusher.replyBytes
   const bytesMost = increments.length * pairBytesMost + requestBytesMost
   if (flusher.pendingKeys + increments.length <= pendingKeysMax && bytesMost <= room) return
   // Near a limit it is worth finding out which keys are new.
@@ -169,7 +169,8 @@ function checkPending (
     throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
   }
   // Where no other reply is pending, a limit below what a single one takes must not refuse all of them.
-  const replyBytes = level === 'memory' || flusher.heldReplies === 0 ? 0 : bytesOfReply(reply, level, increments, once)
+  const isAlone = level === 'memory' || flusher.pendingReplies === 0
+  const replyBytes = isAlone ? 0 : bytesOfReply(reply, level, increments, once)
   if (added * keyBytesEstimate + replyBytes > room && added + replyBytes > 0) {
     throw new RequestError('GBX_OVERLOADED',
       'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
