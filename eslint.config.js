@@ -1,6 +1,41 @@
 import neostandard from 'neostandard'
+import { docComments } from './eslint-rules/doc-comments.js'
+import { declaredImports, importDirection, noCycles } from './eslint-rules/imports.js'
 
-export default neostandard({
-  ts: true,
-  ignores: ['node_modules', 'data', 'docs'],
-})
+const gearbox = {
+  rules: {
+    'declared-imports': declaredImports,
+    'doc-comments': docComments,
+    'import-direction': importDirection,
+    'no-cycles': noCycles,
+  },
+}
+
+export default [
+  ...neostandard({
+    ts: true,
+    ignores: ['node_modules', 'data', 'docs'],
+  }),
+  {
+    files: ['**/*.ts', '**/*.js'],
+    rules: {
+      '@stylistic/max-len': ['warn', { code: 120 }],
+      'max-lines': ['warn', { max: 600 }],
+    },
+  },
+  {
+    files: ['**/*.ts'],
+    plugins: { gearbox },
+    rules: {
+      'gearbox/declared-imports': 'error',
+      'gearbox/import-direction': 'error',
+    },
+  },
+  {
+    files: ['apps/*/src/**/*.ts', 'packages/*/src/**/*.ts', 'bin/**/*.ts'],
+    rules: {
+      'gearbox/doc-comments': 'warn',
+      'gearbox/no-cycles': 'error',
+    },
+  },
+]

@@ -1,6 +1,6 @@
 // What the fuzz programs send: requests of the fast lane's shape, requests that are just not of it, and both with bytes
 // changed. All is drawn from a seed. Strings hold bytes (latin1).
-import { acceptedRows, refusedRows } from '../../apps/web/test/fixtures/odd-bodies.ts'
+import { acceptedRows, refusedRows } from '@gearbox/web/fixtures/odd-bodies.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
 
 export const apiKeys = ['first-key', 'second/key+=='] as const

@@ -1,8 +1,8 @@
 // Bytes that no honest client sends, and the exact replies to them. Whoever gets a 4xx has counted nothing with that
 // request, and whoever counted gets its own reply, whatever follows it on the same connection.
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
-import { OpenQueue } from '../../apps/web/test/fixtures/open-queue.ts'
-import { Connection, formType, send, startWorker, type Worker } from '../../apps/web/test/fixtures/worker.ts'
+import { OpenQueue } from '@gearbox/web/fixtures/open-queue.ts'
+import { Connection, formType, send, startWorker, type Worker } from '@gearbox/web/fixtures/worker.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { readReplies, type PlainReply } from './fixtures.ts'
 

@@ -1,8 +1,8 @@
 // Thousands of connections that dawdle: each is closed when its time is up, and honest clients are served meanwhile.
 import { connect } from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
-import { OpenQueue } from '../../apps/web/test/fixtures/open-queue.ts'
-import { startWorker } from '../../apps/web/test/fixtures/worker.ts'
+import { OpenQueue } from '@gearbox/web/fixtures/open-queue.ts'
+import { startWorker } from '@gearbox/web/fixtures/worker.ts'
 import { Load, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { gapsIn, makePlace, startGearbox, stop } from '../faults/fixtures.ts'

@@ -6,4 +6,3 @@ afterAll(() => { delete process.env.FAST_LANE })
 
 await import('./edge.test.ts')
 await import('./increment.test.ts')
-await import('../../../test/hostility/replies.test.ts')

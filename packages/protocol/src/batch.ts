@@ -1,7 +1,11 @@
 // The batch: the unit that travels from a web worker through the queue into the database.
 // The flusher encodes it once; its bytes never change after that, whoever sends or keeps them.
 import { isUtf8 } from 'node:buffer'
-import { JsonBytes } from './json-bytes.ts'
+import type { Sum } from './int64.ts'
+import { JsonBytes, type SumEntry } from './json-bytes.ts'
+
+export { add, int64Max, int64Min, narrow, type Sum } from './int64.ts'
+export type { SumEntry } from './json-bytes.ts'
 
 /** The version that this program writes. A consumer reads it and the one before. */
 export const batchVersion = 1
@@ -17,26 +21,6 @@ export const batchBytesMax = 256 * 1024
  * has, also over a slow network, and be applied in one step.
  */
 export const idempotentBytesMax = 4 * 1024 * 1024
-
-export const int64Max = 2n ** 63n - 1n
-export const int64Min = -(2n ** 63n)
-
-/** A sum or a delta: a number while that is exact (up to 2^53), a bigint beyond. */
-export type Sum = number | bigint
-
-/** a + b, exact. */
-export function add (a: Sum, b: Sum): Sum {
-  if (typeof a === 'number' && typeof b === 'number') {
-    const sum = a + b
-    if (Number.isSafeInteger(sum)) return sum
-  }
-  return narrow(BigInt(a) + BigInt(b))
-}
-
-/** The same integer as a number where that is exact. */
-export function narrow (value: bigint): Sum {
-  return value >= BigInt(Number.MIN_SAFE_INTEGER) && value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value
-}
 
 /** A request with an idempotency key. It travels unsummed and is applied whole or not at all. */
 export interface IdempotentRequest {
@@ -76,14 +60,6 @@ export interface Header {
    * yet, so that what can't be applied can be refused. Undefined where any of it was promised, or may have been.
    */
   readonly storedWithinMs?: number
-}
-
-/** A key, the bytes [start, end) in UTF-8, and its sum. */
-export interface SumEntry {
-  bytes: Buffer
-  start: number
-  end: number
-  sum: Sum
 }
 
 /** Where the entries of a batch come from. What was drawn is in the batch and is not offered again. */

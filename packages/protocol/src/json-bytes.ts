@@ -1,5 +1,5 @@
 // JSON as bytes, written without a string for each of its keys: at a million of them those cost more than all the rest.
-import type { SumEntry } from './batch.ts'
+import type { Sum } from './int64.ts'
 
 const [quote, backslash, colon, comma, minus, zero] = [0x22, 0x5c, 0x3a, 0x2c, 0x2d, 0x30]
 
@@ -9,6 +9,15 @@ const spareBytes = 64 * 1024
 /** No sum within 64 bits has more characters, sign included. */
 const digitsMax = 20
 
+/** A key, the bytes [start, end) in UTF-8, and its sum. */
+export interface SumEntry {
+  bytes: Buffer
+  start: number
+  end: number
+  sum: Sum
+}
+
+/** A growing piece of JSON in memory that is used again for the next one. */
 export class JsonBytes {
   readonly #firstBytes: number
   #bytes: Buffer

@@ -1,0 +1,13 @@
+// The rooms of the house, and which way the arrows run: what is listed may import what is listed after it.
+// Rooms in one inner list are neighbours, which do not import each other.
+
+/** Workspaces of the product. The root's is bin/. */
+export const house = ['', ['apps/web', 'apps/consumer'], 'packages/queue', 'packages/runtime', 'packages/protocol']
+
+/** Within a workspace, each file and folder of its source. */
+export const rooms = {
+  'apps/web': ['main.ts', 'server.ts', 'fast-lane', 'increment', 'totals', 'http', 'deliver', 'accumulate'],
+  'apps/consumer': [
+    'main.ts', ['commands', 'consumer.ts'], ['consumer-lock.ts', 'ownership.ts', 'progress.ts'], 'store',
+  ],
+}

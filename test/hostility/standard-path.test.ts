@@ -1,0 +1,7 @@
+// The replies once more with FAST_LANE=off: every request passes Node's parser.
+import { afterAll } from 'vitest'
+
+process.env.FAST_LANE = 'off'
+afterAll(() => { delete process.env.FAST_LANE })
+
+await import('./replies.test.ts')
