@@ -94,7 +94,7 @@ describe('sums', () => {
 })
 
 describe('a drain', () => {
-  test('takes everything, and the next one what came since', () => {
+  test('has everything, and the next one what came since', () => {
     const accumulator = new Accumulator()
     expect(accumulator.isEmpty).toBe(true)
     add(accumulator, 'a', 1n)
@@ -113,7 +113,7 @@ describe('a drain', () => {
     for (const drain of [first, second, third]) expectEmpty(drain)
   })
 
-  test('says its counts once, and when its oldest increment came', () => {
+  test('gives its counts once, and when its oldest increment came', () => {
     const accumulator = new Accumulator()
     accumulator.add(incrementsOf({ key: 'a', delta: 1 }, { key: 'a', delta: 1 }, { key: 'b', delta: 1 }), 1000)
     accumulator.add(incrementsOf({ key: 'a', delta: 1 }), 2000)
@@ -125,7 +125,7 @@ describe('a drain', () => {
     expect(accumulator.drain().oldestAt).toBe(3000)
   })
 
-  test('counts its keys and bytes down as they are drawn', () => {
+  test('counts its keys and bytes down as they are read', () => {
     const accumulator = new Accumulator()
     for (let i = 0; i < 20_000; i++) add(accumulator, `key ${i}`, BigInt(i))
     expect(accumulator.pendingKeys).toBe(20_000)
@@ -151,7 +151,7 @@ describe('idempotent requests', () => {
   const request = (id: string, keys: readonly string[]): IdempotentRequest =>
     ({ id: id.padStart(64, '0'), at: 1000, sums: new Map(keys.map((key) => [key, 1])) })
 
-  test('are kept as they are, beside the sums', () => {
+  test('are kept as they are, next to the sums', () => {
     const accumulator = new Accumulator()
     add(accumulator, 'a', 1n)
     accumulator.addIdempotent(request('1', ['a', 'b']), 2, 1000)
@@ -284,7 +284,7 @@ describe('whatever is added', () => {
     }), { numRuns: 60 })
   })
 
-  test('more keys than the first map takes are summed as exactly', () => {
+  test('more keys than a first table has room for are summed as exactly', () => {
     const random = fc.record({
       keys: fc.integer({ min: 8_000, max: 25_000 }),
       step: fc.constantFrom(1, 3, 7, 8191, 8192, 8193),

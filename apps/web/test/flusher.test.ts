@@ -102,7 +102,7 @@ function spyOn (queue: MemoryQueue): { polled: () => number } {
 
 // Gears
 
-test('auto: what arrives while a push is in flight leaves in one batch when it is acknowledged', async () => {
+test('with an interval of auto, what arrives during a push leaves in one batch when it is acknowledged', async () => {
   const { queue, count } = setUp()
   queue.hold()
   count('a')
@@ -119,7 +119,7 @@ test('auto: what arrives while a push is in flight leaves in one batch when it i
   expect(Object.keys(parse(queue.list[1]!).sums)).toEqual(['a', 'b'])
 })
 
-test('auto: under light load a request is flushed at once', async () => {
+test('with an interval of auto and under light load a request is flushed at once', async () => {
   const { queue, post } = setUp()
   for (const n of [1, 2, 3]) {
     expect(await post('a', 'queued')).toBe('reached')
@@ -168,7 +168,7 @@ test('a failed push is sent again with the same bytes, and nothing is merged int
   expect(flusher.counts).toMatchObject({ increments: 11, pushed: 2, retries: 3, replays: 0 })
 })
 
-test('while the queue fails it is said why and for how long, and that it works again', async () => {
+test('while the queue fails, the log says why and for how long, and that it is available again', async () => {
   const { queue, flusher, log, count } = setUp()
   queue.break()
   count('a')
@@ -177,7 +177,7 @@ test('while the queue fails it is said why and for how long, and that it works a
   expect(flusher.failingMs).toBeGreaterThan(900)
   queue.mend()
   await until('the batch', () => queue.list.length === 1)
-  await until('word that it works', () => log.messages(30).some((message) => message.includes('again')))
+  await until('a line that it is available', () => log.messages(30).some((message) => message.includes('again')))
   expect(flusher.failure).toBeUndefined()
   expect(flusher.failingMs).toBe(0)
   expect(log.messages(40)).toHaveLength(1)
@@ -300,7 +300,7 @@ test('a tail that vanished is pushed again by an idle worker, once', async () =>
   expect(flusher.counts).toMatchObject({ replays: 0, refilled: 2 })
 })
 
-test('what was lost and has left the window can not be pushed again, and that is said with its number', async () => {
+test('what was lost and has left the window can not be pushed again, and the log says how much that is', async () => {
   const { queue, log, post } = setUp({ unstoredBytesMax: 1000 })
   for (let i = 0; i < 20; i++) await post('a', 'queued')
   queue.reportProgress(producerA, { high: 10, gaps: [[2, 4]] })
@@ -308,18 +308,18 @@ test('what was lost and has left the window can not be pushed again, and that is
   expect(log.messages(50)).toEqual([expect.stringMatching(/lost 3 batches.*npm run verify/)])
 })
 
-test('an idle worker notices what is stored, and a queue that forgot, although no word reaches it', async () => {
+test('an idle worker notices what is stored, although no report reaches it', async () => {
   const { queue, flusher, post } = setUp()
   for (const key of ['a', 'b', 'c']) await post(key, 'queued')
   queue.reportProgress(producerA, { high: 2 }, { heard: false })
-  await until('a look', () => flusher.unstoredBatches === 1)
+  await until('a poll', () => flusher.unstoredBatches === 1)
   expect(flusher.lagSeconds).toBeGreaterThan(0)
   queue.reportProgress(producerA, { high: 3 }, { heard: false })
-  await until('a look', () => flusher.unstoredBatches === 0)
+  await until('a poll', () => flusher.unstoredBatches === 0)
   expect(flusher.lagSeconds).toBe(0)
 })
 
-test('past UNSTORED_BYTES_MAX the oldest batches leave the window, and it is said', async () => {
+test('past UNSTORED_BYTES_MAX the oldest batches leave the window, with a warning', async () => {
   const { queue, flusher, log, post } = setUp({ unstoredBytesMax: 1000 })
   for (let i = 0; i < 20; i++) await post('a', 'queued')
   const bytes = queue.list[0]!.length
@@ -333,7 +333,7 @@ test('past UNSTORED_BYTES_MAX the oldest batches leave the window, and it is sai
 
 // Replies
 
-test('queued is reached when the queue has the batch, stored when the database has it', async () => {
+test('level queued is reached when the queue has the batch, stored when the database has it', async () => {
   const { queue, flusher, post } = setUp()
   let stored = false
   const reply = post('a', 'stored').then((outcome) => { stored = true; return outcome })
@@ -349,7 +349,7 @@ test('queued is reached when the queue has the batch, stored when the database h
   expect(flusher.pendingReplies).toBe(0)
 })
 
-test('word of a commit that comes before the push is known to have worked is not lost', async () => {
+test('a report of a commit that comes before the push is known to have worked is not lost', async () => {
   const { queue, post } = setUp()
   queue.hold()
   const reply = post('a', 'stored')
@@ -373,7 +373,7 @@ test('a refused entry is named to the requests summed in it and to no others', a
   expect(await Promise.all(replies)).toEqual([{ refused: [rejection] }, 'reached', { refused: [rejection] }])
 })
 
-test('a batch whose rejections are too many to tell refuses all of its requests without names', async () => {
+test('a batch whose rejections are too many to report refuses all of its requests without names', async () => {
   const { queue, post } = setUp()
   const reply = post('a', 'stored')
   await until('the batch', () => queue.list.length === 1)
@@ -459,7 +459,7 @@ test('what was filed is refused to nobody', async () => {
   expect(mayBeRefused(queue.list[1]!)).toBe(false)
 })
 
-test('what is refused after a 202 is sent on its way again, once, however often it is reported', async () => {
+test('what is refused after a 202 is sent once more, and only once, however often it is reported', async () => {
   const { queue, flusher, post } = setUp({ ackTimeoutMs: 100 })
   expect(await post('full', 'stored', 5)).toBe('late')
   expect(await post('full', 'stored', 6)).toBe('late')
@@ -477,7 +477,7 @@ test('what is refused after a 202 is sent on its way again, once, however often 
   expect(flusher.pendingReplies).toBe(0)
 })
 
-test('of a flush one of whose replies was late, nobody is refused what is sent again', async () => {
+test('of a flush one of whose replies was late, nobody is refused what is sent once more', async () => {
   const { queue, post } = setUp({ ackTimeoutMs: 1000 })
   queue.hold()
   const first = post('x', 'queued')
@@ -511,7 +511,7 @@ test('between late flushes, one that was settled in time is not sent again', asy
   expect(again).toMatchObject({ requests: 0, sums: { full: 5 } })
 })
 
-test('an idempotent request that is refused after a 202 is sent on its way again, as promised', async () => {
+test('an idempotent request that is refused after a 202 is sent once more, as promised', async () => {
   const { queue, flusher } = setUp({ ackTimeoutMs: 100 })
   const once = { id: 'x', at: Date.now(), sums: new Map([['a', 1]]) }
   const outcome = await new Promise<Outcome>((resolve) => {
@@ -538,7 +538,7 @@ test('a batch whose rejections are too many to be listed, and were filed, refuse
   expect(await reply).toBe('accepted')
 })
 
-test('what could not be named and was answered with 202 is counted and said', async () => {
+test('what could not be named and was answered with 202 is counted and logged', async () => {
   const { queue, flusher, log, post } = setUp({ ackTimeoutMs: 100 })
   expect(await post('a', 'stored')).toBe('late')
   queue.reportProgress(producerA, { high: 1, omittedRejections: [1] })
@@ -670,7 +670,7 @@ test('an idempotent request that comes again before its flush travels once, and 
   expect(parse(queue.list[1]!).once).toHaveLength(1)
 })
 
-test('a level that is not reached within ACK_TIMEOUT_MS is late, and the increment is still on its way', async () => {
+test('a level that is not reached within ACK_TIMEOUT_MS is late, and the increment is still delivered', async () => {
   const { queue, flusher, post } = setUp({ ackTimeoutMs: 100 })
   expect(await post('a', 'stored')).toBe('late')
   queue.break()

@@ -263,7 +263,7 @@ describe('the ack level', () => {
     expect(queue.totals()).toEqual(new Map([['a', 1n], ['b', 1n]]))
   })
 
-  test('stored is answered also where older word of what is stored comes in behind newer word', async () => {
+  test('stored is answered also where an older report comes in behind a newer one', async () => {
     const queue = new OpenQueue()
     const told = await startWorker({ ACK_TIMEOUT_MS: '1000' }, queue)
     onTestFinished(told.end)

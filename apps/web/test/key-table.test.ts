@@ -40,7 +40,7 @@ const key = fc.oneof(fc.string({ unit: 'grapheme', maxLength: 3 }),
   fc.constantFrom('', '__proto__', 'constructor', 'foo', 'k'.repeat(256)))
 
 describe('a table of keys', () => {
-  test('numbers them in the order of their coming, and once it was cleared anew', () => {
+  test('numbers them in the order in which they are added, and again from 0 once it was cleared', () => {
     const rounds = fc.array(fc.array(key, { maxLength: 200 }), { minLength: 1, maxLength: 4 })
     fc.assert(fc.property(rounds, (rounds) => {
       const table = new KeyTable()

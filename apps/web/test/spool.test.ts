@@ -32,7 +32,7 @@ function start (dir: string, queue: MemoryQueue): { log: CapturedLog, done: Prom
   return { log, done, stop: () => stop.abort() }
 }
 
-test('a file has one batch a line, under the name of its worker, and nothing beside it', async () => {
+test('a file has one batch per line, under the name of its worker, and nothing else is in its directory', async () => {
   const dir = join(temporaryDir(), 'deep', 'unsent')
   const left = batches(producerA, 3, 4)
   const path = await writeSpool(dir, producerA, origin, left)
@@ -83,7 +83,7 @@ test('what was left is pushed with the same bytes, and its file goes only once a
     asked.times++
     return await ask(producer)
   }
-  await until('two more looks', () => asked.times >= 2)
+  await until('two more polls', () => asked.times >= 2)
   expect(existsSync(path)).toBe(true)
   queue.reportProgress(producerA, { high: 5 })
   await done
@@ -91,7 +91,7 @@ test('what was left is pushed with the same bytes, and its file goes only once a
   expect(queue.list).toHaveLength(3)
 })
 
-test('it is pushed again when the queue forgets it, without what is stored', async () => {
+test('what was left is pushed again when the queue forgets it, without what is stored', async () => {
   const dir = temporaryDir()
   const path = await writeSpool(dir, producerA, origin, batches(producerA, 1, 2, 3))
   const queue = new MemoryQueue()
@@ -248,7 +248,7 @@ test('what is not a regular file holds up nothing: neither the files behind it n
   ])
 })
 
-test('a file that another worker is pushing is left to it, and taken over when it is gone', async () => {
+test('a file that another worker is pushing is left to it, and claimed when that one is gone', async () => {
   const dir = temporaryDir()
   const path = await writeSpool(dir, producerA, origin, batches(producerA, 1))
   const queue = new MemoryQueue()
@@ -256,7 +256,7 @@ test('a file that another worker is pushing is left to it, and taken over when i
   await until('the push', () => queue.list.length === 1)
   const other = new MemoryQueue()
   const second = start(dir, other)
-  await until('it to be looked at', () => other.origins > 0)
+  await until('it to be visited', () => other.origins > 0)
   expect(other.list).toEqual([])
   first.stop()
   await first.done

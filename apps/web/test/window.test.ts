@@ -22,7 +22,7 @@ function sequences (window: Window): number[] {
   return window.batches().map(({ seq }) => seq)
 }
 
-test('drops exactly what is stored, whatever its gaps', () => {
+test('a window drops exactly what is stored, whatever its gaps', () => {
   fc.assert(fc.property(fc.uniqueArray(fc.integer({ min: 1, max: 25 })), (list) => {
     const window = filled(20)
     const stored = list.reduce<Sequences>((all, seq) => include(all, seq), none)
@@ -34,7 +34,7 @@ test('drops exactly what is stored, whatever its gaps', () => {
   }), { seed })
 })
 
-test('knows what still has to be pushed', () => {
+test('a window knows what still has to be pushed', () => {
   const window = filled(3, { pushed: 1 })
   expect([1, 2, 3, 4].map((seq) => window.needsPush(seq))).toEqual([false, true, true, false])
   expect(window.batches(true).map(({ seq }) => seq)).toEqual([2, 3])
@@ -45,7 +45,7 @@ test('knows what still has to be pushed', () => {
   expect(window.hasPushed()).toBe(false)
 })
 
-test('lets the oldest pushed ones go past its bytes, and never one that was not pushed', () => {
+test('past its bytes a window drops the oldest pushed batches, and never one that was not pushed', () => {
   const window = filled(10, { pushed: 6, bytes: 100 })
   expect(window.trim(1000)).toBe(0)
   expect(window.trim(850)).toBe(2)
@@ -94,7 +94,7 @@ test('a lost batch that is reported as stored after all is not lost', () => {
   expect(window.lost).toBe(0)
 })
 
-test('counts once what a gap says is lost and it does not hold any more', () => {
+test('what a gap shows to be lost and has left the window is counted once', () => {
   const window = filled(20, { bytes: 100 })
   expect(window.trim(500)).toBe(15)
   expect(window.dropStored({ high: 10, gaps: [[3, 4], [7, 9]] })).toBe(5)
@@ -104,7 +104,7 @@ test('counts once what a gap says is lost and it does not hold any more', () => 
   expect(window.dropStored({ high: 9, gaps: [[3, 4], [7, 8]] })).toBe(0)
 })
 
-test('lets no lost batch go, however large it is', () => {
+test('a window keeps a lost batch, however large it is', () => {
   const window = filled(3, { bytes: 100 })
   window.dropStored({ high: 2, gaps: [[1, 1]] })
   expect(window.trim(0)).toBe(0)
