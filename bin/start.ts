@@ -17,7 +17,7 @@ import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
 import { Parent } from '@gearbox/runtime/process/parent.ts'
 import { onStopSignal, sameRequestMs, stopDeadlineMs } from '@gearbox/runtime/process/shutdown.ts'
 import { requireEmbedded } from '@gearbox/consumer/ownership.ts'
-import { inspectDatabase, isBusy } from '@gearbox/consumer/store/store.ts'
+import { inspectDatabase, isBusy } from '@gearbox/consumer/store/open.ts'
 
 const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 

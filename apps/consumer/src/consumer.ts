@@ -13,7 +13,9 @@ import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { CurrentReports } from './progress.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
 import { reportedMs, reportOf, type Report } from './store/reports.ts'
-import { isBusy, type Applied, type Store } from './store/store.ts'
+import { isBusy } from './store/open.ts'
+import type { Applied } from './store/run.ts'
+import type { Store } from './store/store.ts'
 
 /** Without a wake-up the queue is looked at this often: a wake-up is only a hint and can be lost. */
 const queuePollMs = 250

@@ -21,7 +21,8 @@ import { ConsumerLock } from './consumer-lock.ts'
 import { Consumer } from './consumer.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
 import { KeyCounter } from './store/key-counter.ts'
-import { isBusy, Store } from './store/store.ts'
+import { isBusy } from './store/open.ts'
+import { Store } from './store/store.ts'
 
 // The queue may come up after us, and the database be locked for a while.
 const connectRetryMs = 500

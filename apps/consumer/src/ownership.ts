@@ -6,7 +6,9 @@ import { isSubset, none } from '@gearbox/protocol/sequences.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
-import { inspectDatabase, isBusy, type Identity, type Store } from './store/store.ts'
+import type { Identity } from './store/identity.ts'
+import { inspectDatabase, isBusy } from './store/open.ts'
+import type { Store } from './store/store.ts'
 
 /** What a database that is consumed into without Redis has written down. */
 const embedded = 'embedded'

@@ -19,7 +19,7 @@ import { element, producerA } from '@gearbox/test-kit/batches.ts'
 import { captureLog } from '@gearbox/test-kit/captured-log.ts'
 import { checkBinding, claimOwnership } from '../src/ownership.ts'
 import { DatabaseMovedError } from '../src/store/database-file.ts'
-import { inspectDatabase } from '../src/store/store.ts'
+import { inspectDatabase } from '../src/store/open.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 let server: RedisServer

@@ -14,7 +14,8 @@ import { QueueUnavailableError } from '@gearbox/queue/queue.ts'
 import { element, producerA, type Content } from '@gearbox/test-kit/batches.ts'
 import { captureLog, type CapturedLog } from '@gearbox/test-kit/captured-log.ts'
 import { Consumer } from '../src/consumer.ts'
-import { Store, type Applied } from '../src/store/store.ts'
+import type { Applied } from '../src/store/run.ts'
+import { Store } from '../src/store/store.ts'
 import { freshPath, totals } from './open-store.ts'
 
 /** A store on a disk that fails now and then. */

@@ -12,7 +12,7 @@ import { expect, onTestFinished, test } from 'vitest'
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { element } from '@gearbox/test-kit/batches.ts'
-import { inspectDatabase } from '../src/store/store.ts'
+import { inspectDatabase } from '../src/store/open.ts'
 import { freshPath, openStore, totals } from './open-store.ts'
 
 /** Everything in a directory: names, kinds, times and contents. */

@@ -10,7 +10,8 @@ import { SupersededError } from '@gearbox/protocol/owner.ts'
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
-import { openDatabase, type Applied } from '../src/store/store.ts'
+import { openDatabase } from '../src/store/open.ts'
+import type { Applied } from '../src/store/run.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'
 
 const int64 = fc.oneof(

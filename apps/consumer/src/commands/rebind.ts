@@ -13,7 +13,9 @@ import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { recordedQueue } from '../ownership.ts'
 import { ConsumerLock } from '../consumer-lock.ts'
-import { inspectDatabase, isBusy, Store, type Identity } from '../store/store.ts'
+import type { Identity } from '../store/identity.ts'
+import { inspectDatabase, isBusy } from '../store/open.ts'
+import { Store } from '../store/store.ts'
 
 const usage = `A database that does not exist is created. What was counted into another database stays there; what waits in the queue is
 counted into this one. Stop Gearbox first: it is refused while a consumer runs.

@@ -4,7 +4,9 @@ import { loadConfig } from '@gearbox/runtime/config.ts'
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
-import { isBusy, Store, type Rejected } from '../store/store.ts'
+import { isBusy } from '../store/open.ts'
+import type { Rejected } from '../store/rejections.ts'
+import { Store } from '../store/store.ts'
 
 const usage = `One line each: id, reason, keys with their sums, when it was accepted, and by which worker.
 What was refused is not in the list: its client knows.

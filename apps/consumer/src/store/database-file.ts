@@ -1,11 +1,13 @@
 // What is at a database's path: whether SQLite may open it at all, and whether it still is the file that is open.
-// Nothing here writes. Used by everybody who opens the database, before they do.
-import { accessSync, closeSync, constants, openSync, readSync, realpathSync, statfsSync, statSync, type BigIntStats } from 'node:fs'
+// Nothing here writes. open.ts asks before it opens anything, the store before and after each transaction.
+import {
+  accessSync, closeSync, constants, openSync, readSync, realpathSync, statfsSync, statSync, type BigIntStats,
+} from 'node:fs'
 import { basename, dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 
-/** The database's file is not the one that was opened, or the one in its place is not the right one. That can be put right. */
+/** The database's file is not the one that was opened, or the one in its place is another. A person can put it back. */
 export class DatabaseMovedError extends Error {
   readonly code = 'GBX_DATABASE_MOVED'
   override name = 'DatabaseMovedError'
@@ -14,7 +16,7 @@ export class DatabaseMovedError extends Error {
 /** Waiting for another writer stops the consumer's event loop: it tries again rather than waits long. */
 export const busyTimeoutMs = 250
 
-/** So often a database is opened that is another one right after. */
+/** How often a database is opened that is replaced right after. */
 const openAttempts = 3
 
 /** Every SQLite database begins with this. */
@@ -24,13 +26,18 @@ const magic = 'SQLite format 3\0'
 const headerBytes = 100
 const readVersionAt = 19
 
-/** File systems that hold the kernel's own files (statfs(2)): proc, sysfs, devpts, cgroup, cgroup2, debugfs, tracefs, securityfs, configfs. */
-const kernelFileSystems = new Set([0x9fa0, 0x62656572, 0x1cd1, 0x27e0eb, 0x63677270, 0x64626720, 0x74726163, 0x73636673, 0x62656570])
+/**
+ * File systems that hold the kernel's own files (statfs(2)): proc, sysfs, devpts, cgroup, cgroup2, debugfs, tracefs,
+ * securityfs, configfs.
+ */
+const kernelFileSystems = new Set([
+  0x9fa0, 0x62656572, 0x1cd1, 0x27e0eb, 0x63677270, 0x64626720, 0x74726163, 0x73636673, 0x62656570,
+])
 
 /** /dev is a file system in memory like others, so it is known by its path; /dev/shm is an ordinary one. */
 const kernelPaths = /^\/(proc|sys|dev(?!\/shm\/))(\/|$)/
 
-/** Tells a file from every other one, also after it was renamed. */
+/** Distinguishes a file from every other one, also after it was renamed. */
 interface FileId {
   readonly dev: bigint
   readonly ino: bigint
@@ -47,6 +54,12 @@ function idOf (path: string): FileId | undefined {
 
 function same (one: FileId | undefined, other: FileId | undefined): boolean {
   return one?.dev === other?.dev && one?.ino === other?.ino
+}
+
+/** A connection, and the files that it has open. */
+export interface OpenDatabase {
+  readonly db: Database.Database
+  readonly files: OpenFiles
 }
 
 /** The three files of an open database, as they were when it was opened: the database, its -wal and its -shm. */
@@ -67,11 +80,11 @@ export class OpenFiles {
   }
 
   /**
-   * Opens a database whose file may be moved meanwhile, and takes down which files were opened.
+   * Opens a database whose file may be moved meanwhile, and notes which files were opened.
    * @param open opens it and reads from it: only then SQLite makes the other two files
    * @throws DatabaseMovedError; whatever `open` throws
    */
-  static open (path: string, open: () => Database.Database): { readonly db: Database.Database, readonly files: OpenFiles } {
+  static open (path: string, open: () => Database.Database): OpenDatabase {
     for (let attempt = 1; ; attempt++) {
       const before = idOf(path)
       const db = open()
@@ -108,7 +121,7 @@ function cannotOpen (path: string, why: string, advice = 'Name another file in D
 }
 
 /**
- * Refuses what is no place for a database, before anything is opened or written.
+ * Refuses a path where no database can be, before anything is opened or written.
  * @returns whether there is a database; false: one can be made there
  * @throws FatalError
  */
@@ -122,14 +135,16 @@ export function checkDatabasePath (path: string): boolean {
     const wal = statOrMissing(`${path}-wal`)
     if (wal !== undefined && wal.size > 0n) {
       throw cannotOpen(path, `there is none, but its ${basename(path)}-wal with commits in it`,
-        'Put the database back beside it, or move that file away to begin with an empty database')
+        'Put the database back next to it, or move that file away to begin with an empty database')
     }
     return false
   }
   if (!stats.isFile()) throw cannotOpen(path, `it is a ${kindOf(stats)}`)
   if (!readHeader(path).startsWith(magic)) throw cannotOpen(path, 'file is not a database')
   // Root may write everything; a file that nobody may write is meant to stay as it is.
-  if ((stats.mode & 0o222n) === 0n || !mayWrite(path)) throw cannotOpen(path, 'it is read-only', 'Let this user write it, or name another file in DATABASE_PATH')
+  if ((stats.mode & 0o222n) === 0n || !mayWrite(path)) {
+    throw cannotOpen(path, 'it is read-only', 'Let this user write it, or name another file in DATABASE_PATH')
+  }
   return true
 }
 
@@ -161,7 +176,9 @@ function isKernelPath (path: string): boolean {
   }
 }
 
-/** The real path of a file, or of the nearest directory above that exists; undefined if not even that can be looked at. */
+/**
+ * The real path of a file, or of the nearest directory above that exists; undefined if not even that can be read.
+ */
 function nearestExisting (path: string): string | undefined {
   for (let candidate = path; ; candidate = dirname(candidate)) {
     try {
@@ -196,8 +213,8 @@ function readHeader (path: string): string {
 }
 
 /**
- * Opens a database only to look at it, so that nothing is left behind: a reader of a database in WAL mode makes a -wal
- * and a -shm, and can't remove them. A writer does, even one that writes nothing.
+ * Opens a database that is only to be read, so that nothing is left behind: a read-only connection to a database in WAL
+ * mode makes a -wal and a -shm, and can't remove them. One that may write removes them, even if it writes nothing.
  */
 export function openToInspect (path: string): Database.Database {
   const quiet = readHeader(path).charCodeAt(readVersionAt) === 2 && statOrMissing(`${path}-wal`) === undefined

@@ -1,15 +1,21 @@
-// gearbox_keys: how many keys the database has. SQLite keeps no such number, so they are counted, in a thread beside the consumer
-// and only while somebody scrapes.
+// gearbox_keys: how many keys the database has. SQLite keeps no such number, so they are counted, in a separate
+// thread and only when somebody scrapes.
 import { Worker } from 'node:worker_threads'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 
 /** From the start of one count to the next, at least. */
 const intervalMs = 60_000
 
-/** The first scrape waits so long for the first count: enough for 100,000 keys, and within the second that a parent waits. */
+/**
+ * How long the first scrape waits for the first count: enough for 100,000 keys, and less than the second of a parent.
+ */
 const firstCountMs = 300
 
-/** Counts at most once a minute, and only when `refresh` asks for it. */
+/**
+ * Counts at most once a minute, and only when `refresh` asks for it. States: idle; counting, from a `refresh` whose
+ * last count is old until the thread ends; closed, after `close`, which ends a count in progress. Only these two
+ * methods change it.
+ */
 export class KeyCounter {
   readonly #path: string
   readonly #logger: Logger
@@ -28,7 +34,9 @@ export class KeyCounter {
     return this.#keys
   }
 
-  /** For a scrape: begins a new count where the last one is old. Resolves without waiting for it, but for the first one. */
+  /**
+   * For a scrape: begins a count where the last one is old. Resolves without waiting for it, except for the first one.
+   */
   async refresh (): Promise<void> {
     if (this.#counting === undefined && performance.now() - this.#startedAt >= intervalMs) {
       this.#startedAt = performance.now()
@@ -37,7 +45,7 @@ export class KeyCounter {
     if (this.#keys === undefined && this.#counting !== undefined) await settledWithin(this.#counting, firstCountMs)
   }
 
-  /** Ends a count under way, so that the database can be closed. */
+  /** Ends a count in progress, so that the database can be closed. */
   async close (): Promise<void> {
     this.#startedAt = Infinity
     await this.#thread?.terminate()

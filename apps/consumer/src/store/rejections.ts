@@ -1,8 +1,9 @@
-// What was promised (2xx) and could not be applied: the table `rejected`, within its limits. Written in the store's
-// transactions only; `npm run rejected` lists it, tries entries again and discards them.
+// What was promised (2xx) and could not be applied: the table `rejected`, within its limits. Written only in the
+// store's transactions; `npm run rejected` lists it, tries entries again and discards them.
 import type Database from 'better-sqlite3'
 import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
 import type { RejectReason } from '@gearbox/protocol/progress.ts'
+import type { Entry } from './statements.ts'
 
 /** A row of `rejected`. */
 export interface Rejected {
@@ -18,13 +19,11 @@ export interface Rejected {
   readonly batchBytes: bigint | null
 }
 
-/** A key and its sum, exact. */
-export interface Entry { readonly key: string, readonly value: bigint }
-
-/** What a row of `rejected` keeps to be tried again. */
+/** What a row of `rejected` keeps so that it can be tried again. */
 export interface RejectedContent {
   readonly key: string | null
   readonly value: bigint | null
+  /** The sum in decimal digits, where it is beyond 64 bits. */
   readonly exact: string | null
   readonly sums: string | null
   readonly batch: Buffer | null
@@ -34,7 +33,7 @@ export interface RejectedContent {
 }
 
 /**
- * A row to be. An entry of the sums has a key and a value, an idempotent request its id and sums, a whole batch its
+ * A row to insert. An entry of the sums has a key and a value, an idempotent request its id and sums, a whole batch its
  * bytes.
  */
 export interface NewRejected {
@@ -47,33 +46,30 @@ export interface NewRejected {
   readonly batch?: Buffer
   readonly hash?: string
   readonly reason: RejectReason
+  /** When it was accepted, Unix ms. */
   readonly at: number
 }
 
-/** How much `rejected` may keep; without them as much as the settings' defaults. */
+/** How much `rejected` may keep; where one is missing, as much as its setting's default. */
 export interface RejectedLimits {
   readonly rejectedRowsMax?: number
   readonly rejectedBytesMax?: number
 }
 
 /**
- * What became of an entry: known if it was there already, dropped if there is no room for it. `evicted` rows made
- * room.
+ * What became of an entry: known if it was there already, dropped if there is no room for it. `evicted` rows made room.
  */
 export interface Filed {
   readonly outcome: 'filed' | 'known' | 'dropped'
   readonly evicted: number
 }
 
-/**
- * What makes room for what: of two reasons the one with the higher number. A promise that can still be kept counts
- * most.
- */
+/** Which reason makes room for which: the one with the lower number. A promise that can still be kept is worth most. */
 const worth: { readonly [reason in RejectReason]: number } = {
   unreadable: 0, 'other body': 1, 'too late': 1, trigger: 2, overflow: 2,
 }
 
-/** Bytes of a row besides what varies: numbers, names, and its entries in the indexes. */
+/** Bytes of a row apart from what varies: numbers, names, and its entries in the indexes. */
 const rowOwnBytes = 200
 
 const rowBytes = `${rowOwnBytes} + coalesce(octet_length(key), 0) * 2 + coalesce(octet_length(exact), 0)
@@ -82,12 +78,12 @@ const rowBytes = `${rowOwnBytes} + coalesce(octet_length(key), 0) * 2 + coalesce
 interface Counts {
   rows: number
   bytes: number
-  /** SQLite's number of the last commit by somebody else that is in these counts. */
+  /** SQLite's number of the last commit by another connection that is in these counts. */
   readonly version: unknown
 }
 
 /**
- * Columns and indexes that came later. A program of the version before does without them, so the schema's version
+ * Adds columns and indexes that came later. A program of the version before does without them, so the schema's version
  * stays.
  */
 export function extendRejected (db: Database.Database): void {
@@ -105,7 +101,7 @@ export function isExtended (db: Database.Database): boolean {
   return db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'index' AND name = 'rejected_reason'").get() !== undefined
 }
 
-/** The table `rejected`. */
+/** The table `rejected`, with its size in memory. Writes only within the transaction of its caller. */
 export class RejectedEntries {
   readonly #db: Database.Database
   readonly #limits: Required<RejectedLimits>
@@ -118,11 +114,12 @@ export class RejectedEntries {
     this.#statements = prepare(db)
   }
 
+  /** How many rows there are now. */
   get rows (): number {
     return this.#statements.countRows.get() ?? 0
   }
 
-  /** A transaction was rolled back: what was counted in it is not so. */
+  /** To be called when a transaction was rolled back: what was counted in it is wrong. */
   forgetCounts (): void {
     this.#counts = undefined
   }
@@ -165,20 +162,18 @@ export class RejectedEntries {
     })
   }
 
+  /** A row's content; undefined if there is no such row. */
   read (id: bigint): RejectedContent | undefined {
     return this.#statements.read.get(id)
   }
 
-  /** @returns whether there was such a row */
+  /** Removes a row. @returns whether there was such a row */
   delete (id: bigint): boolean {
     this.#counts = undefined
     return this.#statements.delete.run(id).changes > 0
   }
 
-  /**
-   * An idempotent request of which its client was told in the end that it was not counted: it is not to be counted
-   * later.
-   */
+  /** Removes an idempotent request that was refused to its client in the end: it must not be counted later. */
   deleteOnce (once: string, sums: string): void {
     if (this.#statements.deleteOnce.run({ once, sums }).changes > 0) this.#counts = undefined
   }
@@ -208,7 +203,7 @@ export class RejectedEntries {
     return false
   }
 
-  /** Counted anew only after somebody else, such as `npm run rejected`, has written. */
+  /** Counts again only after another connection, such as that of `npm run rejected`, has written. */
   #count (): Counts {
     const version = this.#db.pragma('data_version', { simple: true })
     if (this.#counts === undefined || this.#counts.version !== version) {

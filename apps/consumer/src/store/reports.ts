@@ -1,14 +1,18 @@
-// What is reported to a worker of its batches' rejections, kept for as long as a reply may wait for it: what is
-// refused to a client is in no other table, and a consumer that dies between its commit and its report must not forget
-// it.
+// The table `reports`: what was rejected of each batch, kept for as long as a reply may wait for it. What is refused to
+// a client is in no other table, and a consumer that dies between its commit and its report must not forget it.
 import type Database from 'better-sqlite3'
 import { rejectReasons, type Rejection } from '@gearbox/protocol/progress.ts'
 
-/**
- * A rejection is reported for this long, and so many of one producer: its `stored` requests wait at most 30 s for it.
- */
+/** A rejection is reported for this long, in ms: its `stored` requests wait at most 30 s for it. */
 export const reportedMs = 60_000
+
+/**
+ * Rejections of one producer that are listed, the newest; of older ones it is only reported which batches they were in.
+ */
 export const reportedMax = 1000
+
+/** In the transactions of runs, old reports are deleted at most this often. */
+const pruneIntervalMs = 1000
 
 /** The rejections of one batch: all of them, or that they are too many to be listed. */
 export interface Report {
@@ -27,7 +31,7 @@ export function createReports (db: Database.Database): void {
   `)
 }
 
-/** Whether there is that table. */
+/** Whether a database has the table. */
 export function hasReports (db: Database.Database): boolean {
   return db.prepare("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'reports'").get() !== undefined
 }
@@ -37,7 +41,7 @@ export function reportOf (seq: number, rejections: readonly Rejection[]): Report
   return { seq, rejections: rejections.slice(0, reportedMax), omitted: omittedOf(rejections.slice(reportedMax)) }
 }
 
-/** The same of rejections that are no longer listed. */
+/** Whether any of rejections that are no longer listed was filed; undefined if there are none. */
 export function omittedOf (rejections: readonly Rejection[]): Report['omitted'] {
   if (rejections.length === 0) return undefined
   return rejections.some(({ filed = true }) => filed) ? 'filed' : 'refused'
@@ -51,14 +55,17 @@ interface NewRow extends Row {
   readonly elapsedMs: number
 }
 
+/** The table `reports`. Writes only within the transaction of its caller. */
 export class Reports {
   readonly #statements: ReturnType<typeof prepare>
+  /** performance.now ms */
+  #prunedAt = -Infinity
 
   constructor (db: Database.Database) {
     this.#statements = prepare(db)
   }
 
-  /** @param elapsedMs the database's own clock */
+  /** Writes the report of one batch, in the place of an earlier one. @param elapsedMs the database's clock */
   write (producer: string, { seq, rejections, omitted }: Report, elapsedMs: number): void {
     const write = (seq: number, rejections: readonly Rejection[], omitted: Report['omitted']): void => {
       const row = { producer, seq, rejections: JSON.stringify(rejections), entries: rejections.length, elapsedMs }
@@ -83,9 +90,16 @@ export class Reports {
     return this.#statements.readAll.all(producer).map(parse)
   }
 
-  /** Forgets what nobody waits for any more. @param elapsedMs the database's own clock */
+  /** Deletes what no reply waits for any more. @param elapsedMs the database's clock */
   prune (elapsedMs: number): void {
     this.#statements.prune.run(elapsedMs - reportedMs)
+  }
+
+  /** The same, at most once a second. */
+  pruneIfDue (elapsedMs: number): void {
+    if (performance.now() - this.#prunedAt <= pruneIntervalMs) return
+    this.prune(elapsedMs)
+    this.#prunedAt = performance.now()
   }
 }
 

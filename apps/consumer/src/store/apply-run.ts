@@ -1,0 +1,138 @@
+// The one transaction that writes totals: skip what was applied before, apply, record. Called by the store with a run
+// that the consumer took from the queue.
+import { readHeader, type Header } from '@gearbox/protocol/batch.ts'
+import { NeedsCheckingError } from './batch-reader.ts'
+import type { Connection } from './connection.ts'
+import { insertSums } from './insert-sums.ts'
+import { TransactionLostError } from './owner-triggers.ts'
+import { Run, type Applied, type FreshBatch, type Refused } from './run.ts'
+import type { Entry } from './statements.ts'
+
+/** Applies one entry, named within its run; 'trigger' if one of the database's owner refuses it. */
+type Attempt = <T>(entry: string, apply: () => T) => T | 'trigger'
+
+const applyDirectly: Attempt = (_entry, apply) => apply()
+
+/**
+ * Applies a run in one transaction, each batch once whatever came before. When it returns, all of it is on the disk.
+ * @param queuedMs the longest that any of the elements can have waited in the queue
+ * @throws SupersededError if a newer consumer has opened the database; any SQLite error, with nothing changed
+ */
+export function applyRun (connection: Connection, elements: readonly Buffer[], queuedMs: number): Applied {
+  try {
+    return applyTogether(connection, elements, queuedMs)
+  } catch (error) {
+    if (!(error instanceof NeedsCheckingError)) throw error
+  }
+  const ending = new Set<string>()
+  for (;;) {
+    try {
+      return applyChecked(connection, elements, queuedMs, ending)
+    } catch (error) {
+      if (!(error instanceof TransactionLostError)) throw error
+      ending.add(error.entry)
+      findEnding(connection, elements, ending)
+    }
+  }
+}
+
+/**
+ * All sums of the run in one statement.
+ * @throws NeedsCheckingError if any entry can't be applied; nothing is changed then
+ */
+function applyTogether (connection: Connection, elements: readonly Buffer[], queuedMs: number): Applied {
+  const run = new Run(connection, queuedMs)
+  return connection.write(() => {
+    const guarded = connection.triggers.exist()
+    const batches = run.skipApplied(elements, () => true)
+    if (batches.length > 0) insertSums(connection, batches, guarded)
+    // Each needs its own entry: whatever a trigger does to one of them must not affect the others.
+    if (guarded && batches.some(({ header }) => header.once)) throw new NeedsCheckingError()
+    for (const batch of batches) {
+      const { header } = batch
+      if (header.once) run.reject(header.producer, header.seq, applyIdempotent(connection, run, batch, applyDirectly))
+    }
+    return run.record(batches.length)
+  })
+}
+
+/**
+ * The same entry by entry, with a check before each: what can't be applied is set aside, and everything else counts.
+ * @param ending entries at which a trigger ends the transaction; they are not tried
+ * @throws TransactionLostError at another one of those; nothing is changed then
+ */
+function applyChecked (
+  connection: Connection, elements: readonly Buffer[], queuedMs: number, ending: ReadonlySet<string>
+): Applied {
+  const run = new Run(connection, queuedMs)
+  return connection.write(() => {
+    const { triggers, reader } = connection
+    const attempt: Attempt = triggers.exist()
+      ? (entry, apply) => ending.has(entry) ? 'trigger' : triggers.attempt(entry, apply)
+      : applyDirectly
+    const batches = run.skipApplied(elements, (json) => reader.isReadable(json))
+    for (const batch of batches) {
+      const { header } = batch
+      const refused = addSums(connection, run, batch, attempt)
+      if (header.once) refused.push(...applyIdempotent(connection, run, batch, attempt))
+      run.reject(header.producer, header.seq, refused)
+    }
+    return run.record(batches.length)
+  })
+}
+
+/** Adds a batch's sums one by one. @returns those that can't be added */
+function addSums (
+  { reader, totals }: Connection, { now }: Run, { header, json }: FreshBatch, attempt: Attempt
+): Refused[] {
+  const { producer, seq, at: acceptedAt, storedWithinMs } = header
+  const at = Math.min(acceptedAt, now)
+  return reader.sums(json).flatMap((entry): Refused[] => {
+    const reason = attempt(nameOfSum(header, entry), () => totals.add(entry))
+    return reason === undefined ? [] : [{ producer, seq, ...entry, reason, at, acceptedAt, storedWithinMs }]
+  })
+}
+
+/** Applies a batch's idempotent requests. @returns those that can't be applied */
+function applyIdempotent (
+  { reader, idempotency }: Connection, { now }: Run, { header, json }: FreshBatch, attempt: Attempt
+): Refused[] {
+  const { producer, seq } = header
+  return reader.idempotent(json).flatMap(({ id: once, at: acceptedAt, sums, storedWithinMs }, i): Refused[] => {
+    const at = Math.min(acceptedAt, now)
+    const result = attempt(nameOfRequest(header, i), () => idempotency.apply(once, at, sums, now))
+    if (result === undefined) return []
+    const { reason, key } = result === 'trigger' ? { reason: result, key: undefined } : result
+    return [{ producer, seq, once, sums, key, reason, at, acceptedAt, storedWithinMs }]
+  })
+}
+
+/**
+ * Adds to `ending` all entries at which a trigger ends the transaction, each tried in one that is rolled back: to find
+ * them one by one in the run's own would take as many times as there are.
+ */
+function findEnding ({ reader, totals, triggers }: Connection, elements: readonly Buffer[], ending: Set<string>): void {
+  for (const element of elements) {
+    const header = readHeader(element)
+    const json = element.toString()
+    if (typeof header === 'string' || !reader.isReadable(json)) continue
+    const requests = header.once ? reader.idempotent(json) : []
+    const candidates = [
+      ...reader.sums(json).map((entry) => [nameOfSum(header, entry), [entry]] as const),
+      ...requests.map(({ sums }, i) => [nameOfRequest(header, i), reader.entries(sums)] as const),
+    ]
+    for (const [name, entries] of candidates) {
+      const newTotals = totals.plus(entries)
+      if (typeof newTotals === 'string' || ending.has(name)) continue
+      if (triggers.endTransaction(() => totals.write(newTotals))) ending.add(name)
+    }
+  }
+}
+
+function nameOfSum ({ producer, seq }: Header, { key }: Entry): string {
+  return `${producer} ${seq} sums ${key}`
+}
+
+function nameOfRequest ({ producer, seq }: Header, i: number): string {
+  return `${producer} ${seq} once ${i}`
+}
