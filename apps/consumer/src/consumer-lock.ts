@@ -1,5 +1,5 @@
-// Who works on a database: consumers share this lock, and a command that needs them gone takes it alone. It is SQLite's own, on an
-// empty file next to the database: the kernel releases it however its process ends.
+// Who works on a database: consumers share this lock, and a command that needs them gone takes it alone. It is SQLite's
+// own, on an empty file next to the database: the kernel releases it however its process ends.
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
@@ -23,7 +23,10 @@ export class ConsumerLock {
     }
   }
 
-  /** A consumer's share: several may hold one, as a newer consumer supersedes an older one. @throws SQLITE_BUSY during a rebind */
+  /**
+   * A consumer's share: several may hold one, as a newer consumer supersedes an older one.
+   * @throws SQLITE_BUSY during a rebind
+   */
   static share (databasePath: string): ConsumerLock {
     return new ConsumerLock(databasePath, 'BEGIN; SELECT count(*) FROM sqlite_schema')
   }

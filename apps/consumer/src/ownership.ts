@@ -46,7 +46,8 @@ export function requireEmbedded (identity: Identity | undefined, databasePath: s
  */
 export async function checkBinding (queue: ConsumerQueue, databasePath: string, before?: Owner): Promise<Owner | undefined> {
   const { owner, stored } = await queue.readOwner()
-  // After the queue: whatever that tells was committed before, so a consumer still at work can't make this look like an old copy.
+  // After the queue: whatever that tells was committed before, so a consumer still at work can't make this look like an
+  // old copy.
   const identity = before === undefined ? inspectDatabase(databasePath) : requireSame(databasePath, before)
   if (!queue.keepsBatches) requireEmbedded(identity, databasePath)
   const refuse = (why: string): FatalError => new FatalError(`${databasePath} and ${queue.name} don't belong together: ${why}. ` +
@@ -68,7 +69,9 @@ export async function checkBinding (queue: ConsumerQueue, databasePath: string, 
   return owner
 }
 
-/** @throws DatabaseMovedError unless it is the database of before; FatalError never: whatever else is there may go again */
+/**
+ * @throws DatabaseMovedError unless it is the database of before; FatalError never: whatever else is there may go again
+ */
 function requireSame (path: string, before: Owner): Identity {
   let found: Identity | undefined
   try {
@@ -82,7 +85,10 @@ function requireSame (path: string, before: Owner): Identity {
   return found
 }
 
-/** Becomes the newest consumer of a checked pair. @throws FatalError (refused) if another consumer was faster; QueueUnavailableError */
+/**
+ * Becomes the newest consumer of a checked pair.
+ * @throws FatalError (refused) if another consumer was faster; QueueUnavailableError
+ */
 export async function claimOwnership (queue: ConsumerQueue, store: Store, found: Owner | undefined): Promise<void> {
   const owner = store.raiseEpoch()
   let expected = found
