@@ -85,7 +85,7 @@ const replaced: ReadonlyArray<readonly [from: RegExp, to: (place: Place) => stri
 const lasting: ReadonlyArray<readonly [command: RegExp, ready: RegExp]> = [
   [/\bnpm start$/, /try: curl/],
   [/\bnpm run web\b/, /listens on/],
-  [/\bnpm run consumer\b/, /takes from/],
+  [/\bnpm run consumer\b/, /consuming from/],
 ]
 
 /** All documents that are this project's own. */

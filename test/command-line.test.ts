@@ -175,7 +175,7 @@ describe('starting and stopping say', () => {
     }
     const web = endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'], env)))
     const consumer = endWithTest(new Program(process.execPath, ['apps/consumer/src/main.ts'], env))
-    await consumer.printed(/takes from/)
+    await consumer.printed(/consuming from/)
     expect((await post(`${web.url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
     const slow = await SlowRequest.start(web.url, 'slow=1', '&slow=41')
     web.kill('SIGTERM')

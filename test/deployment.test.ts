@@ -30,7 +30,7 @@ async function startWeb (env: NodeJS.ProcessEnv): Promise<Program & { url: strin
 /** Starts a consumer; resolves once it works. */
 async function startConsumer (path: string, env: NodeJS.ProcessEnv): Promise<Program> {
   const consumer = endWithTest(new Program(process.execPath, [consumerModule, path], env))
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   return consumer
 }
 
@@ -338,7 +338,7 @@ test('a client that says nothing on the metrics port does not hold up a stop', a
   expect(performance.now() - stoppedAt, 'ms').toBeLessThan(3000)
 })
 
-test('the original\'s database is taken over by a start, and kept as it was beside it', async () => {
+test('a database of piccolo-daimao is migrated by a start, and kept as it was next to it', async () => {
   const dir = temporaryDir()
   const path = join(dir, 'numbers.db')
   mkdirSync(dir, { recursive: true })
@@ -351,7 +351,7 @@ test('the original\'s database is taken over by a start, and kept as it was besi
   `)
   original.close()
   const gearbox = endWithTest(await startAll({ DATABASE_PATH: path }))
-  expect(gearbox.output).toMatch(/took over the database of the original.*numbers\.db\.original/)
+  expect(gearbox.output).toMatch(/migrated the database of piccolo-daimao.*numbers\.db\.original/)
   expect((await post(gearbox.url, 'key=one&value=41')).status).toBe(204)
   expect((await post(gearbox.url, 'none=5&new=6')).status).toBe(204)
   await stop(gearbox)
@@ -362,11 +362,11 @@ test('the original\'s database is taken over by a start, and kept as it was besi
   copy.close()
 
   const again = endWithTest(await startAll({ DATABASE_PATH: path }))
-  expect(again.output).not.toMatch(/took over/)
+  expect(again.output).not.toMatch(/migrated/)
   await stop(again)
 })
 
-test('a row of the original\'s database that can not be taken over is named, and nothing is changed', async () => {
+test('a row of such a database that can not be migrated is named, and nothing is changed', async () => {
   const path = join(temporaryDir(), 'numbers.db')
   const original = new Database(path)
   original.exec("CREATE TABLE numbers(key TEXT, value INTEGER DEFAULT 0); INSERT INTO numbers VALUES ('good', 1), " +

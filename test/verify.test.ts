@@ -64,7 +64,7 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   onTestFinished(() => client.disconnect())
   const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url, WEB_WORKERS: '1' }
   const consumer = endWithTest(new Program(process.execPath, [programOf('main')], env))
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   consumer.kill('SIGTERM')
   await consumer.exited
   const metricsPort = String(await freePort())
@@ -139,7 +139,7 @@ test('workers that share a port are asked on the METRICS_PORT of each, and the s
   const webs = await Promise.all(ports.map(async (port) =>
     endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'],
       { ...env, METRICS_PORT: String(port) })))))
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   const { url } = webs[0]!
   for (let i = 0; i < 30; i++) expect(await postWith(false, `${url}/increment?ack=stored`, 'a=1')).toBe(204)
 

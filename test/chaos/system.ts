@@ -226,7 +226,7 @@ export class System {
     const program = new Program(process.execPath, [consumerModule, this.databasePath], { REDIS_URL, TMPDIR })
     this.#outputs.push(program)
     this.#otherConsumer = program
-    await program.printed(/takes from/)
+    await program.printed(/consuming from/)
     if (before !== undefined) await this.#expectSuperseded(before)
     if (own !== undefined) await gone(own)
   }

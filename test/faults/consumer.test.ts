@@ -73,7 +73,7 @@ describe('two consumers of one database', () => {
       }))
       expect(left.output).not.toMatch(/unexpected|\n +at /)
       expect(await left.exited, left.output).toBe(69)
-      await goesOn.printed(/takes from/)
+      await goesOn.printed(/consuming from/)
       await load.more(100)
       expect((await post(`${web.url}/increment?ack=stored`, 'probe=1')).status).toBe(204)
       await stop(goesOn)
@@ -96,7 +96,7 @@ describe('two consumers of one database', () => {
     await load.more(200)
     thaw()
     expect(await older.exited, older.output).toBe(69)
-    expect(older.output).toMatch(/another one has taken over/)
+    expect(older.output).toMatch(/another consumer has superseded this one/)
     await load.more(100)
     await load.stop()
     await stop(web, newer)
@@ -109,7 +109,7 @@ describe('two consumers of one database', () => {
     const web = await startWeb(place)
     const load = new Load(web.url)
     const older = launchConsumer(place, place.databasePath, tracing('fdatasync,fsync', 'signal=SIGSTOP:when=60'))
-    await older.printed(/takes from/)
+    await older.printed(/consuming from/)
     let locked = 0
     // No commit takes as long as thirty looks.
     await until('it to stand still', () => {
@@ -119,7 +119,7 @@ describe('two consumers of one database', () => {
     const newer = launchConsumer(place, place.databasePath)
     await later(1000)
     process.kill(older.pid, 'SIGCONT')
-    await newer.printed(/takes from/)
+    await newer.printed(/consuming from/)
     expect(await older.exited, older.output).toBe(69)
     await load.more(100)
     await load.stop()

@@ -82,7 +82,7 @@ export function launchConsumer ({ env }: Place, path: string, before: readonly s
 export async function startConsumer (place: Place, path = place.databasePath,
   more: NodeJS.ProcessEnv = {}): Promise<Program> {
   const consumer = launchConsumer(place, path, [], more)
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   return consumer
 }
 

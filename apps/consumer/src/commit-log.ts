@@ -70,7 +70,8 @@ export class CommitLog {
     }
     const more = dropped.length - loggedMax
     if (more > 0) this.#logger.error(`${more} more were not kept in the same commit`)
-    if (evicted > 0) this.#logger.error({ evicted }, `${evicted} of the oldest entries made room for others, as ${limits}`)
+    if (evicted === 0) return
+    this.#logger.error({ evicted }, `${evicted} of the oldest entries made room for others, as ${limits}`)
   }
 }
 

@@ -5,6 +5,7 @@ import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 
+/** A lock on a database's consumers, held from `share` or `takeAlone` until `release`. */
 export class ConsumerLock {
   readonly #db: Database.Database
 
@@ -13,7 +14,8 @@ export class ConsumerLock {
       mkdirSync(dirname(databasePath), { recursive: true })
       this.#db = new Database(`${databasePath}.consumer.lock`, { timeout: 0 })
     } catch (error) {
-      throw new FatalError(`nothing can be written next to the database ${databasePath} (${reasonOf(error)}). Check DATABASE_PATH and its directory's permissions`)
+      throw new FatalError(`nothing can be written next to the database ${databasePath} (${reasonOf(error)}). ` +
+        "Check DATABASE_PATH and its directory's permissions")
     }
     try {
       this.#db.exec(begin)

@@ -43,18 +43,18 @@ export async function openBoth (
     try {
       if (!isStarted) await queue.start().finally(() => { isStarted = true })
       const opened = await open(queue, config, before)
-      const { copiedTo } = opened.store
-      if (copiedTo !== undefined) logger.info(`migrated the database of piccolo-daimao; a copy of it as it was is ${copiedTo}`)
+      const copy = opened.store.copiedTo
+      if (copy !== undefined) logger.info(`migrated the database of piccolo-daimao; a copy of it as it was is ${copy}`)
       if (logged.size > 0) logger.info(`opened ${config.databasePath} and ${queue.name}`)
       await queue.reportTrouble(undefined)
       return opened
     } catch (error) {
       if (!passes(error)) {
         await queue.close()
+        if (!(error instanceof SupersededError)) throw error
         // The key that should hold the queue's owner holds something else.
-        throw error instanceof SupersededError
-          ? new FatalError(`${queue.name} can't be used: ${error.message}; set QUEUE_NAME to another name`, exitCode.refused)
-          : error
+        const what = `${queue.name} can't be used: ${error.message}`
+        throw new FatalError(`${what}; set QUEUE_NAME to another name`, exitCode.refused)
       }
       const isQueue = error instanceof QueueUnavailableError
       const reason = (isQueue ? queue.unreachable : undefined) ?? reasonOf(error)

@@ -1,8 +1,9 @@
 // One database, one queue, one consumer. Before it writes anything a consumer makes sure that this database and this
-// queue belong together, then takes the place of any older consumer of the same database.
+// queue belong together; then it claims both, and older consumers of the same database find out. Called by opening.ts,
+// and in part by `npm start` and `npm run rebind`.
 import { ownerText, type Owner } from '@gearbox/protocol/owner.ts'
+import { isSubset, none, type Sequences } from '@gearbox/protocol/sequences.ts'
 import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
-import { isSubset, none } from '@gearbox/protocol/sequences.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
@@ -23,7 +24,7 @@ function rebindCommand (path: string, options = ''): string {
   return `npm run rebind -- ${options}${shellQuoted(path)}`
 }
 
-/** The queue as a database writes it down. */
+/** The queue as a database writes it down: 'embedded', or which Redis. */
 export function recordedQueue (queue: ConsumerQueue): string {
   return queue.keepsBatches ? queue.name : embedded
 }
@@ -34,8 +35,9 @@ export function recordedQueue (queue: ConsumerQueue): string {
  */
 export function requireEmbedded (identity: Identity | undefined, databasePath: string): void {
   if (identity?.queue === undefined || identity.queue === embedded) return
-  throw new FatalError(`${databasePath} belongs to the queue in Redis, ${identity.queue}, and REDIS_URL is unset: set it, ` +
-    `or give that queue up, with all that waits in it, by: ${rebindCommand(databasePath, '--embedded ')}`, exitCode.refused)
+  throw new FatalError(`${databasePath} belongs to the queue in Redis, ${identity.queue}, and REDIS_URL is unset: ` +
+    'set it, or give that queue up, with all that waits in it, by: ' + rebindCommand(databasePath, '--embedded '),
+  exitCode.refused)
 }
 
 /**
@@ -44,29 +46,43 @@ export function requireEmbedded (identity: Identity | undefined, databasePath: s
  * @returns the queue's owner as it was read
  * @throws FatalError (refused) that says why and how to bind them on purpose; DatabaseMovedError; QueueUnavailableError
  */
-export async function checkBinding (queue: ConsumerQueue, databasePath: string, before?: Owner): Promise<Owner | undefined> {
+export async function checkBinding (
+  queue: ConsumerQueue, databasePath: string, before?: Owner
+): Promise<Owner | undefined> {
   const { owner, stored } = await queue.readOwner()
-  // After the queue: whatever that tells was committed before, so a consumer still at work can't make this look like an
+  // After the queue: what that reports was committed before, so a consumer still at work can't make this look like an
   // old copy.
   const identity = before === undefined ? inspectDatabase(databasePath) : requireSame(databasePath, before)
   if (!queue.keepsBatches) requireEmbedded(identity, databasePath)
-  const refuse = (why: string): FatalError => new FatalError(`${databasePath} and ${queue.name} don't belong together: ${why}. ` +
-    `To count what waits, and all that comes, into ${databasePath}, run: ${rebindCommand(databasePath)}`, exitCode.refused)
-  if (owner !== undefined && identity === undefined) {
-    throw refuse(`the queue belongs to database ${ownerText(owner)}, and this one is new`)
-  }
-  if (owner !== undefined && identity !== undefined) {
-    if (owner.uuid !== identity.owner.uuid) throw refuse(`the queue belongs to database ${ownerText(owner)}, and this one is ${ownerText(identity.owner)}`)
+  const why = mismatch(owner, stored, identity)
+  if (why === undefined) return owner
+  throw new FatalError(`${databasePath} and ${queue.name} don't belong together: ${why}. ` +
+    `To count what waits, and all that comes, into ${databasePath}, run: ${rebindCommand(databasePath)}`,
+  exitCode.refused)
+}
+
+/**
+ * Why a queue and a database don't belong together; undefined if they do.
+ * @param identity undefined of a new database
+ */
+function mismatch (
+  owner: Owner | undefined, stored: ReadonlyMap<string, Sequences>, identity: Identity | undefined
+): string | undefined {
+  if (owner !== undefined) {
+    const owned = `the queue belongs to database ${ownerText(owner)}, and this one is`
+    if (identity === undefined) return `${owned} new`
+    if (owner.uuid !== identity.owner.uuid) return `${owned} ${ownerText(identity.owner)}`
     if (owner.epoch > identity.owner.epoch) {
-      throw refuse(`the queue has seen this database at epoch ${owner.epoch}, and it is at epoch ${identity.owner.epoch}: it was restored or copied`)
+      return `the queue has seen this database at epoch ${owner.epoch}, and it is at epoch ${identity.owner.epoch}: ` +
+        'it was restored or copied'
     }
   }
-  for (const [producer, told] of stored) {
-    if (!isSubset(told, identity?.sequences(producer) ?? none)) {
-      throw refuse(`the queue tells of increments stored (worker ${producer}, up to ${told.high}) that this database does not have: it was restored or copied`)
-    }
+  for (const [producer, reported] of stored) {
+    if (isSubset(reported, identity?.sequences(producer) ?? none)) continue
+    return `the queue reports increments as stored (worker ${producer}, up to ${reported.high}) ` +
+      'that this database does not have: it was restored or copied'
   }
-  return owner
+  return undefined
 }
 
 /**
@@ -87,6 +103,7 @@ function requireSame (path: string, before: Owner): Identity {
 
 /**
  * Becomes the newest consumer of a checked pair.
+ * @param found the queue's owner as `checkBinding` read it
  * @throws FatalError (refused) if another consumer was faster; QueueUnavailableError
  */
 export async function claimOwnership (queue: ConsumerQueue, store: Store, found: Owner | undefined): Promise<void> {
@@ -96,7 +113,7 @@ export async function claimOwnership (queue: ConsumerQueue, store: Store, found:
     expected = (await queue.readOwner()).owner
     // One that raised the epoch before us can't write any more: if we left too, nobody would consume.
     if (expected !== undefined && (expected.uuid !== owner.uuid || expected.epoch > owner.epoch)) {
-      throw new FatalError(`${queue.name} was taken over by another consumer meanwhile`, exitCode.refused)
+      throw new FatalError(`another consumer has claimed ${queue.name} meanwhile`, exitCode.refused)
     }
   }
   store.recordQueue(recordedQueue(queue))

@@ -106,7 +106,8 @@ export class ProgressReporter {
     } catch (error) {
       if (!(error instanceof QueueUnavailableError)) throw error
       const reason = queue.unreachable ?? error.message
-      if (reason !== this.#failure) logger.warn(`progress can't be reported to workers: ${reason}; retrying with each commit`)
+      if (reason === this.#failure) return
+      logger.warn(`progress can't be reported to workers: ${reason}; retrying with each commit`)
       this.#failure = reason
     }
   }

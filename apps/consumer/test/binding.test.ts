@@ -196,7 +196,7 @@ test('a rebind is refused while a consumer runs, and changes nothing', async () 
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
   const consumer = run('consumer', [path], env)
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   const owner = await ownerIn(queueName)
   for (const [args, env, says] of [
     [[path], { REDIS_URL: server.url, QUEUE_NAME: queueName }, 'a consumer takes batches from it'],
@@ -225,17 +225,17 @@ test('a rebind by force supersedes the consumer that runs, which leaves with 69'
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
   const consumer = run('consumer', [path], env)
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   expect(await run('rebind', ['--force', other], env).exited).toBe(0)
   expect(await consumer.exited).toBe(exitCode.refused)
-  expect(consumer.output).toContain('another one has taken over')
+  expect(consumer.output).toContain('another consumer has superseded this one')
 })
 
 test('a second consumer of the same database supersedes the first', async () => {
   const [queueName, path] = [randomUUID(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
   const first = run('consumer', [path], env)
-  await first.printed(/takes from/)
+  await first.printed(/consuming from/)
   const second = run('consumer', [path], env)
   expect(await first.exited).toBe(exitCode.refused)
   await push(queueName, element({ sums: { a: 1 } }))
@@ -316,7 +316,7 @@ test('a consumer outlives connections that break at every step of being made ane
   onTestFinished(async () => { await proxy.close() })
   const [queueName, path] = [randomUUID(), freshPath()]
   const consumer = run('consumer', [path], { REDIS_URL: proxy.url, QUEUE_NAME: queueName })
-  await consumer.printed(/takes from/)
+  await consumer.printed(/consuming from/)
   const client = server.client()
   onTestFinished(() => client.disconnect())
   const listens = async (): Promise<boolean> => {
