@@ -8,6 +8,7 @@ export const house = ['', ['apps/web', 'apps/consumer'], 'packages/queue', 'pack
 export const rooms = {
   'apps/web': ['main.ts', 'server.ts', 'fast-lane', 'increment', 'totals', 'http', 'deliver', 'accumulate'],
   'apps/consumer': [
-    'main.ts', ['commands', 'consumer.ts'], ['consumer-lock.ts', 'ownership.ts', 'progress.ts'], 'store',
+    'main.ts', ['lifetime.ts', 'metrics.ts', 'opening.ts', 'stop-advice.ts'], ['commands', 'consumer.ts'],
+    'housekeeping.ts', ['commit-log.ts', 'consumer-lock.ts', 'ownership.ts', 'progress.ts', 'trouble.ts'], 'store',
   ],
 }
