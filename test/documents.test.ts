@@ -1,19 +1,22 @@
 // What the documents say of the product is held against the product.
+import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { describeConfig } from '@gearbox/runtime/config.ts'
 import { root } from '@gearbox/test-kit/gearbox.ts'
 
-const documents = ['README.md', 'DESIGN.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'vegeta/README.md',
-  'install/README.md', 'docs/redis.md', 'docs/browsers.md', 'docs/operations.md']
+/** All documents that are this project's own. */
+const documents = spawnSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'],
+  { cwd: root, encoding: 'utf8' }).stdout.split('\n').filter((name) => name !== '')
+const designs = documents.filter((name) => /(?:^|\/)(?:DESIGN|CONTRIBUTING)\.md$/.test(name))
 
 function read (name: string): string {
   return readFileSync(join(root, name), 'utf8')
 }
 
-test('the README has the table of variables that --help prints', () => {
-  expect(read('README.md')).toContain(`\`\`\`\n${describeConfig()}\n\`\`\``)
+test('docs/configuration.md has the table of variables that --help prints', () => {
+  expect(read('docs/configuration.md')).toContain(`\`\`\`\n${describeConfig()}\n\`\`\``)
 })
 
 test.each(documents)('%s names only npm scripts that there are', (name) => {
@@ -27,10 +30,21 @@ test.each(documents)('%s links only to files that there are', (name) => {
   expect(links.filter((link) => !existsSync(join(root, dirname(name), link)))).toEqual([])
 })
 
-test('DESIGN and CONTRIBUTING name only files that there are', () => {
-  const paths = Array.from(`${read('DESIGN.md')}${read('CONTRIBUTING.md')}`.matchAll(
-    /`((?:apps|packages|test|vegeta|install)\/[\w./-]+\.(?:ts|lua|sh))`/g
+test.each(designs)('%s names only source files that there are', (name) => {
+  const paths = Array.from(read(name).matchAll(
+    /`((?:apps|bin|packages|test|vegeta|install)\/[\w./-]+\.(?:ts|lua|sh))`/g
   ), ([, path]) => path ?? '')
-  expect(paths.length).toBeGreaterThan(5)
   expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([])
 })
+
+test.each(documents)('%s links only to headings that there are', (name) => {
+  const links = Array.from(read(name).matchAll(/\]\((?!https?:)([^)#]*)#([^)]+)\)/g),
+    ([, path, anchor]) => ({ path: path === '' ? name : join(dirname(name), path ?? ''), anchor }))
+  expect(links.filter(({ path, anchor }) => !anchorsOf(read(path)).includes(anchor ?? ''))).toEqual([])
+})
+
+/** What GitHub makes of headings. */
+function anchorsOf (text: string): string[] {
+  return Array.from(text.matchAll(/^#+ (.*)$/gm), ([, heading = '']) =>
+    heading.toLowerCase().replace(/[^\p{L}\p{N} _-]/gu, '').replaceAll(' ', '-'))
+}

@@ -29,8 +29,8 @@ function linkPackages (copy: string): void {
   for (const name of readdirSync(from)) {
     if (name !== '@gearbox') symlinkSync(join(from, name), join(to, name))
   }
-  for (const [name, path] of [['web', 'apps/web'], ['consumer', 'apps/consumer'], ['queue', 'packages/queue'],
-    ['runtime', 'packages/runtime']] as const) {
+  for (const [name, path] of [['web', 'apps/web'], ['consumer', 'apps/consumer'],
+    ...['protocol', 'queue', 'runtime'].map((name) => [name, `packages/${name}`] as const)] as const) {
     symlinkSync(join(copy, path), join(to, '@gearbox', name))
   }
 }
@@ -44,7 +44,7 @@ function firstMatch (text: string, pattern: RegExp): string {
 /** Starts, counts and looks as the README says. */
 async function follow (copy: string): Promise<void> {
   const readme = readFileSync(join(copy, 'README.md'), 'utf8')
-  const body = firstMatch(readme, /curl -d '([^']+)' http:\/\/127\.0\.0\.1:3333\/increment/)
+  const body = firstMatch(readme, /curl -d '([^']+)' 'http:\/\/127\.0\.0\.1:3333\/increment\?ack=stored'/)
   const [databasePath, query] = [firstMatch(readme, /sqlite3 (\S+) '/), firstMatch(readme, /sqlite3 \S+ '([^']+)'/)]
   // All defaults but the port, which may be taken on this machine.
   const port = await freePort()
@@ -53,7 +53,7 @@ async function follow (copy: string): Promise<void> {
   expect(gearbox.url).toBe(`http://127.0.0.1:${port}`)
   await gearbox.printed(new RegExp(`stores in ${join(copy, databasePath)}`))
   await gearbox.printed(new RegExp(`curl -d '${body}' ${gearbox.url}/increment`.replaceAll(/[.?*+]/g, '\\$&')))
-  expect((await post(gearbox.url, body)).status).toBe(204)
+  expect((await post(`${gearbox.url}/increment?ack=stored`, body)).status).toBe(204)
   const rows = (): unknown[] => {
     const db = new Database(join(copy, databasePath), { readonly: true })
     try {

@@ -8,7 +8,7 @@ import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { readVersion } from '../store/schema.ts'
 
-const usage = `The consumer goes on meanwhile. README.md says how to restore a copy.
+const usage = `The consumer goes on meanwhile. docs/operations.md says how to restore a copy.
 
 usage: npm run backup -- FILE`
 
