@@ -127,7 +127,7 @@ export class Totals {
 }
 
 function noDatabase (): RequestError {
-  return new RequestError('GBX_NO_DATABASE', 'no database can be read on this host (DATABASE_PATH); ask the host of the consumer')
+  return new RequestError('GBX_NO_DATABASE', 'this host has no readable database (DATABASE_PATH); ask the host of the consumer')
 }
 
 /** One total, by the primary key. */
