@@ -128,7 +128,8 @@ async function start (parts: Parts): Promise<Started> {
   registerConnections(registry, listening.listeners, limit)
   link?.ready()
   if (link === undefined) {
-    logger.info({ producer }, `listens on ${listening.address}${config.basePath}, pushes to ${config.queueName} in Redis`)
+    const address = `${listening.address}${config.basePath}`
+    logger.info({ producer }, `listens on ${address}, pushes to ${config.queueName} in Redis`)
   }
   return {
     listening,

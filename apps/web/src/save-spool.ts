@@ -33,7 +33,8 @@ export async function saveSpool (batches: readonly Batch[], options: SaveSpoolOp
   const what = `${batches.length} batches (${increments} increments)`
   try {
     const path = await writeSpool(dir, producer, origin, batches.map(({ element }) => element))
-    logger.warn(`${what} are not known to be in the queue or stored: they wait in ${path} and are pushed at the next start`)
+    logger.warn(`${what} are not known to be in the queue or stored: they wait in ${path} ` +
+      'and are pushed at the next start')
     return 0
   } catch (error) {
     logger.fatal(`${what} are lost: they could neither be pushed nor written to ${dir} (${reasonOf(error)})`)

@@ -86,7 +86,8 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     sendError(reply, known)
   })
   app.removeAllContentTypeParsers()
-  app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
+  app.addContentTypeParser('application/x-www-form-urlencoded', { parseAs: 'buffer' },
+    (_request, body, done) => done(null, body))
 
   await addDocument(app, config)
   const routing = new Routing(app, `not found; see ${config.basePath}/docs for the available endpoints`)
@@ -126,15 +127,17 @@ function stopFlag (app: FastifyInstance): () => boolean {
 
 /** Node's HTTP server, with the fast lane in front of it if that is on. */
 function createServer (
-  listener: RequestListener, { config, flusher, queue, logger }: ServerOptions, access: Access, replied: (statusCode: number) => void
+  listener: RequestListener, options: ServerOptions, access: Access, replied: (statusCode: number) => void
 ): Server {
+  const { config, flusher, queue, logger } = options
   const toKnown = (error: unknown): RequestError => {
     const known = toRequestError(error)
     if (known.statusCode === 500) logger.error({ err: error }, 'a request failed')
     return known
   }
+  const lane = { ...access, limits: config, flusher, queue, replied, toRequestError: toKnown }
   const server = config.fastLane === 'on'
-    ? new FastLaneServer(httpOptions(config), listener, { ...access, limits: config, flusher, queue, replied, toRequestError: toKnown })
+    ? new FastLaneServer(httpOptions(config), listener, lane)
     : new Server(httpOptions(config), listener)
   return limitServer(server, config)
 }

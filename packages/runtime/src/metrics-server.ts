@@ -27,13 +27,15 @@ export interface MetricsServer {
 }
 
 /**
- * Listens on HOST and METRICS_PORT. It asks for a Host of ours or, with API_KEYS set, for a key that may read, as the
- * workers do.
+ * Listens on HOST and METRICS_PORT. Like the workers' port it requires an allowed Host or, with API_KEYS set, a key
+ * that may read.
  * @param read the metrics as Prometheus text
  * @returns undefined where METRICS_PORT is unset
  * @throws FatalError if it can't listen
  */
-export async function serveMetrics (config: Config, read: () => Promise<string>, logger: Logger): Promise<MetricsServer | undefined> {
+export async function serveMetrics (
+  config: Config, read: () => Promise<string>, logger: Logger
+): Promise<MetricsServer | undefined> {
   if (config.metricsPort === undefined) return undefined
   const app = await build(config, read, logger)
   try {
@@ -47,7 +49,7 @@ export async function serveMetrics (config: Config, read: () => Promise<string>,
 }
 
 async function build (config: Config, read: () => Promise<string>, logger: Logger): Promise<FastifyInstance> {
-  // Loaded only where somebody scrapes: a consumer has no other HTTP.
+  // Loaded only where METRICS_PORT is set: a consumer has no other HTTP.
   const { default: fastify } = await import('fastify')
   const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
     const known = toRequestError(error, request.query)
@@ -68,7 +70,8 @@ async function build (config: Config, read: () => Promise<string>, logger: Logge
   const routing = new Routing(app, 'not found; this port has GET /metrics only')
   app.addHook('onRequest', (request, _reply, done) => {
     const { url, headers } = request.raw
-    done(hosts.refusal({ url, host: headers.host }) ?? apiKeys.refusal(headers.authorization, 'read') ?? routing.check(request))
+    const stranger = hosts.refusal({ url, host: headers.host }) ?? apiKeys.refusal(headers.authorization, 'read')
+    done(stranger ?? routing.check(request))
   })
   app.get('/metrics', async (_request, reply) => {
     reply.type(metricsContentType)

@@ -35,6 +35,8 @@ export function countHosts ({ rawHeaders }: IncomingMessage): number {
  * Why a request's API key does not let it in; undefined: it does. A path without a route needs any key, so that
  * strangers can't find out which paths there are.
  */
-export function refuseCaller (apiKeys: ApiKeys, { is404, raw, routeOptions }: FastifyRequest): RequestError | undefined {
+export function refuseCaller (
+  apiKeys: ApiKeys, { is404, raw, routeOptions }: FastifyRequest
+): RequestError | undefined {
   return apiKeys.refusal(raw.headers.authorization, is404 ? 'any' : routeOptions.config?.needs ?? 'admin')
 }

@@ -1,5 +1,5 @@
-// How many connections a worker takes: CONNECTIONS_MAX, or as many as it has file descriptors for. What comes beyond is
-// closed on arrival, which its client sees as a connection that ends without a word; so it is counted and logged here.
+// How many connections a worker accepts: CONNECTIONS_MAX, or as many as it has file descriptors for. Those beyond are
+// closed on arrival, without a reply; so they are counted and logged here.
 import { readdirSync, readFileSync } from 'node:fs'
 import type { Server } from 'node:net'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
@@ -13,7 +13,7 @@ export type DropReason = 'limit' | 'descriptors'
  */
 const descriptorsReserved = 32
 
-/** Closed connections are summed up in one line: the first after a moment, and the next after a pause. */
+/** One line logs all that were closed since the one before: the first after a moment, the next after a pause. */
 const logMs = { first: 500, pause: 10_000 }
 
 /**
@@ -22,12 +22,13 @@ const logMs = { first: 500, pause: 10_000 }
  */
 const readAgainMs = 1000
 
+/** What the limit follows. */
 export interface ConnectionLimitOptions {
   readonly connectionsMax: number
   readonly logger: Logger
 }
 
-/** Keeps the limit of one worker's listening servers, and counts what it closes. */
+/** Limits the connections of one worker's listening servers; counts and logs those that are closed on arrival. */
 export class ConnectionLimit {
   /** Connections closed on arrival, by reason. */
   readonly dropped = new Map<DropReason, number>([['limit', 0], ['descriptors', 0]])
@@ -39,8 +40,8 @@ export class ConnectionLimit {
   #descriptorsMax = Infinity
   #readAt = 0
   /** Dropped since the last line. */
-  readonly #unsaid = new Map<DropReason, number>()
-  #saidAt = -Infinity
+  readonly #unlogged = new Map<DropReason, number>()
+  #loggedAt = -Infinity
   #timer: NodeJS.Timeout | undefined
 
   constructor ({ connectionsMax, logger }: ConnectionLimitOptions) {
@@ -48,14 +49,15 @@ export class ConnectionLimit {
     this.#logger = logger
   }
 
-  /** Takes care of servers that have just begun to listen. */
+  /** Limits servers that have just begun to listen, together. To be called once. */
   watch (servers: readonly Server[]): void {
     this.#servers = servers
     this.#inUse = countDescriptors()
     this.#readDescriptorsMax()
     if (this.#room < this.#connectionsMax) {
-      this.#logger.warn(`no more than ${this.#room} connections, as this process may have ${this.#descriptorsMax} file descriptors: raise ` +
-        `that limit (ulimit -n, LimitNOFILE) or lower CONNECTIONS_MAX, which is ${this.#connectionsMax}`)
+      this.#logger.warn(`no more than ${this.#room} connections, as this process may have ${this.#descriptorsMax} ` +
+        'file descriptors: raise that limit (ulimit -n, LimitNOFILE) or lower CONNECTIONS_MAX, which is ' +
+        String(this.#connectionsMax))
     }
     for (const server of servers) {
       server.on('drop', () => this.#drop(this.#room < this.#connectionsMax ? 'descriptors' : 'limit'))
@@ -68,8 +70,8 @@ export class ConnectionLimit {
   }
 
   /**
-   * Past the real limit the kernel refuses to accept, and Node closes what waits without telling anybody. So this one
-   * is kept below it, where every connection that is closed can be counted.
+   * At the process's limit the kernel refuses to accept, and Node closes waiting connections without any event. So this
+   * one is below it, where every connection that is closed can be counted.
    */
   get #room (): number {
     return Math.max(1, Math.min(this.#connectionsMax, this.#descriptorsMax - this.#inUse - descriptorsReserved))
@@ -83,20 +85,22 @@ export class ConnectionLimit {
 
   #drop (reason: DropReason): void {
     this.dropped.set(reason, this.dropped.get(reason)! + 1)
-    this.#unsaid.set(reason, (this.#unsaid.get(reason) ?? 0) + 1)
+    this.#unlogged.set(reason, (this.#unlogged.get(reason) ?? 0) + 1)
     if (reason === 'descriptors' && performance.now() - this.#readAt > readAgainMs) this.#readDescriptorsMax()
-    this.#timer ??= setTimeout(() => this.#say(), Math.max(logMs.first, this.#saidAt + logMs.pause - performance.now())).unref()
+    const pauseMs = this.#loggedAt + logMs.pause - performance.now()
+    this.#timer ??= setTimeout(() => this.#log(), Math.max(logMs.first, pauseMs)).unref()
   }
 
-  #say (): void {
-    for (const [reason, count] of this.#unsaid) {
+  #log (): void {
+    for (const [reason, count] of this.#unlogged) {
       const why = reason === 'limit'
         ? `CONNECTIONS_MAX (${this.#connectionsMax}) is reached`
-        : `only ${this.#room} fit into the ${this.#descriptorsMax} file descriptors of this process (ulimit -n, LimitNOFILE)`
+        : `only ${this.#room} fit into the ${this.#descriptorsMax} file descriptors of this process ` +
+          '(ulimit -n, LimitNOFILE)'
       this.#logger.warn({ reason, count }, `closed ${count} new ${count === 1 ? 'connection' : 'connections'}: ${why}`)
     }
-    this.#unsaid.clear()
-    this.#saidAt = performance.now()
+    this.#unlogged.clear()
+    this.#loggedAt = performance.now()
     this.#timer = undefined
   }
 }

@@ -36,7 +36,7 @@ export async function listen (app: FastifyInstance, { host, port }: Config): Pro
   try {
     const address = await app.listen(options)
     const others = host === 'localhost' ? await listenOnOthers(app, options) : []
-    return { address, listeners: [app.server, ...others], close: async (deadline) => await close(app, others, deadline) }
+    return { address, listeners: [app.server, ...others], close: (deadline) => close(app, others, deadline) }
   } catch (error) {
     throw new FatalError(`can't listen on ${host}:${port}: ${reasonOf(error)}. ` +
       'Set HOST and PORT to an address of this machine and a free port')
@@ -52,7 +52,8 @@ async function listenOnOthers (app: FastifyInstance, options: FastifyListenOptio
   if (first === null || typeof first === 'string') return []
   const others = (await lookup('localhost', { all: true })).filter(({ address }) => address !== first.address)
   return others.map(({ address }) => {
-    const other = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => app.server.emit('connection', socket))
+    const other = createServer({ noDelay: true, allowHalfOpen: true })
+    other.on('connection', (socket) => app.server.emit('connection', socket))
     other.maxConnections = app.server.maxConnections
     other.on('error', () => {})
     return other.listen({ ...options, host: address, port: first.port })

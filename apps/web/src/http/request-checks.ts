@@ -23,7 +23,9 @@ export function addHeadCheck (app: FastifyInstance, hosts: Hosts, isStopping: ()
  * Keeps a request from its handler if its connection's input ended before it; calls `replied` with the status of every
  * reply.
  */
-export function addReplyHooks (app: FastifyInstance, unparsed: UnparsedReplies, replied: (statusCode: number) => void): void {
+export function addReplyHooks (
+  app: FastifyInstance, unparsed: UnparsedReplies, replied: (statusCode: number) => void
+): void {
   app.addHook('preHandler', (request, reply, done) => {
     if (unparsed.isRead(request.raw)) done()
     else reply.hijack()

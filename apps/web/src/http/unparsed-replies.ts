@@ -81,7 +81,8 @@ export class UnparsedReplies {
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) => {
       if (!this.#admit(request, response)) return
       this.stopBehind(request)
-      const refusal = check(request) ?? new RequestError('GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
+      const refusal = check(request) ??
+        new RequestError('GBX_EXPECTATION_FAILED', 'only "Expect: 100-continue" can be met')
       const { statusCode, headers, body } = errorReply(refusal)
       response.writeHead(statusCode, { connection: 'close', ...headers }).end(body)
       this.#replied(statusCode)
@@ -193,8 +194,12 @@ export class UnparsedReplies {
 }
 
 function refusalOf ({ code }: NodeJS.ErrnoException): RequestError {
-  if (code === 'HPE_HEADER_OVERFLOW') return new RequestError('GBX_HEADERS_TOO_LARGE', 'the headers are larger than 16 KiB')
-  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') return new RequestError('GBX_REQUEST_TIMEOUT', 'the request did not arrive in time')
+  if (code === 'HPE_HEADER_OVERFLOW') {
+    return new RequestError('GBX_HEADERS_TOO_LARGE', 'the headers are larger than 16 KiB')
+  }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
+    return new RequestError('GBX_REQUEST_TIMEOUT', 'the request did not arrive in time')
+  }
   return new RequestError('GBX_BAD_REQUEST', 'this is not an HTTP/1.1 request')
 }
 

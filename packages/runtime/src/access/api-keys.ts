@@ -33,7 +33,8 @@ export function parseApiKey (text: string): ApiKey {
   const [, word, scoped] = /^(count|read|admin):(.*)$/s.exec(text) ?? []
   const key = scoped ?? text
   if (!/^[\x21-\x7e]+$/.test(key)) {
-    throw new Error('must be comma-separated keys of visible ASCII, none of them empty, each alone or behind count:, read: or admin:')
+    throw new Error('must be comma-separated keys of visible ASCII, none of them empty, each alone or behind count:, ' +
+      'read: or admin:')
   }
   const scope = scopes.find((name) => name === word)
   return { key, scopes: scope === undefined ? ['count', 'read'] : [scope] }
@@ -75,10 +76,12 @@ export class ApiKeys {
       ? this.#scopes.get(digest(authorization.slice(prefix.length).trim()))
       : undefined
     if (found === undefined) {
-      return new RequestError('GBX_UNAUTHORIZED', 'send one of the API keys as "Authorization: Bearer KEY"', challenge(''))
+      const message = 'send one of the API keys as "Authorization: Bearer KEY"'
+      return new RequestError('GBX_UNAUTHORIZED', message, challenge(''))
     }
     if (need === 'any' || allows(found, need)) return undefined
-    const message = `this API key is not for that: it needs the scope "${need}" (in API_KEYS: ${need}:KEY, or admin:KEY)`
+    const message = `this API key is not for that: it needs the scope "${need}" ` +
+      `(in API_KEYS: ${need}:KEY, or admin:KEY)`
     return new RequestError('GBX_FORBIDDEN_SCOPE', message, challenge(` error="insufficient_scope", scope="${need}"`))
   }
 }

@@ -1,5 +1,5 @@
-// CORS_ORIGINS: pages of which other origins may count and read. A form needs no permission to be sent (no preflight),
-// so without this check any page that somebody looks at could count here.
+// CORS_ORIGINS: the other origins whose pages may count and read. A page needs no permission to send a form (there is
+// no preflight), so without this check any page that is open in a browser could count here.
 import { echo } from '../http/echo.ts'
 import type { Hosts } from './hosts.ts'
 
@@ -16,14 +16,18 @@ export function parseOrigin (text: string): string {
   if (text === '*') return text
   const right = rightForm(text)
   if (right === text) return text
-  if (text === 'null') throw new Error('must be origins, and null is none: it stands for every page without an origin; only * allows those')
-  // What stands before an @ is a user and a password.
+  if (text === 'null') {
+    throw new Error('must be origins, and null is none: it stands for every page without an origin; ' +
+      'only * allows those')
+  }
+  // Before an @ there is a user and a password.
   const shown = text.includes('@') ? '' : `, not ${echo(text)}`
   const suggestion = right === undefined ? '' : `: browsers send ${right}`
-  throw new Error(`must be comma-separated origins such as https://example.org or https://*.example.org, or * for all${shown}${suggestion}`)
+  const form = 'comma-separated origins such as https://example.org or https://*.example.org, or * for all'
+  throw new Error(`must be ${form}${shown}${suggestion}`)
 }
 
-/** What a browser sends for the origin that is meant; undefined where that can't be told. */
+/** What a browser sends for the origin that is meant; undefined if that can't be known. */
 function rightForm (text: string): string | undefined {
   const written = /^[a-z][a-z0-9+.-]*:\/\//i.test(text) ? text : `https://${text}`
   const url = written.replace(`://${wildcard}`, `://${anyLabel}`)
@@ -34,7 +38,10 @@ function rightForm (text: string): string | undefined {
   return url === written ? origin : origin.replace(`://${anyLabel}`, `://${wildcard}`)
 }
 
-/** The origins of one process. */
+/** One or more labels of a host name. */
+const labels = /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/
+
+/** The origins whose pages one process allows. */
 export class Origins {
   readonly #exact: ReadonlySet<string>
   readonly #patterns: ReadonlyArray<{ readonly scheme: string, readonly suffix: string }>
@@ -53,16 +60,16 @@ export class Origins {
     })
   }
 
-  /** Whether CORS_ORIGINS lets in pages of this origin. */
+  /** Whether CORS_ORIGINS allows pages of this origin. */
   isListed (origin: string): boolean {
     return this.any || this.#exact.has(origin) || this.#patterns.some(({ scheme, suffix }) =>
-      origin.startsWith(scheme) && origin.endsWith(suffix) && /^[a-z0-9_-]+(?:\.[a-z0-9_-]+)*$/.test(origin.slice(scheme.length, -suffix.length)))
+      origin.startsWith(scheme) && origin.endsWith(suffix) && labels.test(origin.slice(scheme.length, -suffix.length)))
   }
 
   /**
    * Whether a page of this origin may count.
-   * @param host the request's Host header. A page of that host may; where a proxy has changed it, a page of a name in
-   * HOSTS_ALLOWED
+   * @param host the request's Host header. A page of that host may count, and so may a page of a name in HOSTS_ALLOWED,
+   * as a proxy may have changed the header
    */
   mayCount (origin: string, host: string | undefined): boolean {
     if (this.isListed(origin)) return true

@@ -4,7 +4,7 @@ import { isUtf8 } from 'node:buffer'
 /** Longest piece of a client's input that a message shows. */
 const echoCharactersMax = 64
 
-/** As many of several inputs as may be shown together; at least one. */
+/** As many of several inputs as may be shown together, at least one; and how many more there are. */
 export function echoAll (texts: readonly string[]): { named: string, more: number } {
   const shown: string[] = []
   let characters = 0
@@ -46,8 +46,8 @@ function lengthOf (shown: string): number {
 }
 
 /**
- * Bytes as text for `echo`, which shows the bytes that are not UTF-8 as \xff: they are lone surrogates in it, U+DC80 to
- * U+DCFF, which no UTF-8 gives.
+ * Bytes as text for `echo`. Those that are not UTF-8 become lone surrogates, U+DC80 to U+DCFF, which no UTF-8 decodes
+ * to; `echo` shows them as \xff.
  */
 export function textOf (bytes: Buffer): string {
   if (isUtf8(bytes)) return bytes.toString()
@@ -60,10 +60,7 @@ export function textOf (bytes: Buffer): string {
   return text
 }
 
-/**
- * Control and format characters, blanks other than the space, and whatever else has no shape of its own or turns text
- * around.
- */
+/** Control and format characters, blanks other than the space, and others that are invisible or change direction. */
 const invisible = /[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]/u
 
 function toVisible (character: string): string {

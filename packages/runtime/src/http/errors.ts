@@ -58,7 +58,8 @@ export class RequestError extends Error {
 
   /** The reply's body. */
   toJSON (): { statusCode: number, code: string, error: string, message: string } {
-    return { statusCode: this.statusCode, code: this.code, error: STATUS_CODES[this.statusCode] ?? 'Error', message: this.message }
+    const { statusCode, code, message } = this
+    return { statusCode, code, error: STATUS_CODES[statusCode] ?? 'Error', message }
   }
 }
 

@@ -23,7 +23,8 @@ const messageOfCode: { readonly [code: string]: string } = {
   GBX_BAD_REQUEST: 'the request can not be read; is its URL encoded right?',
   GBX_NOT_FOUND: 'not found',
   GBX_BODY_TOO_LARGE: 'the body is larger than BODY_BYTES_MAX allows; send it in several requests',
-  GBX_UNSUPPORTED_MEDIA_TYPE: 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without Content-Encoding',
+  GBX_UNSUPPORTED_MEDIA_TYPE: 'the Content-Type must be application/x-www-form-urlencoded, in UTF-8 and without ' +
+    'Content-Encoding',
 }
 
 /** Longest text of a library's error that a client is shown. */
@@ -38,8 +39,12 @@ export function toRequestError (error: unknown, query?: unknown): RequestError {
   if (error instanceof RequestError) return error
   if (error instanceof Error) {
     if (isInvalid(error)) return new RequestError('GBX_BAD_QUERY', describeInvalid(error.validation, query))
-    const code = 'statusCode' in error && typeof error.statusCode === 'number' ? codeOfStatus[error.statusCode] : undefined
-    if (code !== undefined) return new RequestError(code, messageOfCode[code] ?? error.message.slice(0, textCharactersMax))
+    const code = 'statusCode' in error && typeof error.statusCode === 'number'
+      ? codeOfStatus[error.statusCode]
+      : undefined
+    if (code !== undefined) {
+      return new RequestError(code, messageOfCode[code] ?? error.message.slice(0, textCharactersMax))
+    }
   }
   return new RequestError('GBX_INTERNAL', 'something went wrong; the log says what')
 }

@@ -12,10 +12,10 @@ interface Invalid {
   readonly message?: string
 }
 
-/** Known names that are listed in a message; of more than these only the nearest one is named. */
+/** Known names that a message lists; if there are more it names only the nearest one. */
 const listedMax = 8
 
-/** No name of ours is half as long, and comparing names takes as long as the product of their lengths. */
+/** Characters of a name that are compared: the time grows with the product of both lengths, and ours have under 32. */
 const comparedCharactersMax = 64
 
 /**
@@ -91,7 +91,7 @@ function findNearest (name: string, known: readonly string[]): { nearest: string
   return { nearest, distance }
 }
 
-/** Letters to insert, delete, change or swap with their neighbour to make one word of the other. */
+/** How many letters to insert, delete, change or swap with their neighbour to turn one word into the other. */
 function editDistance (one: string, other: string): number {
   let before: number[] = []
   let last = Array.from({ length: other.length + 1 }, (_, i) => i)

@@ -17,8 +17,8 @@ const bearer = {
     'a key alone counts and reads.',
 } as const
 
-const description = 'Sums key=int increments exactly into SQLite. A 204 says that the ack level asked for was reached, a 202 ' +
-  'that the increment is in memory only; 4xx and 503 say that nothing was counted.'
+const description = 'Sums key=int increments exactly into SQLite. A 204 says that the ack level asked for was ' +
+  'reached, a 202 that the increment is in memory only; 4xx and 503 say that nothing was counted.'
 
 interface Described {
   readonly schema: FastifySchema
@@ -26,7 +26,9 @@ interface Described {
 }
 
 /** Makes the document of all routes that are registered afterwards. */
-export async function addDocument (app: FastifyInstance, { basePath, apiKeys }: Pick<Config, 'basePath' | 'apiKeys'>): Promise<void> {
+export async function addDocument (
+  app: FastifyInstance, { basePath, apiKeys }: Pick<Config, 'basePath' | 'apiKeys'>
+): Promise<void> {
   await app.register(swagger, {
     transform: describeRoute,
     openapi: {

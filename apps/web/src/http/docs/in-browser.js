@@ -1,6 +1,6 @@
-// Runs in the page of /docs, before Swagger UI starts there. With it the page shows exactly what came, and sends exactly what
-// was typed. By itself Swagger UI parses JSON before it shows it, which rounds integers past 2^53, and takes a form's body to
-// be JSON too, or sends each character of it as a pair.
+// Runs in the page of /docs, before Swagger UI starts there. With it the page shows exactly what came, and sends
+// exactly what was typed. By itself Swagger UI parses JSON before it shows it, which rounds integers past 2^53, and
+// takes a form's body to be JSON too, or sends each character of it as a pair.
 {
   const start = globalThis.SwaggerUIBundle
   const formType = 'application/x-www-form-urlencoded'

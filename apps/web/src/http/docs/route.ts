@@ -1,5 +1,5 @@
-// The OpenAPI page and document. They are open to all: they say nothing of any total, and a page has no other way to
-// ask for a key.
+// The OpenAPI page and document. They need no key: they contain no totals, and a browser could not send one before the
+// page has asked for it.
 import swaggerUi from '@fastify/swagger-ui'
 import type { FastifyInstance } from 'fastify'
 import { docsTheme } from './theme.ts'
@@ -19,7 +19,7 @@ const contentSecurityPolicy = [
   "frame-ancestors 'none'",
 ].join('; ')
 
-/** @param options where the page is, with BASE_PATH */
+/** Adds the page at `path`, which includes BASE_PATH, and the document below it. */
 export async function docsRoutes (app: FastifyInstance, { path }: { readonly path: string }): Promise<void> {
   app.addHook('onRoute', (route) => { route.config = { ...route.config, needs: 'none' } })
   await app.register(swaggerUi, { routePrefix: path, staticCSP: contentSecurityPolicy, ...docsTheme })

@@ -1,4 +1,4 @@
-// What is ours in the page of /docs: its name, its icon, and what makes Swagger UI show and send things exactly.
+// What differs from Swagger UI in the page of /docs: name, icon, and a script that shows and sends values exactly.
 import { readFileSync } from 'node:fs'
 
 const read = (file: string): string => readFileSync(new URL(file, import.meta.url), 'utf8')
