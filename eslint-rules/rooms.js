@@ -6,7 +6,10 @@ export const house = ['', ['apps/web', 'apps/consumer'], 'packages/queue', 'pack
 
 /** Within a workspace, each file and folder of its source. */
 export const rooms = {
-  'apps/web': ['main.ts', 'server.ts', 'fast-lane', 'increment', 'totals', 'http', 'deliver', 'accumulate'],
+  'apps/web': [
+    'main.ts', ['server.ts', 'metrics.ts', 'save-spool.ts'], 'fast-lane', 'increment', 'totals', 'http', 'deliver',
+    'accumulate',
+  ],
   'apps/consumer': [
     'main.ts', ['lifetime.ts', 'metrics.ts', 'opening.ts', 'stop-advice.ts'], ['commands', 'consumer.ts'],
     'housekeeping.ts', ['commit-log.ts', 'consumer-lock.ts', 'ownership.ts', 'progress.ts', 'trouble.ts'], 'store',

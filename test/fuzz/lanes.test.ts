@@ -3,7 +3,7 @@
 import { randomInt } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { compareLanes, type Over } from './lanes.ts'
-import { compareRecogniser } from './request-matcher.ts'
+import { compareMatcher } from './request-matcher.ts'
 
 const fixedSeed = 20
 const freshSeed = randomInt(2 ** 31)
@@ -20,7 +20,7 @@ describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d
 
   test('what the matcher takes for a request is that request to Node', async () => {
     const cases = 20_000
-    const { problems, seen } = await compareRecogniser(seed, cases)
+    const { problems, seen } = await compareMatcher(seed, cases)
     expect(problems,
       `seed ${seed}; again: node test/fuzz/request-matcher.ts --seed ${seed} --cases ${cases}`).toEqual([])
     expect(seen.whole).toBeGreaterThan(cases / 10)

@@ -4,14 +4,14 @@
 import { randomInt } from 'node:crypto'
 import { createServer, type IncomingMessage } from 'node:http'
 import { parseArgs } from 'node:util'
-import { RequestMatcher, type Recognised } from '@gearbox/web/fast-lane/request-matcher.ts'
+import { RequestMatcher, type Match } from '@gearbox/web/fast-lane/request-matcher.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
 import { Pipe } from '@gearbox/test-kit/pipe.ts'
 import { drawBytes } from './requests.ts'
 
-export interface RecogniserResult {
+export interface MatcherResult {
   readonly cases: number
-  readonly seen: Readonly<Record<Recognised, number>>
+  readonly seen: Readonly<Record<Match, number>>
   /** Prefixes that were read. */
   readonly prefixes: number
   readonly problems: readonly string[]
@@ -35,7 +35,7 @@ interface Expected {
 const next = 'GET /next HTTP/1.1\r\nHost: x\r\n\r\n'
 
 /** @param seed says all requests */
-export async function compareRecogniser (seed: number, cases: number, problemsMax = 5): Promise<RecogniserResult> {
+export async function compareMatcher (seed: number, cases: number, problemsMax = 5): Promise<MatcherResult> {
   const random = new Random(seed)
   const matcher = new RequestMatcher({ bodyBytesMax })
   const seen = { whole: 0, partial: 0, other: 0 }
@@ -195,7 +195,7 @@ async function main (): Promise<number> {
   }
   const startedAt = performance.now()
   process.stdout.write(`seed ${seed}\n`)
-  const { cases: done, seen, prefixes, problems } = await compareRecogniser(seed, cases)
+  const { cases: done, seen, prefixes, problems } = await compareMatcher(seed, cases)
   for (const problem of problems) process.stdout.write(`${problem}\n`)
   process.stdout.write(`${done} requests and ${prefixes} beginnings of them in ` +
     `${Math.round((performance.now() - startedAt) / 1000)} s: ${JSON.stringify(seen)}, problems: ${problems.length}\n`)

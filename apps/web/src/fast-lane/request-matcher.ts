@@ -1,34 +1,45 @@
-// The one shape of request that the fast lane serves, told from all others. Pure; strict on purpose: whatever is not
-// exactly of this shape, HTTP or not, is for Node's own parser, so nothing unusual is ever decided here.
+// Matches the one shape of request that the fast lane serves. It is pure, and strict on purpose: everything else, HTTP
+// or not, is for Node's parser, so nothing unusual is ever decided here.
 import type { AckLevel } from '@gearbox/runtime/config.ts'
 
-/** whole: fields say where its parts are. partial: more bytes may make it whole. other: not this shape, whatever comes. */
-export type Recognised = 'whole' | 'partial' | 'other'
+/**
+ * whole: fields say where its parts are. partial: more bytes may make it whole. other: no further bytes can make it
+ * this shape.
+ */
+export type Match = 'whole' | 'partial' | 'other'
 
-/** A longer head is for Node, which takes 16 KiB; a client's of today is under 1 KiB. */
+/** A longer head is for Node, which accepts 16 KiB; the heads of today's clients are under 1 KiB. */
 const headBytesMax = 4096
 
-const [tab, lineFeed, carriageReturn, space, colon, question, zero, nine] = [0x09, 0x0a, 0x0d, 0x20, 0x3a, 0x3f, 0x30, 0x39]
+const [tab, lineFeed, carriageReturn, space] = [0x09, 0x0a, 0x0d, 0x20]
+const [zero, nine, colon, question] = [0x30, 0x39, 0x3a, 0x3f]
 
 const version = Buffer.from(' HTTP/1.1\r\n')
 const queries = (['memory', 'queued', 'stored'] as const).map((ack) => ({ ack, bytes: Buffer.from(`?ack=${ack}`) }))
 
-/** Each byte of a header's name in lower case (RFC 9110, 5.6.2: token), 0 for what is none. */
+/** By byte: the byte in lower case if a header's name may contain it (RFC 9110, 5.6.2: token), else 0. */
 const tokens = new Uint8Array(256)
 for (const character of "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz") {
   tokens[character.charCodeAt(0)] = character.charCodeAt(0)
   tokens[character.toUpperCase().charCodeAt(0)] = character.charCodeAt(0)
 }
 
-/** Bytes of a header's value: visible ASCII, spaces and tabs. */
+/** By byte: 1 if a header's value may contain it (visible ASCII, spaces and tabs), else 0. */
 const valueBytes = new Uint8Array(256).fill(1, space, 0x7f)
 valueBytes[tab] = 1
 
-const formTypes = ['', ';charset=utf-8', ';charset=UTF-8', '; charset=utf-8', '; charset=UTF-8'].map((parameter) => Buffer.from(`application/x-www-form-urlencoded${parameter}`))
+const formTypes = ['', ';charset=utf-8', ';charset=UTF-8', '; charset=utf-8', '; charset=UTF-8']
+  .map((parameter) => Buffer.from(`application/x-www-form-urlencoded${parameter}`))
 
 type Header = 'host' | 'length' | 'type' | 'connection' | 'authorization' | 'idempotency key' | 'other'
 
-/** Headers that mean something here, by the length of their names. Those that change what a request is lead to Node. */
+/** Headers that change what a request is, in a way that is left to Node. */
+const otherNames = [
+  'transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'trailer', 'te', 'proxy-connection',
+  'http2-settings',
+]
+
+/** The headers that matter here, by the length of their names. All others are ignored. */
 const headersByLength: ReadonlyArray<ReadonlyArray<{ readonly name: Buffer, readonly header: Header }>> = (() => {
   const byLength: Array<Array<{ name: Buffer, header: Header }>> = Array.from({ length: 32 }, () => [])
   const known: ReadonlyArray<readonly [string, Header]> = [
@@ -38,43 +49,54 @@ const headersByLength: ReadonlyArray<ReadonlyArray<{ readonly name: Buffer, read
     ['connection', 'connection'],
     ['authorization', 'authorization'],
     ['idempotency-key', 'idempotency key'],
-    ...['transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'trailer', 'te', 'proxy-connection', 'http2-settings'].map((name) => [name, 'other'] as const),
+    ...otherNames.map((name) => [name, 'other'] as const),
   ]
   for (const [name, header] of known) byLength[name.length]!.push({ name: Buffer.from(name), header })
   return byLength
 })()
 
-export interface RecogniserOptions {
-  /** What stands before /increment in its path; default: nothing. */
+/** What a request must have to match. */
+export interface RequestMatcherOptions {
+  /** The part of the path before /increment; default: none. */
   readonly basePath?: string
-  /** Longest body that it takes for this shape. */
+  /** Longest body that matches. */
   readonly bodyBytesMax: number
-  /** Whether the Host is one of ours; default: any is. Asked again only when it is another than the one before. */
+  /**
+   * Whether the Host is one of ours; default: any is. Called only for a Host that differs from the last one allowed.
+   */
   readonly isHostAllowed?: (host: string) => boolean
-  /** Whether the Authorization, if there is one, lets its sender count; default: all may. Asked once a head that is read. */
+  /**
+   * Whether the Authorization, or its absence, lets its sender count; default: all may. Called once per head that is
+   * read.
+   */
   readonly isCallerAllowed?: ((authorization: string | undefined) => boolean) | undefined
 }
 
+/**
+ * Matches one request at a time, of all connections. It remembers the head of the last whole request: the next one
+ * often begins with the same bytes, and then its head is not read again.
+ */
 export class RequestMatcher {
   readonly #path: Buffer
   readonly #bodyBytesMax: number
   readonly #isHostAllowed: (host: string) => boolean
-  readonly #isCallerAllowed: RecogniserOptions['isCallerAllowed']
+  readonly #isCallerAllowed: RequestMatcherOptions['isCallerAllowed']
   /** The last Host that was allowed. */
   #host: Buffer = Buffer.alloc(0)
-  /** Of the last whole request: its parameters and headers, and where its body lies. */
+  /** These five are of the last whole request. The body is [bodyStart, bodyEnd) of the bytes that were read. */
   ack: AckLevel | undefined
   authorization: string | undefined
   idempotencyKey: string | undefined
   bodyStart = 0
   bodyEnd = 0
+  /** The bits of the headers that the head has. */
   #seen = 0
   #length = 0
-  /** The head of the last whole request, up to its body: that of the next is often the same, and then need not be read again. */
+  /** The head of the last whole request, up to its body. */
   readonly #head = Buffer.alloc(headBytesMax)
   #headBytes = 0
 
-  constructor ({ basePath = '', bodyBytesMax, isHostAllowed = () => true, isCallerAllowed }: RecogniserOptions) {
+  constructor ({ basePath = '', bodyBytesMax, isHostAllowed = () => true, isCallerAllowed }: RequestMatcherOptions) {
     this.#path = Buffer.from(`POST ${basePath}/increment`)
     this.#bodyBytesMax = bodyBytesMax
     this.#isHostAllowed = isHostAllowed
@@ -82,11 +104,13 @@ export class RequestMatcher {
   }
 
   /**
-   * Reads one request at the start of bytes [start, end).
-   * If it is partial and its head is whole, `bodyEnd` says where it will end; otherwise that is 0.
+   * Reads one request at the start of bytes [start, end). If it is partial and its head is whole, `bodyEnd` says where
+   * it will end; with a partial head that is 0.
    */
-  read (bytes: Buffer, start: number, end: number): Recognised {
-    if (this.#headBytes > 0 && this.#isSameHead(bytes, start, end)) return this.#findBody(start + this.#headBytes, end)
+  read (bytes: Buffer, start: number, end: number): Match {
+    if (this.#headBytes > 0 && this.#isSameHead(bytes, start, end)) {
+      return this.#findBody(start + this.#headBytes, end)
+    }
     this.#headBytes = 0
     const matched = this.#readHead(bytes, start, end)
     if (matched === 'whole') {
@@ -96,7 +120,10 @@ export class RequestMatcher {
     return matched
   }
 
-  /** Whether these bytes begin with the last head. Where that has a key, the time it takes must not tell how much of it was right. */
+  /**
+   * Whether these bytes begin with the last head. If that has an API key, all of it is compared, in a time that depends
+   * on no key.
+   */
   #isSameHead (bytes: Buffer, start: number, end: number): boolean {
     if (this.authorization === undefined) return matches(bytes, start, end, this.#head, this.#headBytes) === 'whole'
     if (end - start < this.#headBytes) return false
@@ -105,7 +132,7 @@ export class RequestMatcher {
     return difference === 0
   }
 
-  #readHead (bytes: Buffer, start: number, end: number): Recognised {
+  #readHead (bytes: Buffer, start: number, end: number): Match {
     this.ack = undefined
     this.authorization = this.idempotencyKey = undefined
     this.bodyEnd = 0
@@ -116,7 +143,7 @@ export class RequestMatcher {
     if (begun !== 'whole') return begun
     if (at === end) return 'partial'
     if (bytes[at] === question) {
-      // The first of the words that tells them apart.
+      // The first letter of the level is different in each.
       const first = at + '?ack='.length
       if (first >= end) return matches(bytes, at, end, queries[0]!.bytes)
       const query = queries.find((candidate) => candidate.bytes[first - at] === bytes[first])
@@ -131,7 +158,7 @@ export class RequestMatcher {
     return this.#readHeaders(bytes, start, at + version.length, end)
   }
 
-  #readHeaders (bytes: Buffer, start: number, from: number, end: number): Recognised {
+  #readHeaders (bytes: Buffer, start: number, from: number, end: number): Match {
     const last = Math.min(end, start + headBytesMax)
     const partial = last < end ? 'other' : 'partial'
     for (let at = from; ;) {
@@ -166,23 +193,25 @@ export class RequestMatcher {
       let i = 0
       while (i < name.length && tokens[bytes[nameStart + i]!] === name[i]) i++
       if (i < name.length) continue
-      return header !== 'other' && this.#take(header, bytes, valueStart, valueEnd)
+      return header !== 'other' && this.#readValue(header, bytes, valueStart, valueEnd)
     }
     return true
   }
 
-  /** Each of these may stand in a request once. @returns whether it has a value of this shape */
-  #take (header: Exclude<Header, 'other'>, bytes: Buffer, start: number, end: number): boolean {
+  /** Each of these may be in a request once. @returns whether it has a value of this shape */
+  #readValue (header: Exclude<Header, 'other'>, bytes: Buffer, start: number, end: number): boolean {
     const bit = bitOf[header]
     if ((this.#seen & bit) !== 0 || start === end) return false
     this.#seen |= bit
     switch (header) {
-      case 'host': return this.#takeHost(bytes, start, end)
+      case 'host': return this.#readHost(bytes, start, end)
       case 'length':
         this.#length = readLength(bytes, start, end)
         return this.#length > 0 && this.#length <= this.#bodyBytesMax
-      case 'type': return formTypes.some((type) => type.length === end - start && matches(bytes, start, end, type) === 'whole')
-      case 'connection': return end - start === 10 && bytes.toString('latin1', start, end).toLowerCase() === 'keep-alive'
+      case 'type':
+        return formTypes.some((type) => type.length === end - start && matches(bytes, start, end, type) === 'whole')
+      case 'connection':
+        return end - start === 10 && bytes.toString('latin1', start, end).toLowerCase() === 'keep-alive'
       case 'authorization':
         this.authorization = bytes.toString('latin1', start, end)
         return true
@@ -192,15 +221,15 @@ export class RequestMatcher {
     }
   }
 
-  /** Most heads that differ have one Host, so it becomes a string only where it is another. */
-  #takeHost (bytes: Buffer, start: number, end: number): boolean {
+  /** Heads that differ mostly have the same Host, so it becomes a string only if it differs from the last one. */
+  #readHost (bytes: Buffer, start: number, end: number): boolean {
     if (end - start === this.#host.length && matches(bytes, start, end, this.#host) === 'whole') return true
     if (!this.#isHostAllowed(bytes.toString('latin1', start, end))) return false
     this.#host = Buffer.copyBytesFrom(bytes, start, end - start)
     return true
   }
 
-  #findBody (bodyStart: number, end: number): Recognised {
+  #findBody (bodyStart: number, end: number): Match {
     if ((this.#seen & needed) !== needed) return 'other'
     this.bodyStart = bodyStart
     this.bodyEnd = bodyStart + this.#length
@@ -211,8 +240,8 @@ export class RequestMatcher {
 const bitOf = { host: 1, length: 2, type: 4, connection: 8, authorization: 16, 'idempotency key': 32 } as const
 const needed = bitOf.host | bitOf.length | bitOf.type
 
-/** Whether what is there of [at, end) is what is expected, all of it or its beginning. */
-function matches (bytes: Buffer, at: number, end: number, expected: Buffer, expectedBytes = expected.length): Recognised {
+/** Whether [at, end) begins with all of what is expected (whole), or is a beginning of it (partial). */
+function matches (bytes: Buffer, at: number, end: number, expected: Buffer, expectedBytes = expected.length): Match {
   const length = Math.min(end - at, expectedBytes)
   for (let i = 0; i < length; i++) {
     if (bytes[at + i] !== expected[i]) return 'other'

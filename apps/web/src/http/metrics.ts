@@ -7,8 +7,8 @@ import type { ParentLink } from '@gearbox/runtime/process/parent-link.ts'
 const schema = {
   tags: ['operation'],
   summary: 'Metrics for Prometheus',
-  description: 'Under npm start of all workers and the consumer. Every process that was started by itself has them on ' +
-    'its own METRICS_PORT.',
+  description: 'Under npm start of all workers and the consumer. Every process that was started by itself has them ' +
+    'on its own METRICS_PORT.',
   produces: ['text/plain'],
   response: {
     200: { type: 'string' },
