@@ -2,7 +2,9 @@ import { defineConfig } from 'vitest/config'
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts', 'apps/*/test/**/*.test.ts', 'packages/*/test/**/*.test.ts', 'vegeta/test/**/*.test.ts', 'bench/test/**/*.test.ts'],
+    include: [
+      'test/**/*.test.ts', '{apps,packages}/*/test/**/*.test.ts', '{bench,vegeta}/test/**/*.test.ts',
+    ],
     globalSetup: ['packages/test-kit/src/requirements.ts'],
     // Every file has processes and sockets of its own; more at once than this only slows each other down.
     maxWorkers: 2,
