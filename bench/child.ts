@@ -1,4 +1,4 @@
-// Measurements in a process of their own, pinned: what they print last is their result, as JSON.
+// Measurements in their own process, pinned: what they print last is their result, as JSON.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'

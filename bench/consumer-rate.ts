@@ -1,4 +1,4 @@
-// How many rows a second the consumer's own Store commits, on a real file, by distinct keys. A process of its own: argv
+// How many rows per second the consumer's own Store commits, on a real file, by distinct keys. A separate process: argv
 // is a directory and the rounds.
 import { randomUUID } from 'node:crypto'
 import { join } from 'node:path'
@@ -36,7 +36,7 @@ function measure (path: string, keys: number, elementsMax: number): ConsumerRate
   let seq = 1
   let rowsPerTransaction = 0
 
-  /** Batches of all keys, `times` over, in the runs that a consumer would take. @returns rows a second */
+  /** Batches of all keys, `times` over, in the runs that a consumer would take. @returns rows per second */
   const applyAll = (times: number): number => {
     const elements: Buffer[] = []
     for (let time = 0; time < times; time++) {

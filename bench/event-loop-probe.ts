@@ -5,7 +5,7 @@ import { renameSync, writeFileSync } from 'node:fs'
 
 export interface Pause {
   readonly wallMs: number
-  /** What is not CPU time of its own, the machine gave to others: that is no less on an idle event loop. */
+  /** What is not its own CPU time, the machine gave to others: that is no less on an idle event loop. */
   readonly cpuMs: number
 }
 
@@ -15,7 +15,7 @@ if (file !== undefined && process.argv[1]?.endsWith('apps/web/src/main.ts') === 
   let longest: Pause = { wallMs: 0, cpuMs: 0 }
   let last = performance.now()
   let cpu = process.threadCpuUsage()
-  // Between two ticks of a timer lies one turn of the event loop, and a millisecond of waiting.
+  // Between two ticks of a timer is one event-loop iteration, and a millisecond of waiting.
   const tick = (): void => {
     const now = performance.now()
     const { user, system } = process.threadCpuUsage(cpu)

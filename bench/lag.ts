@@ -1,6 +1,6 @@
-// Lag from POST to visible in SQLite: a steady open-loop load at a rate, plus a request with a key of its own every 5
-// ms, which another connection to the database looks for every millisecond. A process of its own: argv is port,
-// database, requests a second, seconds.
+// Lag from POST to visible in SQLite: a steady open-loop load at a rate, plus a request with its own key every 5
+// ms, which another connection to the database looks for every millisecond. A separate process: argv is port,
+// database, requests per second, seconds.
 import { connect, type Socket } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import Database from 'better-sqlite3'

@@ -1,4 +1,4 @@
-// The load: wrk with one thread, closed-loop, pinned to a core of its own. What it sends comes from a Lua script
+// The load: wrk with one thread, closed-loop, pinned to its own core. What it sends comes from a Lua script
 // written for each run.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'

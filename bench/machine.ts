@@ -37,7 +37,7 @@ export function findCores (): Cores {
   return {
     load,
     server,
-    note: `The load and what runs beside a server (consumer, Redis, the parent) are pinned to core ${load}, the ` +
+    note: `The load and what runs next to a server (consumer, Redis, the parent) are pinned to core ${load}, the ` +
       `server under test to core ${server}.`,
   }
 }

@@ -1,4 +1,4 @@
-// `npm run bench`: Gearbox and what it is held against on one machine, in one run, in rounds. Prints ratios and writes
+// `npm run bench`: Gearbox and what it is compared with on one machine, in one run, in rounds. Prints ratios and writes
 // them down.
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { loadavg, tmpdir } from 'node:os'
@@ -32,7 +32,7 @@ const hundredPairs = Array.from({ length: 100 }, (_, i) => `key${String(i).padSt
 const rows: readonly Row[] = [
   row('memory', '`memory`'),
   row('queued', '`queued`'),
-  row('queued-slow-lane', '`queued`, `FAST_LANE=off`'),
+  row('queued-standard-path', '`queued`, `FAST_LANE=off`'),
   row('stored', '`stored`'),
   row('memory-embedded', '`memory`, embedded'),
   row('stored-embedded', '`stored`, embedded'),
@@ -53,7 +53,7 @@ const rows: readonly Row[] = [
   row('rqlite', 'rqlite, queued writes'),
 ]
 
-/** What is measured beside the rows. */
+/** What is measured in addition to the rows. */
 /** Each fills a new worker with a million keys, which takes half a minute. */
 const pendingRuns = 3
 
@@ -61,14 +61,14 @@ const others = ['consumer', 'lag', 'pending', 'steps'] as const
 
 const lagRates = [1100, 9000]
 
-const usage = `Measures Gearbox and what it is held against, side by side, prints ratios and writes them to a file.
+const usage = `Measures Gearbox and what it is compared with, side by side, prints ratios and writes them to a file.
 
 usage: npm run bench -- [--rounds N] [--seconds N] [--only NAME,NAME] [--output FILE]
 
   --rounds   how often every row gets the load (default: 5)
   --seconds  how long each time (default: 3)
   --only     some of: ${[...rows.map(({ name }) => name), ...others].join(' ')}
-  --output   default: bench/RESULTS.md; the plot is written beside it
+  --output   default: bench/RESULTS.md; the plot is written next to it
 
 It needs Linux, wrk, redis-server and nginx; webdis, go and rqlited (or go to build it) for their rows. Leave the
 machine alone meanwhile.
@@ -193,11 +193,11 @@ function charts ({ rows, consumer, pending }: Results): Chart[] {
         .sort(([a], [b]) => a - b),
     }))
   return [
-    { title: 'requests a second', x: 'connections', lines: byConnections('requestsPerSecond') },
+    { title: 'requests per second', x: 'connections', lines: byConnections('requestsPerSecond') },
     { title: 'latency p99, ms', x: 'connections', lines: byConnections('p99') },
     // The first one has transactions of another size.
     {
-      title: 'consumer, rows a second',
+      title: 'consumer, rows per second',
       x: 'distinct keys',
       lines: [{
         name: 'keys that are there',

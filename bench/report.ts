@@ -12,7 +12,7 @@ export interface Results {
   readonly lags: readonly Lag[] | undefined
   readonly pending: readonly Pending[] | undefined
   readonly steps: Steps | undefined
-  /** Measurements beside the rows that failed, by name. */
+  /** Measurements other than rows that failed, by name. */
   readonly failures: ReadonlyMap<string, string>
 }
 
@@ -27,7 +27,7 @@ export interface Circumstances {
   readonly seconds: number
 }
 
-/** Rows of Gearbox itself; all others are what it is held against. */
+/** Rows of Gearbox itself; all others are what it is compared with. */
 const own = /^(memory|queued|stored)/
 
 /** A core that was busy for less than this share was not what held up a row. */
@@ -58,7 +58,7 @@ function ratioOf (results: Results, above: string, below: string, figure: keyof 
   return a.length === 0 || b.length === 0 ? undefined : ratio(a, b)
 }
 
-/** What Gearbox is to reach, held against what was measured. */
+/** What Gearbox is to reach, compared with what was measured. */
 export function whatToReach (results: Results): Reach[] {
   const line = (figure: string, sign: '≥' | '≤', limit: number, unit: string, measured: Spread | number |
     undefined): Reach => {
@@ -126,13 +126,13 @@ ${table(['figure', 'reach', 'measured', ''],
 
 ## Against others
 
-Above 1, Gearbox answers more requests a second, or uses less CPU for one; below 1 (bold), the other one does.
+Above 1, Gearbox answers more requests per second, or uses less CPU for one; below 1 (bold), the other one does.
 
 ${againstOthers(results)}
 
 ## Gearbox
 
-${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s a million increments', 'beside it'],
+${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s per million increments', 'others'],
   results.rows.filter(isOwn).map(ownLine))}
 
 *Beside it* is the CPU of consumer, parent and Redis for a million increments, until all was stored.
@@ -231,7 +231,7 @@ function pendingTables ({ pending, steps }: Results): string {
       `MiB.\n\n${table(['pending keys', 'MiB'], memory)}`,
     '### Event loop\n\nLongest pause of a real worker\'s event loop while a million keys come in (one client, a ' +
         `thousand pairs a request) and while they leave, ${pending.length} runs on a new worker each. What is not ` +
-        'CPU time of its own (which the kernel counts in ticks of some ms), the machine gave to others: the same ' +
+        'its own CPU time (which the kernel counts in ticks of some ms), the machine gave to others: the same ' +
         'worker pauses with nothing to do, ' +
         `too.\n\n${table(['', 'pause ms', 'CPU ms'], pauseRows)}`)
   }

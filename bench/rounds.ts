@@ -1,4 +1,4 @@
-// The rounds: every row gets the load once a round, one after the other, and is checked afterwards: whoever answered
+// The rounds: every row gets the load once per round, one after the other, and is checked afterwards: whoever answered
 // anything but 2xx, or whose total is not what was answered, has no figures.
 import { setTimeout as delay } from 'node:timers/promises'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
@@ -31,7 +31,7 @@ export interface Figures {
   /** Seconds of CPU for a million requests, and for a million increments: the server's own. */
   readonly cpuPerMillionRequests: number
   readonly cpuPerMillion: number
-  /** The same of what worked beside it, until all was stored. */
+  /** The same of what worked next to it, until all was stored. */
   readonly besidePerMillion: number
 }
 
@@ -62,7 +62,7 @@ const settleMs = 30_000
 /** Two looks this far apart at unchanged sums: nothing is on its way. */
 const stillMs = 100
 
-/** Files that a process has open beside its connections. */
+/** Files that a process has open besides its connections. */
 const otherFiles = 100
 
 export async function runRounds (host: Host, rows: readonly Row[], {

@@ -1,4 +1,4 @@
-// What is measured: Gearbox in its modes and everything it is held against. Each is started once, pinned, and stays up
+// What is measured: Gearbox in its modes and everything it is compared with. Each is started once, pinned, and stays up
 // for all rounds.
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
@@ -21,7 +21,7 @@ export interface Server {
   readonly asks?: { readonly path: string, readonly contentType: string, readonly body: string }
   /** Its processes. */
   readonly pids: readonly number[]
-  /** What works beside it, on the load's core. */
+  /** What works next to it, on the load's core. */
   readonly beside: readonly number[]
   /** The sum of all totals, where it can be asked. */
   readonly total?: () => Promise<number>
@@ -77,7 +77,7 @@ export async function startGearbox (host: Host, env: NodeJS.ProcessEnv, withRedi
   const redis = withRedis ? await host.redis() : undefined
   const port = await freePort()
   const [command, ...args] = pinned(host.cores.load, [process.execPath, ...process.execArgv, 'bin/start.ts'])
-  // The queue has a name of its own, as several share the Redis.
+  // The queue has its own name, as several share the Redis.
   const common = {
     PORT: String(port),
     DATABASE_PATH: databasePath,
@@ -281,7 +281,7 @@ async function startRqlite (host: Host): Promise<Server> {
 const servers = {
   memory: (host) => startGearbox(host, { ACK: 'memory' }),
   queued: (host) => startGearbox(host, { ACK: 'queued' }),
-  'queued-slow-lane': (host) => startGearbox(host, { ACK: 'queued', FAST_LANE: 'off' }),
+  'queued-standard-path': (host) => startGearbox(host, { ACK: 'queued', FAST_LANE: 'off' }),
   'queued-keys': (host) => startGearbox(host, { ACK: 'queued' }),
   stored: (host) => startGearbox(host, { ACK: 'stored' }),
   'memory-embedded': (host) => startGearbox(host, { ACK: 'memory' }, false),

@@ -1,5 +1,5 @@
 // The longest single steps of a worker's own code with a million keys of 16 bytes: parse and add a request of a
-// thousand pairs, encode a batch. A process of its own; argv is the number of rounds.
+// thousand pairs, encode a batch. A separate process; argv is the number of rounds.
 import { randomUUID } from 'node:crypto'
 import { encodeBatch } from '@gearbox/protocol/batch.ts'
 import { Accumulator } from '@gearbox/web/accumulate/accumulator.ts'

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Puts a front's configuration into its place, but only one that the front's own program accepts: what runs there goes on otherwise,
-# and what was there before stays beside it.
+# and what was there before stays next to it.
 set -euo pipefail
 
 usage () {
   cat <<'EOT'
 usage: sudo install/install_front.sh nginx | haproxy
 
-  nginx      install/nginx/gearbox.conf becomes /etc/nginx/conf.d/gearbox.conf, beside what nginx serves already
+  nginx      install/nginx/gearbox.conf becomes /etc/nginx/conf.d/gearbox.conf, next to what nginx serves already
   haproxy    install/haproxy/gearbox.cfg becomes /etc/haproxy/haproxy.cfg, in place of what is there
 
 Before: install the program, and put the certificate where the file names it. Change the file in this checkout, and run this again.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs Gearbox from this checkout as systemd services, or upgrades what is installed. Running it again is the way to upgrade:
-# data and configuration stay as they are, and the parts are started anew one after the other while the port stays open.
+# data and configuration stay as they are, and the parts are restarted one after the other while the port stays open.
 set -euo pipefail
 
 usage () {
@@ -99,7 +99,7 @@ add_user () {
   install -d -m 0750 -o gearbox -g gearbox "$data/sqlite" "$data/redis" "$data/backup"
 }
 
-# Made beside the place where it belongs and moved there when it is whole: an npm ci that fails changes nothing.
+# Made next to the place where it belongs and moved there when it is whole: an npm ci that fails changes nothing.
 install_code () {
   rm -rf "$code.new"
   mkdir -p "$code.new"

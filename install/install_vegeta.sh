@@ -25,13 +25,13 @@ fi
 
 mkdir -p "$prefix/bin"
 bin=$(cd "$prefix/bin" && pwd)
-# Built beside its place and moved there: whoever runs the one that is there goes on with it.
+# Built next to its place and moved there: whoever runs the one that is there goes on with it.
 build=$(mktemp -d "$bin/.vegeta-XXXXXX")
 trap 'rm -rf "$build"' EXIT
 
 # "go install" asks for the list of all versions, which some module proxies refuse; a module that requires just this one never asks.
 if ! GOBIN=$build go install "$module@$version"; then
-  printf '%s\n' "go install failed; building $version from a module of its own" >&2
+  printf '%s\n' "go install failed; building $version from a separate module" >&2
   printf 'module build\n\ngo 1.22\n\nrequire %s %s\n' "$module" "$version" >"$build/go.mod"
   (cd "$build" && go build -mod=mod -o vegeta "$module")
 fi

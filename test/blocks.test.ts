@@ -31,13 +31,13 @@ const notRun: ReadonlyArray<readonly [document: string, begins: string, why: str
   ['docs/configuration.md', '  HOST   ', 'a table; documents.test.ts compares it with --help'],
   ['docs/redis.md', 'appendonly yes', 'lines of redis.conf, which every Redis of the tests has'],
   ['docs/redis.md', 'ACL SETUSER', 'a command of Redis; redis-login.test.ts runs it'],
-  ['install/README.md', 'sudo install/install_ubuntu.sh', 'it needs a system of its own: npm run test:install'],
+  ['install/README.md', 'sudo install/install_ubuntu.sh', 'it needs its own system: npm run test:install'],
   ['install/README.md', 'git pull', 'npm run test:install upgrades so'],
   ['install/README.md', 'sudo install/uninstall.sh', 'npm run test:install uninstalls so'],
-  ['install/README.md', 'sudo install/install_front.sh', 'test/install/fronts.test.ts runs it in a /etc of its own'],
+  ['install/README.md', 'sudo install/install_front.sh', 'test/install/fronts.test.ts runs it in its own /etc'],
   ['install/README.md', 'promtool check', 'test/install/prometheus.test.ts runs promtool; the rest writes into /etc'],
   ['install/README.md', 'sudo cp install/litestream.yml', 'npm run test:install does it'],
-  ['install/README.md', 'sudo systemctl stop', 'it needs Litestream; rebind has tests of its own'],
+  ['install/README.md', 'sudo systemctl stop', 'it needs Litestream; rebind has its own tests'],
   ['install/README.md', 'sudo install/install_vegeta.sh', 'it writes into /usr/local'],
   ['install/README.md', 'vagrant up', 'it needs a hypervisor; test/install/units.test.ts validates the Vagrantfile'],
   ['vegeta/README.md', '33000 requests', 'what the command above it prints'],
@@ -143,7 +143,7 @@ function copyRepository (): string {
   return copy
 }
 
-/** Somebody who does what a document says, in a directory and with terminals of their own. */
+/** Somebody who does what a document says, in their own directory and terminals. */
 class Reader {
   readonly #place: Place
   #programs: Program[] = []
@@ -276,7 +276,8 @@ const printed: { readonly [document: string]: readonly RegExp[] } = {
     /^\d+ requests \(204: \d+\): \d+ counted, 0 not counted, 0 may have been\n90\d\d keys: every total is exact$/m],
   'docs/redis.md': [/^p%40ss%2Fword%231$/m],
   'docs/browsers.md': [/^3$/m, /415/],
-  'docs/operations.md': [/all of it adds up/, /nothing was rejected/, /\{"status":"ok"\}/, /^0$/m, /wrong version number/,
+  'docs/operations.md': [/all of it adds up/, /nothing was rejected/, /\{"status":"ok"\}/, /^0$/m,
+    /wrong version number/,
     /^cafe?[^|]*\|63616665CC81\|1\n.*\|636166C3A9\|1$/m],
 }
 

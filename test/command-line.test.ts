@@ -165,7 +165,7 @@ describe('starting and stopping say', () => {
     expect(lines.at(-1)).toBe('stopped')
   })
 
-  test('the same for web workers and a consumer of their own, with the batches that wait to be stored', async () => {
+  test('the same for web workers and their own consumer, with the batches that wait to be stored', async () => {
     const redis = await RedisServer.start()
     onTestFinished(async () => { await redis.stop() })
     const env = {
@@ -218,7 +218,7 @@ const noTerminal = process.platform !== 'linux' || findProgram('script') === und
   findProgram('nohup') === undefined
 
 describe.skipIf(noTerminal)('a terminal that hangs up', () => {
-  /** A shell in a terminal of its own; to kill `script` hangs up. */
+  /** A shell in its own terminal; to kill `script` hangs up. */
   async function inTerminal (typed: (log: string) => string): Promise<{
     readonly url: string
     readonly databasePath: string

@@ -39,7 +39,7 @@ async function stop (...programs: readonly Program[]): Promise<void> {
   for (const program of programs) expect(await program.exited, program.output).toBe(0)
 }
 
-/** POST on a connection of its own: which of the workers on a port gets it, the kernel decides by the connection. */
+/** POST on its own connection: which of the workers on a port gets it, the kernel decides by the connection. */
 async function postAnew (url: string, body: string, headers: Record<string, string> = {}): Promise<number> {
   return await postWith(false, url, body, headers)
 }

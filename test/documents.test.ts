@@ -1,4 +1,4 @@
-// What the documents say of the product is held against the product.
+// What the documents say of the product is compared with the product.
 import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'

@@ -84,7 +84,7 @@ interface Prepared {
   readonly sends: number
 }
 
-/** Gives a plan keys of its own run, and bytes. `fit` may replace a delta by one that is within bounds. */
+/** Gives a plan the keys of its run, and bytes. `fit` may replace a delta by one that is within bounds. */
 function prepare (plan: RequestPlan, keys: readonly string[], id: string, fit: (pair: Pair) => bigint): Prepared {
   const original = plan.shape.startsWith('original')
   const planned = original ? plan.pairs.slice(0, 1) : plan.pairs
@@ -113,7 +113,7 @@ function prepare (plan: RequestPlan, keys: readonly string[], id: string, fit: (
   }
 }
 
-/** Each time on a connection of its own, so that all workers get some; repeats of a request at once. */
+/** Each time on its own connection, so that all workers get some; repeats of a request at once. */
 async function send (url: string, { query, body, idempotencyKey, sends }: Prepared): Promise<Array<{
   status: number
   text: string
@@ -262,7 +262,7 @@ describe.each(['the embedded queue', 'Redis'])('with %s', (queue) => {
   })
 })
 
-/** The sums of `numbers` and `rejected` together, held against a model. */
+/** The sums of `numbers` and `rejected` together, compared with a model. */
 async function settledWithRejected (databasePath: string, model: ReadonlyMap<string, bigint>): Promise<string[]> {
   const found = (): string[] => {
     const totals = readTotals(databasePath)

@@ -113,7 +113,7 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
       expect(await program.exited, program.output).toBe(0)
       await load.stop()
 
-      // Looked at first: a reader makes these files anew.
+      // Looked at first: a reader makes these files again.
       expect(readdirSync(dirname(place.databasePath)).filter((name) => /json|unsent|wal|shm/.test(name))).toEqual([])
       expect(load.problems(readTotals(place.databasePath))).toEqual([])
       expect([...load.statuses.keys()].filter((status) => ![202, 204, 503].includes(status))).toEqual([])
@@ -123,7 +123,7 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     })
   }
 
-  test('a request in hand when the stop comes is answered and counted', async () => {
+  test('a request in progress when the stop comes is answered and counted', async () => {
     const place = await makePlace(mode)
     const program = await start(place)
     const slow = await SlowRequest.start(program.url, 'slow=1', '&slow=41')
@@ -142,7 +142,7 @@ describe.each<Mode>(['the embedded queue', 'Redis'])('with %s', (mode) => {
     expect((await post(`${program.url}/increment?ack=stored`, 'first=1')).status).toBe(204)
     const replies = ['memory', 'queued', 'stored'].map(async (level) =>
       await post(`${program.url}/increment?ack=${level}`, `${level}=7`).then(({ status }) => status, () => 'no answer'))
-    await until('all to be in hand',
+    await until('all to be in progress',
       async () => /^gearbox_pending_keys 3$/m.test(await (await fetch(`${program.url}/metrics`)).text()))
     const stoppedAt = performance.now()
     program.kill('SIGTERM')

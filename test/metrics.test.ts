@@ -1,4 +1,4 @@
-// What an operator sees of a running Gearbox: /metrics and the figures in its log.
+// What an operator sees of a running Gearbox: /metrics and the metrics in its log.
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { endWithTest, Load, postWith, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
@@ -26,7 +26,7 @@ interface Scrape {
   readonly samples: ReadonlyMap<string, number>
 }
 
-/** Any worker's view; on a connection of its own, as the one before may have died with its worker. */
+/** Any worker's view; on its own connection, as the one before may have died with its worker. */
 async function scrape (url: string): Promise<Scrape> {
   const response = await until('a scrape',
     async () => await fetch(`${url}/metrics`, { headers: { connection: 'close' } }))
@@ -47,7 +47,7 @@ function sums ({ types, samples }: Scrape): Map<string, number> {
   }))
 }
 
-/** Sums of `before` that are lower in `after`. Floating point rounds sums anew at every scrape. */
+/** Sums of `before` that are lower in `after`. Floating point rounds sums again at every scrape. */
 function fallen (before: Scrape, after: Scrape): string[] {
   const now = sums(after)
   return [...sums(before)].filter(([sample, value]) => (now.get(sample) ?? 0) < value - 1e-9)
@@ -148,28 +148,29 @@ test('lag grows while nothing can be stored, and is gone afterwards', async () =
   await until('no lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds') === 0)
 })
 
-test('the log has a line of figures an interval while there is traffic, and none without', async () => {
+test('the log has a line of metrics an interval while there is traffic, and none without', async () => {
   const intervalMs = 100
   const gearbox = await start('Redis', { STATS_INTERVAL_MS: String(intervalMs) })
-  const figures = (): Array<Record<string, unknown>> => gearbox.logged().filter((entry) => 'requestsPerBatch' in entry)
+  const metricsLines = (): Array<Record<string, unknown>> =>
+    gearbox.logged().filter((entry) => 'requestsPerBatch' in entry)
   const intervals = async (count: number): Promise<void> => {
     const due = performance.now() + count * intervalMs
     await until(`${count} intervals to pass`, () => performance.now() > due)
   }
   await intervals(5)
-  expect(figures()).toEqual([])
+  expect(metricsLines()).toEqual([])
 
   const load = new Load(gearbox.url)
   // A batch may be counted in another interval than its requests: not every line has both ratios.
   await until('a line with both ratios',
-    () => figures().some(({ requestsPerBatch, batchesPerCommit }) =>
+    () => metricsLines().some(({ requestsPerBatch, batchesPerCommit }) =>
       Number(requestsPerBatch) > 0 && Number(batchesPerCommit) > 0))
   await load.stop()
   expect([...load.statuses.keys()].sort()).toEqual([202, 204])
-  const count = (name: string): number => figures().reduce((sum, line) => sum + Number(line[name]), 0)
+  const count = (name: string): number => metricsLines().reduce((sum, line) => sum + Number(line[name]), 0)
   await until('all of it in the log',
     () => count('requests') === load.answered && count('increments') === load.answered)
-  for (const line of figures()) {
+  for (const line of metricsLines()) {
     expect(line).toMatchObject({
       level: 30,
       part: 'gearbox',
@@ -185,12 +186,12 @@ test('the log has a line of figures an interval while there is traffic, and none
     }
   }
   await intervals(2)
-  const lines = figures().length
+  const lines = metricsLines().length
   await intervals(5)
-  expect(figures()).toHaveLength(lines)
+  expect(metricsLines()).toHaveLength(lines)
 })
 
-test('the line of figures counts requests and increments of the same replies', async () => {
+test('the line of metrics counts requests and increments of the same replies', async () => {
   const gearbox = await start('the embedded queue',
     { STATS_INTERVAL_MS: '100', CORS_ORIGINS: 'https://friend.example', COMMIT_INTERVAL_MS: '200' })
   const count = (name: string): number =>

@@ -61,7 +61,7 @@ async function pretend (answer: (command: string) => string): Promise<number> {
   }))
 }
 
-/** Lines that a person reads: warnings and worse of the log, and what is printed beside it. */
+/** Lines that a person reads: warnings and worse of the log, and what is printed next to it. */
 function complaints ({ output }: Program): string[] {
   return output.split('\n').flatMap((line) => {
     if (!line.startsWith('{')) return line === '' ? [] : [line]
@@ -368,7 +368,7 @@ describe('a user of Redis', () => {
         const before = [web, consumer].map((program) => complaints(program).length)
         const newLines = (): string[][] => [web, consumer].map((program, i) => complaints(program).slice(before[i]))
         await setUser(redis, granted.filter((rule) => rule !== missing))
-        // New connections have everything to do anew, and end those that subscribe.
+        // New connections have everything to do again, and end those that subscribe.
         for (const type of ['normal', 'pubsub']) await admin.call('CLIENT', 'KILL', 'TYPE', type)
         await until(`a line about ${missing}`, async () => {
           await post(`${web.url}/increment?ack=memory`, 'foo=1')

@@ -1,5 +1,5 @@
-// Makes random targets for Vegeta, and expected.json beside them: what every key sums to when each target is sent once.
-// Both are written as they are made, so that a million targets need no more memory than a thousand.
+// Makes random targets for Vegeta, and expected.json next to them: what every key sums to when each target is sent
+// once. Both are written as they are made, so that a million targets need no more memory than a thousand.
 import { randomUUID } from 'node:crypto'
 import { closeSync, mkdirSync, openSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
@@ -24,11 +24,11 @@ ${valueMax}.
 usage: npm run targets -- N HOST[:PORT][BASE_PATH] [options]      (port 3333 unless named)
 
   --out FILE           where to (default: .tmp/vegeta/targets.json, or .txt with --format http); expected.json,
-                       the sum of every key when each target is sent once, goes beside it
+                       the sum of every key when each target is sent once, goes next to it
   --format json|http   json (default): one file, a target a line, its body in it; for vegeta attack -format=json
-                       http: Vegeta's classic format; each body is a file of its own in FILE.bodies/
+                       http: Vegeta's classic format; each body is its own file in FILE.bodies/
   --pairs COUNT        pairs a body (default: 1, as key=…&value=…; more are …=…&…=…)
-  --keys COUNT         so many distinct keys, drawn after Zipf's law (default: every pair has a key of its own)
+  --keys COUNT         so many distinct keys, drawn after Zipf's law (default: every pair has its own key)
   --zipf EXPONENT      of Zipf's law (default: 1; 0: every key is as likely)
   --ack LEVEL          ${ackLevels.join(', ')}: asked for with each request (default: the server's)
   --idempotency-keys   gives each target an Idempotency-Key, so that it counts once however often it is sent

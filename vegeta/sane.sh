@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# 1,100 requests a second: what a single machine bears with ease.
+# 1,100 requests per second: what a single machine bears with ease.
 set -euo pipefail
 exec "$(dirname "${BASH_SOURCE[0]}")/attack.sh" sane --load '-rate=1100/s' --duration 30s "$@"

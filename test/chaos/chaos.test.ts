@@ -14,7 +14,7 @@ const fixedSeed = 2032
 
 const seeds = [fixedSeed, randomInt(2 ** 31)]
 
-// The product leads a process group of its own, so a Ctrl-C reaches only this process.
+// The product leads its own process group, so a Ctrl-C reaches only this process.
 const interrupted = new AbortController()
 for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => interrupted.abort(name))
 

@@ -71,7 +71,7 @@ function judge (told: Told, totals: Readonly<Record<string, bigint>>,
 const whole = { a: 5n, b: -7n }
 const above = edges[0]!.key
 
-describe('a database is held against what was told, and nothing is said', () => {
+describe('a database is compared with what was told, and nothing is said', () => {
   test.each<[name: string, told: Told, totals: Record<string, bigint>, rejected?: Rejected[]]>([
     ['counted', { outcome: 'counted' }, whole],
     ['refused', { outcome: 'notCounted' }, {}],
@@ -96,7 +96,7 @@ describe('a database is held against what was told, and nothing is said', () => 
   })
 })
 
-describe('a database is held against what was told, and it is found', () => {
+describe('a database is compared with what was told, and it is found', () => {
   test.each<[name: string, told: Told, totals: Record<string, bigint>, rejected?: Rejected[]]>([
     ['counted, and lost', { outcome: 'counted' }, {}],
     ['counted, and lost in part', { outcome: 'counted' }, { a: 5n }],

@@ -76,7 +76,7 @@ export class Client {
     this.#agent.destroy()
   }
 
-  /** A request with an idempotency key and a key of its own. */
+  /** A request with an idempotency key, and a key that nobody else uses. */
   makeIdempotent (level: Level): Operation {
     return this.#make(level, true)
   }

@@ -80,7 +80,7 @@ export class Ledger {
   /** Attempts that may count and that the database was not seen to have. */
   #pending = new Set<Attempt>()
 
-  /** @param db a connection of its own, for reading */
+  /** @param db a separate connection, for reading */
   constructor (path: string, db: Database.Database) {
     this.#file = openSync(path, 'a')
     this.#db = db

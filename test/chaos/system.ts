@@ -27,7 +27,8 @@ const readyAnswers = 4
 const askTimeoutMs = 3000
 
 /**
- * PENDING_BYTES_MAX and UNSTORED_BYTES_MAX of a run: little, so that what may be held is little beside what a process
+ * PENDING_BYTES_MAX and UNSTORED_BYTES_MAX of a run: little, so that what may be held is little compared to what a
+ * process
  * needs anyway.
  */
 export const heldBytesMax = 4 * 2 ** 20
@@ -141,7 +142,7 @@ export class System {
       throw new Error(`npm start ended with ${code}: ${product.output.trim().split('\n').at(-1) ?? ''}`)
     })
     this.url = (await Promise.race([listening(product), failed])).url
-    // It has a consumer of its own again, and that is the newest.
+    // It has its own consumer again, and that is the newest.
     if (this.#otherConsumer !== undefined) await this.#expectSuperseded(this.#otherConsumer)
     this.#otherConsumer = undefined
     this.#watchMemory()
@@ -231,7 +232,7 @@ export class System {
     if (own !== undefined) await gone(own)
   }
 
-  /** Another worker on the product's port, which gets a part of its connections, with a clock of its own. */
+  /** Another worker on the product's port, which gets a part of its connections, with its own clock. */
   async runOtherWorker (hoursAhead: number, ms: number): Promise<void> {
     this.#mustGoOn()
     const dir = join(this.#dir, `clock-${this.#outputs.length}`)
@@ -424,7 +425,7 @@ export class System {
     return { code: onlySuperseded ? 0 : code, output: program.output }
   }
 
-  /** Ends a consumer of its own, once it has emptied the queue. */
+  /** Ends its own consumer, once it has emptied the queue. */
   async stopOtherConsumer (): Promise<void> {
     if (this.#otherConsumer === undefined) return
     const code = await this.#stopped(this.#otherConsumer)
@@ -454,7 +455,7 @@ export class System {
     await this.#redis?.stop()
   }
 
-  /** What goes on in the background when all is over must not start anything anew. */
+  /** What goes on in the background when all is over must not start anything again. */
   #mustGoOn (): void {
     if (this.#ended) throw new Error('it has ended')
   }

@@ -11,7 +11,7 @@ import {
   startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
 } from './fixtures.ts'
 
-/** POST of one increment of a key, on a connection of its own: which worker gets it, the kernel decides. */
+/** POST of one increment of a key, on its own connection: which worker gets it, the kernel decides. */
 async function once (url: string, key: string, more: {
   readonly apiKey?: string
   readonly value?: number

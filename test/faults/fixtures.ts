@@ -1,4 +1,4 @@
-// What the fault tests share: a place of their own for each, the product in it, and the tools that break things under
+// What the fault tests share: a separate place for each, the product in it, and the tools that break things under
 // it.
 import { spawn, spawnSync } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'

@@ -122,7 +122,7 @@ describe.each(modes)('with %s', (mode) => {
     })
 })
 
-test('with programs of their own, workers elsewhere say so too, until that consumer is gone',
+test('with separate programs, workers elsewhere say so too, until that consumer is gone',
   { timeout: 60_000 }, async () => {
     const place = await makePlaceFor('Redis')
     const consumer = await startConsumer(place)

@@ -93,7 +93,7 @@ test('the network swallows everything for longer than every timeout', async () =
   await end()
 })
 
-test('bytes of connections that were given up arrive after everything in them was sent anew', async () => {
+test('bytes of connections that were given up arrive after everything in them was sent again', async () => {
   const { proxy, load, end } = await run()
   for (let times = 1; times <= 2; times++) {
     proxy.holdBack()

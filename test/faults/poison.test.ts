@@ -102,7 +102,7 @@ test('an element that is too large is replaced also where Redis has no memory le
   await stop(consumer)
 })
 
-/** A body of so many pairs with keys of their own, and what its JSON takes. */
+/** A body of so many pairs with their own keys, and what its JSON takes. */
 function bodyOf (pairs: number): { readonly body: Buffer, readonly jsonBytes: number } {
   const keys = Array.from({ length: pairs }, (_, i) => `key ${i}`)
   return {

@@ -10,7 +10,7 @@ const freshSeed = randomInt(2 ** 31)
 
 describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d', (_name, seed) => {
   test.each<[over: Over, cases: number]>([['pipes', 2000],
-    ['sockets', 600]])('both lanes answer, close and count the same, over %s', async (over, cases) => {
+    ['sockets', 600]])('both paths answer, close and count the same, over %s', async (over, cases) => {
     const { problems, fast, replies } = await compareLanes(seed, cases, over)
     expect(problems,
       `seed ${seed}; again: node test/fuzz/lanes.ts --seed ${seed} --cases ${cases} --over ${over}`).toEqual([])

@@ -41,11 +41,11 @@ const environments: readonly NodeJS.ProcessEnv[] = [
   { BASE_PATH: '/base', HOSTS_ALLOWED: 'listed.example', CORS_ORIGINS: '*' },
 ]
 
-/** Cases that are sent at a time, each on a connection of its own. */
+/** Cases that are sent at a time, each on its own connection. */
 const casesAtOnce = 200
 
 /**
- * So many turns of the event loop in which nothing moves mean that nothing will: no step of a request waits for more
+ * So many event-loop iterations in which nothing moves mean that nothing will: no step of a request waits for more
  * than one.
  */
 const quietTurns = { pipes: 3, sockets: 6 } as const
@@ -279,7 +279,7 @@ function allowedDifference (fast: Outcome, slow: Outcome): string | undefined {
     return 'a wrong line that is not whole is refused later'
   }
   // What can't be parsed is refused, but not while a reply is due before it, which that 400 would be taken for: then
-  // the connection is closed without a word. Whether one is due depends on the turn of the event loop in which Node
+  // the connection is closed without a word. Whether one is due depends on the event-loop iteration in which Node
   // parses what follows.
   if (beforeRefusal(one) === beforeRefusal(other)) return 'whether what follows a reply is refused, or just cut off'
   // Nothing can be put back into a socket that has ended, so the fast lane itself refuses the body that ended too
@@ -352,16 +352,18 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
         }
         differed = true
         problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ` +
-          `${describe(some[i]!)}\n  fast lane: ${JSON.stringify(outcome)}\n  slow lane: ${JSON.stringify(expected)}`)
+          `${describe(some[i]!)}\n  fast lane: ${JSON.stringify(outcome)}\n  standard path: ` +
+          `${JSON.stringify(expected)}`)
       }
       if (one.counted === other.counted || differed) continue
-      problems.push(`seed ${seed}, batch ${batch}, counted differently\n  fast lane: ${one.counted}\n  slow lane: ` +
+      problems.push(`seed ${seed}, batch ${batch}, counted differently\n  fast lane: ${one.counted}\n  ` +
+      'standard path: ' +
         `${other.counted}`)
       for (const single of some) {
         const [a, b] = [await run(fast, [single], hold, over), await run(slow, [single], hold, over)]
         if (a.counted !== b.counted) {
           problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ` +
-            `${describe(single)}\n  fast lane: ${a.counted}\n  slow lane: ${b.counted}`)
+            `${describe(single)}\n  fast lane: ${a.counted}\n  standard path: ${b.counted}`)
         }
       }
     }
@@ -387,7 +389,7 @@ becomes of them.
 usage: node test/fuzz/lanes.ts [--seed N] [--cases M] [--over pipes|sockets]
 
   --seed   names the cases (default: a new one, which is printed)
-  --cases  how many, each up to five requests on a connection of its own (default: 1000000)
+  --cases  how many, each up to five requests on its own connection (default: 1000000)
   --over   pipes (default), or real sockets, which take several times as long
 
 Exit code 0: no difference; 1: the output shows each.

@@ -1,4 +1,4 @@
-// The fast lane's matcher beside Node's own parser: whatever it takes for a whole request of its shape, Node must read
+// The fast lane's matcher next to Node's own parser: whatever it takes for a whole request of its shape, Node must read
 // as the same request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts
 // --help` says how to run more.
 import { randomInt } from 'node:crypto'
@@ -19,7 +19,7 @@ export interface MatcherResult {
 
 const bodyBytesMax = 65_536
 
-/** Requests that Node reads between two turns of the event loop. */
+/** Requests that Node reads between two event-loop iterations. */
 const requestsAtOnce = 500
 
 /** What the matcher says of a whole request. */

@@ -195,7 +195,7 @@ async function outage (mode: Mode): Promise<void> {
   ])
   expect(statuses.memory, mode).toEqual([202])
   expect(most - before, `${mode}: bytes of memory that came with the outage`).toBeLessThan(outageBytesMax)
-  expect(overloaded, `${mode}: the same keys take no room anew`).toBe(0)
+  expect(overloaded, `${mode}: the same keys take no room again`).toBe(0)
   const flood = Array.from({ length: 300 }, (_, i) => `${i}${'-'.repeat(200)}=1`).join('&')
   const refused = await post(`${gearbox.url}/increment?ack=memory`, flood)
   expect([refused.status, codeOf(refused.text)], `${mode}: beyond PENDING_BYTES_MAX`).toEqual([503, 'GBX_OVERLOADED'])

@@ -40,7 +40,7 @@ interface Round {
   readonly failed: number
 }
 
-/** In a process of their own, so that what they take is not taken from the honest clients' event loop. */
+/** In separate processes, so that what they take is not taken from the honest clients' event loop. */
 async function beSlow (url: string, count: number): Promise<void> {
   process.on('SIGTERM', () => process.exit())
   // Whoever started it may be gone without a word.

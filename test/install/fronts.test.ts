@@ -101,7 +101,7 @@ async function startFront ({ name, configure }: typeof fronts[number], upstreams
   return front
 }
 
-/** One request, on a TLS connection of its own unless an agent keeps one. */
+/** One request, on its own TLS connection unless an agent keeps one. */
 async function ask ({ url, ca }: Front, method: string, path: string, body = '', headers: Record<string, string> = {},
   agent: Agent | false = false): Promise<{ status: number, text: string }> {
   return await new Promise((resolve, reject) => {
@@ -155,7 +155,7 @@ async function countPosts (target: number): Promise<{ port: number, posts: numbe
   return { port, posts }
 }
 
-/** A Gearbox that has every body in hand and dies with the n-th POST to it, without an answer. */
+/** A Gearbox that has read every body and dies with the n-th POST to it, without an answer. */
 async function dyingUpstream (seen: IncomingHttpHeaders[], diesAt: number): Promise<number> {
   let own = 0
   const server = createServer((incoming, reply) => {
@@ -350,10 +350,10 @@ test.skipIf(missing.length > 0)('a machine behind haproxy that stops with DRAIN_
 })
 
 /**
- * Why the installer can't be tried here; undefined where it can: in a /etc of its own, which only this process sees.
+ * Why the installer can't be tried here; undefined where it can: in its own /etc, which only this process sees.
  */
 const noOwnEtc = process.platform !== 'linux' || process.getuid?.() !== 0 || findProgram('unshare') === undefined
-  ? 'only root makes a /etc of its own'
+  ? 'only root makes its own /etc'
   : spawnSync('unshare',
     ['-m', 'sh', '-c',
       'mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && mount -t overlay -o ' +
@@ -362,7 +362,7 @@ const noOwnEtc = process.platform !== 'linux' || process.getuid?.() !== 0 || fin
     : 'no file system can be mounted here'
 
 describe('install_front.sh', () => {
-  /** Runs it in a /etc of its own, and then what shows how that looks. */
+  /** Runs it in its own /etc, and then what shows how that looks. */
   function install (name: string, before: string, after: string): {
     status: number |
     null,

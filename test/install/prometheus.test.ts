@@ -1,4 +1,4 @@
-// What is shipped for Prometheus, judged by its own promtool, and held against the metrics of a running product.
+// What is shipped for Prometheus, judged by its own promtool, and compared with the metrics of a running product.
 import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

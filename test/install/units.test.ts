@@ -87,7 +87,7 @@ withProgram('systemd-analyze', 'systemd rates the exposure of each service below
 })
 
 test('web worker N has METRICS_PORT + N to itself, and an instance that is no number is refused', () => {
-  // The script beside a Node that only says what it was given.
+  // The script next to a Node that only says what it was given.
   const code = temporaryDir()
   mkdirSync(join(code, 'install'))
   mkdirSync(join(code, 'node_modules/.bin'), { recursive: true })

@@ -1,6 +1,6 @@
 // A web worker: apps/web/src/deliver/flusher.ts, outbox.ts and window.ts over
 // packages/queue/src/redis/producer-queue.ts. accept → flush (drain, encode) → deliver (catch up, push) → queued;
-// beside it hear, look and, after a loss, replay.
+// next to it hear, look and, after a loss, replay.
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'

@@ -33,7 +33,7 @@ function sumsOf (bodies: readonly string[]): Map<string, bigint> {
 }
 
 test.each([
-  ['a key of its own each', ['2000', '127.0.0.1']],
+  ['its own key each', ['2000', '127.0.0.1']],
   ['three pairs each', ['500', '127.0.0.1', '--pairs', '3']],
   ['few keys', ['2000', '127.0.0.1', '--pairs', '2', '--keys', '50', '--zipf', '1.2']],
 ])('expected.json holds the sums of all targets, with %s', async (_, args) => {

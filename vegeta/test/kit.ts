@@ -1,4 +1,4 @@
-// The load kit as its users run it, each program a process of its own.
+// The load kit as its users run it, each program its own process.
 import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { delimiter, join } from 'node:path'

@@ -12,7 +12,7 @@ export const root = join(import.meta.dirname, '../../..')
 
 export interface ProgramOptions {
   readonly cwd?: string
-  /** Makes it the leader of a process group of its own, as a shell does with what is typed into it. */
+  /** Makes it the leader of its own process group, as a shell does with what is typed into it. */
   readonly detached?: boolean
   readonly stdin?: 'ignore' | 'pipe'
   /** Where its standard output goes instead of into `output`: a file descriptor, or a socket. */
@@ -200,7 +200,7 @@ interface Tally {
 }
 
 /**
- * Clients that count one at a time, each on a connection and a key of its own, at all ack levels in turn, until they
+ * Clients that count one at a time, each on its own connection and key, at all ack levels in turn, until they
  * are told to stop.
  */
 export class Load {
@@ -263,7 +263,7 @@ export class Load {
       } catch (error) {
         const refused = error instanceof Error && 'code' in error && error.code === 'ECONNREFUSED'
         if (!refused) tally.unanswered++
-        // Whoever is refused asks again, but not in every turn of the event loop.
+        // Whoever is refused asks again, but not in every event-loop iteration.
         else await new Promise((resolve) => setTimeout(resolve, 5))
       }
     }
@@ -318,7 +318,7 @@ export class SlowRequest {
     this.reply = new Promise((resolve) => socket.once('close', () => resolve(text)))
   }
 
-  /** Resolves when a worker has the first part in hand: it has asked for the body. */
+  /** Resolves when a worker reads the request: it has asked for the body. */
   static async start (url: string, first: string, rest: string): Promise<SlowRequest> {
     const { hostname, port } = new URL(url)
     const socket = connect(Number(port), hostname)

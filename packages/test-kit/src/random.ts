@@ -7,7 +7,7 @@ export class Random {
     this.#state = seed >>> 0
   }
 
-  /** A source of its own: what is drawn from it changes nothing for others. */
+  /** A separate source: what is drawn from it changes nothing for others. */
   fork (): Random {
     return new Random(Math.floor(this.next() * 2 ** 32))
   }
