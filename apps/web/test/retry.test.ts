@@ -34,7 +34,8 @@ test('an abort ends the retries: before the first attempt, in the middle of one,
   during.abort()
   expect(await hanging).toBeUndefined()
   const paused = new AbortController()
-  expect(await retry(attempt('paused', fail), paused.signal, () => { setImmediate(() => paused.abort()) })).toBeUndefined()
+  const pausing = retry(attempt('paused', fail), paused.signal, () => { setImmediate(() => paused.abort()) })
+  expect(await pausing).toBeUndefined()
   expect(attempted).toEqual(['during', 'paused'])
 })
 

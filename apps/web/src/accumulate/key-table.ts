@@ -15,8 +15,10 @@ const firstSlots = 8
  */
 const probesMax = 32
 
-/** Keys per page: 4,096. A key's number is its page's number and, in the low `pageBits`, its place in the page. */
+/** A key's number is its page's number and, in this many low bits, its place in the page. */
 export const pageBits = 12
+
+/** Keys per page. */
 export const pageKeys = 2 ** pageBits
 
 /**

@@ -3,6 +3,7 @@
 import { encodeBatch, type Batch } from '@gearbox/protocol/batch.ts'
 import type { Drain } from '../accumulate/accumulator.ts'
 
+/** Whose batches they are, and what one that may be refused says. */
 export interface BatchEncoderOptions {
   /** This process's random UUID. */
   readonly producer: string

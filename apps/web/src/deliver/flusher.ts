@@ -19,13 +19,17 @@ import { Settlement } from './settlement.ts'
 /** Pending replies are checked this often for ones whose time is up, and the queue for whether it works. */
 const sweepMs = 50
 
+/** What a flusher works with; the settings are those of the worker. */
 export interface FlusherOptions {
   readonly queue: ProducerQueue
   /** This process's random UUID. */
   readonly producer: string
   readonly logger: Logger
+  /** Between two flushes; `auto`: a flush leaves as soon as the one before is acknowledged. */
   readonly flushIntervalMs: number | 'auto'
+  /** How long a reply waits for its ack level. */
   readonly ackTimeoutMs: number
+  /** Bytes of unstored batches that are kept in memory at most. */
   readonly unstoredBytesMax: number
   /** Called with the seconds that each flush took, from the drain to the last acknowledged push. */
   readonly observeFlush: (seconds: number) => void
@@ -93,6 +97,7 @@ export class Flusher {
     })
   }
 
+  /** A copy of the counts. */
   get counts (): FlusherCounts {
     return { increments: this.#accepted, ...this.#outbox.counts, setAside: this.#settlement.setAside }
   }
@@ -102,7 +107,7 @@ export class Flusher {
     return this.#accumulator.pendingKeys + (this.#drain?.pendingKeys ?? 0)
   }
 
-  /** Bytes that they take. */
+  /** Estimated bytes that they take. */
   get pendingBytes (): number {
     return this.#accumulator.pendingBytes + (this.#drain?.pendingBytes ?? 0)
   }

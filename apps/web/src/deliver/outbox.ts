@@ -29,11 +29,13 @@ const idlePollMs = 10_000
  */
 const lastReport = { withinMs: 1000, pollMs: 50 }
 
+/** What an outbox works with, and whom it reports to. */
 export interface OutboxOptions {
   readonly queue: ProducerQueue
   /** This process's random UUID. */
   readonly producer: string
   readonly logger: Logger
+  /** How long a queue that keeps no batches may store nothing before that counts as a failure. */
   readonly ackTimeoutMs: number
   /** Bytes of unstored batches that the window has at most; beyond, the oldest are kept by the queue alone. */
   readonly unstoredBytesMax: number
@@ -93,6 +95,7 @@ export class Outbox {
     return this.#window.size
   }
 
+  /** Bytes of their elements. */
   get unstoredBytes (): number {
     return this.#window.bytes
   }
@@ -119,7 +122,7 @@ export class Outbox {
   }
 
   /**
-   * Takes a batch into the window and pushes it, always the same bytes, until the queue has it or it is reported as
+   * Adds a batch to the window and pushes it, always the same bytes, until the queue has it or it is reported as
    * stored. The first push leaves before this returns its promise, where no replay is due.
    * @returns false if that was abandoned
    */
@@ -130,9 +133,9 @@ export class Outbox {
     return delivered
   }
 
-  /** Pushes again what the queue has lost, until it has that. @returns false if that was abandoned */
-  async repair (): Promise<boolean> {
-    return await this.#untilDone(async () => { await this.#refill() })
+  /** Pushes again what the queue has lost, until it has that or it is abandoned. */
+  async repair (): Promise<void> {
+    await this.#untilDone(async () => { await this.#refill() })
   }
 
   /**

@@ -5,7 +5,7 @@ import type { Rejection } from '@gearbox/protocol/progress.ts'
 import { idempotentBytes } from '../accumulate/accumulator.ts'
 
 /**
- * What became of a request. `reached`: it has the level asked for (204). `accepted`: it is kept, at level memory as
+ * What became of a request. `reached`: its ack level was reached (204). `accepted`: it is kept, at level memory as
  * asked, or with an entry that was promised and is set aside (202). `late`: the level was not reached in time, and it
  * is still being delivered (202). Otherwise the entries that were refused.
  */

@@ -7,6 +7,7 @@ import type { Logger } from '@gearbox/runtime/log/logger.ts'
 /** A failure shorter than this is not worth a line. */
 const quietFailureMs = 1000
 
+/** Which queue it is about, and where its failures are logged. */
 export interface QueueHealthOptions {
   readonly queue: ProducerQueue
   readonly logger: Logger

@@ -39,8 +39,10 @@ export class FlushGroup implements LateFlush {
   }
 }
 
+/** What a settlement works with, and who delivers again what it has to send once more. */
 export interface SettlementOptions {
   readonly logger: Logger
+  /** How long a reply waits for its ack level. */
   readonly ackTimeoutMs: number
   /** Sends a sum once more that was promised by a 202 and not applied. */
   readonly sendSumAgain: (rejection: Rejection) => void

@@ -24,6 +24,7 @@ interface Content {
   readonly unstored: ReadonlyMap<string, Set<number>>
 }
 
+/** Where a spool file is delivered to. */
 export interface SpoolDeliveryOptions {
   readonly queue: ProducerQueue
   readonly logger: Logger

@@ -67,6 +67,7 @@ export function readDatabaseUuid (path: string): string | undefined {
   }
 }
 
+/** Where spool files are, and where they are delivered to. */
 export interface PushSpoolOptions extends SpoolDeliveryOptions {
   readonly dir: string
 }
@@ -99,7 +100,7 @@ export async function pushSpool (options: PushSpoolOptions): Promise<void> {
   }
 }
 
-/** A file whose turn fails is in progress: it must not hold up the others, and has its next turn after the pause. */
+/** A file whose visit fails is in progress: it must not hold up the others, and is visited again after the pause. */
 async function advance (file: SpoolDelivery, here: Origin, stop: AbortSignal): Promise<SpoolState> {
   try {
     return await orAborted(file.advance(here), stop)

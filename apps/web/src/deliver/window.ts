@@ -54,11 +54,12 @@ export class Window {
   #bytes = 0
   #lost = 0
   #lastPushed = 0
-  /** Up to where gaps have been looked through. */
+  /** The highest sequence whose gaps have been counted. */
   #reportedTo = 0
   /** Since when every poll has found the queue empty, and the last of these polls. */
   #empty: { readonly since: number, readonly at: number, readonly lastPushed: number } | undefined
 
+  /** Batches in it. */
   get size (): number {
     return this.#batches.size
   }
@@ -113,7 +114,7 @@ export class Window {
   /** The queue has these batches: they were pushed for the first time, or with the whole window. */
   markPushed (batches: readonly Batch[]): void {
     for (const { seq } of batches) {
-      // Once more: it may now be on its way through the queue.
+      // Pushed once more: it may be in the queue again.
       if (seq <= this.#lastPushed) this.#empty = undefined
       else this.#lastPushed = seq
       const batch = this.#batches.get(seq)

@@ -169,8 +169,8 @@ function checkPending (
     throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
   }
   // Where no other reply is pending, a limit below what a single one takes must not refuse all of them.
-  const isAlone = level === 'memory' || flusher.pendingReplies === 0
-  const replyBytes = isAlone ? 0 : bytesOfReply(reply, level, increments, once)
+  const isOneOfMany = level !== 'memory' && flusher.pendingReplies > 0
+  const replyBytes = isOneOfMany ? bytesOfReply(reply, level, increments, once) : 0
   if (added * keyBytesEstimate + replyBytes > room && added + replyBytes > 0) {
     throw new RequestError('GBX_OVERLOADED',
       'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
