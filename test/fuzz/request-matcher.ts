@@ -1,5 +1,5 @@
-// The fast lane's matcher next to Node's own parser: whatever it takes for a whole request of its shape, Node must read
-// as the same request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts
+// The fast lane's matcher compared with Node's parser: what matches as a whole request, Node must read as the same
+// request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts
 // --help` says how to run more.
 import { randomInt } from 'node:crypto'
 import { createServer, type IncomingMessage } from 'node:http'
@@ -19,10 +19,10 @@ export interface MatcherResult {
 
 const bodyBytesMax = 65_536
 
-/** Requests that Node reads between two event-loop iterations. */
+/** Requests that Node reads in one event-loop iteration. */
 const requestsAtOnce = 500
 
-/** What the matcher says of a whole request. */
+/** The parts of a whole request, as the matcher found them. */
 interface Expected {
   readonly bytes: Buffer
   readonly url: string
@@ -118,8 +118,8 @@ async function readWithNode (wholes: readonly Expected[]): Promise<string[]> {
     pipe.push(next)
     return pipe
   })
-  // Bodies, ends and replies each come a turn later at the most.
-  for (let turns = 0; turns < 4; turns++) await new Promise((resolve) => setImmediate(resolve))
+  // Bodies, ends and replies each come at most one iteration later.
+  for (let i = 0; i < 4; i++) await new Promise((resolve) => setImmediate(resolve))
   return wholes.flatMap((whole, i) => {
     const pipe = pipes[i]!
     const wrong = differenceOf(whole, readOn.get(pipe)!, pipe, errors.get(pipe))
@@ -167,7 +167,7 @@ function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, r
 }
 
 const usage =
-  `Compares what the fast lane's matcher takes for a request with what Node's parser reads, over random and mutated
+  `Compares the requests that the fast lane's matcher finds with those that Node's parser reads, over random and mutated
 requests.
 
 usage: node test/fuzz/request-matcher.ts [--seed N] [--cases M]

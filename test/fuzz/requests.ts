@@ -29,7 +29,7 @@ const queries = ['', '', '?ack=queued', '?ack=memory', '?ack=stored'] as const
 const shortBodies = ['a=1', 'foo=1&bar=-20&foo=3', 'key=test1&value=1', 'a=x', 'a=1&', '%61=%31', 'a+b=1',
   'a=9223372036854775807', 'a=9223372036854775808', '\xc3\xa9=1', '\xff=1', 'k=1&l=2&m=3&n=4&o=5&p=6', '=', '&',
   'a=%'] as const
-/** Each byte of it makes lanes.ts slower by as much as a whole request does; the long ones come seldom. */
+/** Each byte of it makes paths.ts slower by as much as a whole request does; the long ones come seldom. */
 const oddBodies = [...acceptedRows,
   ...refusedRows].filter(({ body }) => body.length > 0).map(({ body }) => body.toString('latin1'))
 const oddShortBodies = oddBodies.filter((body) => body.length <= 300)
@@ -240,7 +240,7 @@ const quirks: Readonly<Record<string, Quirk>> = {
   'many headers': (draft, random) => {
     draft.headers.push(...Array.from({ length: random.pick([90, 200, 500, 900, 2100]) }, (_, i) => `x${i % 10}:`))
   },
-  'a head of about as many bytes as the lane takes': (draft, random) => {
+  'a head of about as many bytes as the fast lane accepts': (draft, random) => {
     const bytes = draft.line.length + 2 + draft.headers.reduce((sum, header) => sum + header.length + 2, 0) + 2
     draft.headers.push(`X: ${'x'.repeat(Math.max(0, 4096 - bytes - 5 + random.int(-2, 2)))}`)
   },

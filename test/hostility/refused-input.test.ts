@@ -151,7 +151,7 @@ describe.each(['on', 'off'])('with FAST_LANE=%s', (fastLane) => {
       then: late,
       statuses: [],
     },
-  ])('$name: not counted', async ({ first, then, statuses }) => {
+  ])('$name is not counted', async ({ first, then, statuses }) => {
     const { worker, queue } = await start(fastLane)
     const client = new Stubborn(worker)
     client.write(first)

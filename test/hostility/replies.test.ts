@@ -55,7 +55,7 @@ const manyPairs = refusal(400, 'Bad Request', 'GBX_TOO_MANY_PAIRS',
   'more than 1000 pairs; send them in several requests')
 
 /**
- * To what can't be read behind replies that are due: the fast lane hands it over when none is due any more, and it is
+ * To what can't be read behind replies that are due: the fast lane passes it on when none is due any more, and it is
  * refused in its turn. Where Node read on meanwhile, its refusal would be taken for one of those replies: the
  * connection is closed without a word.
  */
@@ -70,7 +70,7 @@ interface Case {
   readonly counted: number
 }
 
-describe('with an ordinary worker', () => {
+describe('an ordinary worker', () => {
   const queue = new OpenQueue()
   let worker: Worker
   beforeAll(async () => {
@@ -254,7 +254,7 @@ describe('with an ordinary worker', () => {
       replies: [counted, tooLarge],
       counted: 1,
     },
-  ])('$name', async ({ sent, replies, counted }) => {
+  ])('answers $name', async ({ sent, replies, counted }) => {
     const before = worker.flusher.counts.increments
     const connection = new Connection(worker)
     onTestFinished(() => connection.end())
@@ -280,7 +280,7 @@ test('an upgrade that nobody offers does not make replies answer other requests 
   expect([...queue.totals().keys()]).toEqual(['a', 'b', 'c'].slice(0, replies.length))
 })
 
-describe('a reply that is due is not answered by what follows its request', () => {
+describe('the place of a reply that is due is not taken', () => {
   test.each<{ name: string, next: string, replies: readonly PlainReply[] }>([
     { name: 'garbage', next: garbage, replies: [counted, ...thenNoHttp] },
     { name: 'a refused request and garbage', next: form('a=x') + garbage, replies: [counted, badPair, ...thenNoHttp] },
@@ -296,7 +296,7 @@ describe('a reply that is due is not answered by what follows its request', () =
     },
     { name: 'a bad chunk', next: chunked('zz\r\n'), replies: [counted, noHttp] },
     { name: 'a body that is too large', next: post('Content-Length: 65537\r\n', 'a=1'), replies: [counted, tooLarge] },
-  ])('$name', async ({ next, replies }) => {
+  ])('by the refusal of $name', async ({ next, replies }) => {
     const queue = new OpenQueue()
     const worker = await startWorker({ HEADERS_TIMEOUT_MS: '1000', REQUEST_TIMEOUT_MS: '1000' }, queue)
     onTestFinished(worker.end)
@@ -323,7 +323,7 @@ describe('a reply that is due is not answered by what follows its request', () =
       next: post('Content-Length: 65537\r\n', 'a=1'),
       replies: [late, tooLarge],
     },
-  ])('$name that takes too long', async ({ next, replies }) => {
+  ])('by the refusal of $name, which takes too long', async ({ next, replies }) => {
     const queue = new OpenQueue()
     const worker = await startWorker({ HEADERS_TIMEOUT_MS: '200', REQUEST_TIMEOUT_MS: '300', ACK_TIMEOUT_MS: '1500' },
       queue)

@@ -128,7 +128,7 @@ describe.each(paths)('a Host, with FAST_LANE=%s', (FAST_LANE) => {
     expect(errorOf(reply!)).toMatchObject({ code: 'GBX_BAD_REQUEST', message: expect.stringContaining('one Host') })
   })
 
-  test('that is missing or empty', async () => {
+  test('that is missing or empty is refused', async () => {
     expect((await exchange(started.worker, post('')))[0]!.status).toBe(400)
     expect((await exchange(started.worker, post('', '/increment', '1.0')))[0]!.status,
       'no browser speaks HTTP/1.0').toBe(204)
@@ -136,7 +136,7 @@ describe.each(paths)('a Host, with FAST_LANE=%s', (FAST_LANE) => {
     expect((await exchange(started.worker, post('Host:\r\n')))[0]!.status).toBe(421)
   })
 
-  test('is asked for at every request of a connection, also where all else is the same', async () => {
+  test('is checked at every request of a connection, also if all else is equal', async () => {
     const { worker } = started
     const one = (host: string): string => post(`Host: ${host}\r\n`)
     const replies = await exchange(worker,
@@ -203,7 +203,7 @@ describe.each(paths)('scopes of API_KEYS, with FAST_LANE=%s', (FAST_LANE) => {
     expect(await ask('HEAD', '/metrics')).toEqual([403, 200, 200, 200, 401, 401])
   })
 
-  test('any key learns what there is not, and no key what there is', async () => {
+  test('with any key a 404 says which paths do not exist, and without one nothing says which do', async () => {
     expect(await ask('GET', '/nothing')).toEqual([404, 404, 404, 404, 401, 401])
     expect(await ask('GET', '/increment')).toEqual([405, 405, 405, 405, 401, 401])
     expect(await ask('GET', '/totals/%ED%A0%80')).toEqual([400, 400, 400, 400, 401, 401])
@@ -227,7 +227,7 @@ describe.each(paths)('scopes of API_KEYS, with FAST_LANE=%s', (FAST_LANE) => {
     }
   })
 
-  test('a key is asked for at every request of a connection, also where all else is the same', async () => {
+  test('a key is checked at every request of a connection, also if all else is equal', async () => {
     const one = (key: string): string => post(`Host: x\r\nAuthorization: Bearer ${key}\r\n`)
     const replies = await exchange(started.worker, one('c') + one('c') + one('r') + one('c') + one('x'), 5)
     expect(replies.map(({ status }) => status)).toEqual([204, 204, 403, 204, 401])
@@ -327,12 +327,12 @@ describe.each(paths)('pages, with FAST_LANE=%s', (FAST_LANE) => {
   })
 })
 
-describe.each(paths)('behind a BASE_PATH, with FAST_LANE=%s', (FAST_LANE) => {
+describe.each(paths)('with a BASE_PATH and FAST_LANE=%s', (FAST_LANE) => {
   let started: Started
   beforeAll(async () => { started = await start({ FAST_LANE, BASE_PATH: '/gear/box' }) })
   afterAll(async () => { await started.worker.end() })
 
-  test('everything is, by both paths', async () => {
+  test('all routes are below it', async () => {
     const { worker, standard } = started
     const before = standard()
     for (const query of ['', '?ack=memory']) {
@@ -364,7 +364,7 @@ describe.each(paths)('behind a BASE_PATH, with FAST_LANE=%s', (FAST_LANE) => {
     }
   })
 
-  test('the document has the same paths as ever, and says where they are', async () => {
+  test('the document has the same paths, and says below which one they are', async () => {
     const document: {
       servers?: unknown
       paths: Record<string, unknown>

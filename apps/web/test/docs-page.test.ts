@@ -40,7 +40,7 @@ async function tryOut (page: Page, path: string): Promise<Locator> {
   return operation
 }
 
-test('it has our name and our icon', async () => {
+test('the page of /docs has our name and our icon', async () => {
   const { page } = await openDocs()
   expect(await page.title()).toBe('Gearbox')
   const icon = page.locator('link[rel="icon"]')
@@ -53,7 +53,7 @@ test('it has our name and our icon', async () => {
   expect(Buffer.from((await logo.getAttribute('src'))!.split(',')[1]!, 'base64').toString()).toBe(await reply.text())
 })
 
-test('it shows every digit and every escape of a reply, on lines', async () => {
+test('the page of /docs shows every digit and every escape of a reply, on lines', async () => {
   worker.put('a', 2n ** 53n + 1n)
   worker.put('q"\\{[,:]}', int64Min)
   worker.put('\u2028', 1n)
@@ -89,7 +89,7 @@ test('it shows every digit and every escape of a reply, on lines', async () => {
   expect(errors).toEqual([])
 })
 
-test('it sends the body of POST /increment as it was typed', async () => {
+test('the page of /docs sends the body of POST /increment as it was typed', async () => {
   const { page, errors } = await openDocs()
   const sent: Array<string | null> = []
   page.on('request', (request) => { if (request.method() === 'POST') sent.push(request.postData()) })

@@ -98,7 +98,7 @@ describe('/docs/json', () => {
     }
   })
 
-  test('tells of POST /increment what a client needs to know', async () => {
+  test('says of POST /increment what a client needs to know', async () => {
     const { post } = (await documentOf(worker)).paths['/increment']!
     expect(Object.keys(post!.requestBody!.content)).toEqual(['application/x-www-form-urlencoded'])
     expect(post!.parameters!.map((parameter) => `${parameter.in} ${parameter.name}`).sort())
@@ -109,7 +109,7 @@ describe('/docs/json', () => {
     expect(post!.responses['204']!.content).toBeUndefined()
   })
 
-  test('tells of the API keys where there are any', async () => {
+  test('mentions the API keys where there are any', async () => {
     const guarded = await startWorker({ API_KEYS: 'k' })
     onTestFinished(guarded.end)
     const document = await documentOf(guarded)
@@ -121,7 +121,7 @@ describe('/docs/json', () => {
   })
 })
 
-describe('in a browser', () => {
+describe('in a browser,', () => {
   let browser: Browser
   beforeAll(async () => {
     browser = await chromium.launch({

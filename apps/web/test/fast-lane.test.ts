@@ -1,5 +1,5 @@
 // The fast lane over real sockets: what passes by Node's parser, what is handed over to it, and that order, limits and
-// times hold in both. That the lanes answer alike is compared in test/fuzz.
+// times hold in both. That both paths give the same replies is compared in test/fuzz.
 import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Pipe } from '@gearbox/test-kit/pipe.ts'
@@ -51,7 +51,7 @@ async function connections ({ server }: Worker): Promise<number> {
   return await new Promise((resolve) => server.server.getConnections((_error, count) => resolve(count)))
 }
 
-/** A request of the lane's shape. Lines are added behind its headers. */
+/** A request of the fast lane's shape. Lines are added behind its headers. */
 function post (body: string, query = '', ...lines: readonly string[]): string {
   return `POST /increment${query} HTTP/1.1\r\nHost: x\r\nContent-Type: ${formType}\r\nContent-Length: ` +
     `${Buffer.byteLength(body)}\r\n${lines.map((line) => `${line}\r\n`).join('')}\r\n${body}`
@@ -62,8 +62,8 @@ const chunked = (body: string): string =>
     `chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`
 const health = 'GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n'
 
-describe('which lane', () => {
-  test('plain increments pass by Node\'s parser, all else and what follows it on its connection does not', async () => {
+describe('requests by path', () => {
+  test('plain increments bypass Node\'s parser, all else and what follows it on a connection does not', async () => {
     const { worker, queue, slow } = await start()
     const connection = connectTo(worker)
     connection.write(post('a=1') + post('a=1', '?ack=memory') + post('a=x') +
@@ -76,7 +76,7 @@ describe('which lane', () => {
     await until('all', () => queue.totals().get('a') === 3n)
   })
 
-  test('with FAST_LANE=off everything passes it', async () => {
+  test('with FAST_LANE=off all requests pass Node\'s parser', async () => {
     const { worker, slow } = await start({ FAST_LANE: 'off' })
     const connection = connectTo(worker)
     connection.write(post('a=1').repeat(3))
@@ -84,7 +84,7 @@ describe('which lane', () => {
     expect(slow()).toBe(3)
   })
 
-  test('with API_KEYS those with a key pass by it, and those without are refused by who refuses all', async () => {
+  test('with API_KEYS requests with a key bypass it, and those without are refused by the standard path', async () => {
     const { worker, slow } = await start({ API_KEYS: 'one,two' })
     const connection = connectTo(worker)
     connection.write(post('a=1', '', 'Authorization: Bearer one') + post('a=1', '', 'Authorization: Bearer two'))
@@ -100,13 +100,13 @@ describe('which lane', () => {
     const { worker } = await start({ API_KEYS: 'one' })
     const pipe = open(worker)
     pipe.push(post('a=1', '', 'Authorization: Bearer two').slice(0, -1))
-    for (let turns = 0; turns < 20; turns++) await new Promise((resolve) => setImmediate(resolve))
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve))
     expect(pipe.received).toMatch(/^HTTP\/1\.1 401 /)
   })
 })
 
 describe('replies that are known and wait for others', () => {
-  test('are counted as held until they are written', async () => {
+  test('count as pending bytes until they are written', async () => {
     const { worker, queue } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -121,7 +121,7 @@ describe('replies that are known and wait for others', () => {
     expect(worker.flusher.replyBytes).toBe(0)
   })
 
-  test('of a client that sends on for ever end with its connection when PENDING_BYTES_MAX is reached, and those that ' +
+  test('of a client that sends for ever end with its connection at PENDING_BYTES_MAX, and those that ' +
     'are due are written', async () => {
     const { worker, queue } = await start({ PENDING_BYTES_MAX: '16384' })
     queue.hold()
@@ -151,8 +151,8 @@ describe('replies that are known and wait for others', () => {
   })
 })
 
-describe('order', () => {
-  test('a reply that is known waits for those before it', async () => {
+describe('the order of replies', () => {
+  test('is kept: a reply that is known waits for those before it', async () => {
     const { worker, queue, slow } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -165,7 +165,7 @@ describe('order', () => {
     expect(slow(), 'only the question whether it lives').toBe(1)
   })
 
-  test('replies to requests that came together are written together', async () => {
+  test('is written at once: replies to requests that came together leave together', async () => {
     const { worker } = await start()
     const pipe = open(worker)
     let writes = 0
@@ -175,7 +175,7 @@ describe('order', () => {
     expect(writes).toBe(1)
   })
 
-  test('what is for the other lane waits until no reply is due before it', async () => {
+  test('is kept for a request of the standard path, which waits until no reply is due before it', async () => {
     const { worker, queue, slow } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -190,7 +190,7 @@ describe('order', () => {
     expect(queue.totals()).toEqual(new Map(['a', 'b', 'c', 'd'].map((key) => [key, 1n])))
   })
 
-  test.each([1, 2, 3])('a change of lane in requests that come in pieces, %d bytes at a time', async (size) => {
+  test.each([1, 2, 3])('is kept when the path changes among requests that come %d bytes at a time', async (size) => {
     const { worker, queue } = await start()
     const bytes = post('a=1') + chunked('b=22') + post('c=333') + health
     const pipe = open(worker)
@@ -204,7 +204,7 @@ describe('order', () => {
     expect(queue.totals()).toEqual(new Map([['a', 1n], ['b', 22n], ['c', 333n]]))
   })
 
-  test('a body that comes in very many pieces', async () => {
+  test('is kept with a body that comes in very many pieces', async () => {
     const { worker, queue, slow } = await start()
     const body = Array.from({ length: 500 }, (_, i) => `key${i}=${i}`).join('&')
     const connection = connectTo(worker)
@@ -239,7 +239,7 @@ describe('clients that are slow', () => {
     expect(queue.totals().get('a')).toBeUndefined()
   })
 
-  test('very many of them at once are all cut off, and others are served meanwhile', async () => {
+  test('who are very many at once are all cut off, and others are served meanwhile', async () => {
     const { worker } = await start(times)
     const slow = Array.from({ length: 300 }, (_, i) => {
       const connection = connectTo(worker)
@@ -267,7 +267,7 @@ describe('clients that are slow', () => {
     expect(queue.totals()).toEqual(new Map([['a', 3n]]))
   })
 
-  test('an idle connection is closed', async () => {
+  test('who leave their connection idle are cut off', async () => {
     const { worker, slow } = await start({ KEEP_ALIVE_TIMEOUT_MS: '100' })
     const connection = connectTo(worker)
     connection.write(post('a=1'))
@@ -276,7 +276,7 @@ describe('clients that are slow', () => {
     expect(slow()).toBe(0)
   })
 
-  test('a connection whose reply is held is not idle', async () => {
+  test('whose reply is pending are not idle', async () => {
     const {
       worker,
       queue,
@@ -297,7 +297,7 @@ describe('clients that are slow', () => {
 })
 
 describe('clients that send without end', () => {
-  test('and whose replies are held are read no further', async () => {
+  test('and whose replies are pending are read no further', async () => {
     const { worker, queue } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -305,7 +305,7 @@ describe('clients that send without end', () => {
     connection.write(post('a=1').repeat(count))
     await until('some pending replies', () => worker.flusher.pendingReplies > 0)
     let before = -1
-    // What was read already is all taken in; others are served meanwhile, and nothing more is read.
+    // What was read already is all admitted; others are served meanwhile, and nothing more is read.
     await until('no more to be read', async () => {
       const { increments } = worker.flusher.counts
       const same = increments === before
@@ -351,7 +351,7 @@ describe('a worker that stops', () => {
     clearInterval(idle)
   }
 
-  test('gives the replies that are held, and closes the connections that wait for nothing', async () => {
+  test('gives the replies that are pending, and closes the connections that wait for nothing', async () => {
     const { worker, queue } = await start()
     const [idle, held] = [connectTo(worker), connectTo(worker)]
     idle.write(post('a=1'))
@@ -369,7 +369,7 @@ describe('a worker that stops', () => {
     expect(queue.totals().get('a')).toBe(2n)
   })
 
-  test.each([['of the lane', post('late=1')],
+  test.each([['of the fast lane', post('late=1')],
     ['of the other',
       chunked('late=1')]])('refuses what comes behind a pending reply: a request %s', async (_name, late) => {
     const { worker, queue } = await start()
@@ -380,8 +380,8 @@ describe('a worker that stops', () => {
     const closing = close(worker)
     connection.write(late)
     await until('the port to be closed', () => !worker.server.server.listening)
-    // What was written is in the worker's socket now: some turns of the event loop later it is read.
-    for (let turns = 0; turns < 20; turns++) await new Promise((resolve) => setImmediate(resolve))
+    // What was written is in the worker's socket now: some event-loop iterations later it is read.
+    for (let i = 0; i < 20; i++) await new Promise((resolve) => setImmediate(resolve))
     queue.release()
     await closing
     await connection.closed
@@ -391,7 +391,7 @@ describe('a worker that stops', () => {
     expect(queue.totals()).toEqual(new Map([['a', 1n]]))
   })
 
-  test('closes all connections when told to, also those whose reply is held', async () => {
+  test('closes all connections when asked to, also those whose reply is pending', async () => {
     const { worker, queue } = await start()
     queue.hold()
     const all = [connectTo(worker), connectTo(worker), connectTo(worker), connectTo(worker)]
@@ -403,7 +403,7 @@ describe('a worker that stops', () => {
     worker.server.server.closeAllConnections()
     await Promise.all(all.map(async ({ closed }) => { await closed }))
     queue.release()
-    await until('what was taken in', () => queue.totals().get('a') === 2n)
+    await until('what was admitted', () => queue.totals().get('a') === 2n)
     expect(await connections(worker)).toBe(0)
   })
 })
@@ -437,7 +437,7 @@ describe('clients that leave', () => {
     expect(queue.totals()).toEqual(new Map([['a', 1n]]))
   })
 
-  test('who send nothing more behind a request for the other lane get the reply that is due before it', async () => {
+  test('who send nothing more behind a request of the standard path get the reply that is due before it', async () => {
     const { worker, queue } = await start()
     queue.hold()
     const connection = connectTo(worker)
@@ -450,7 +450,7 @@ describe('clients that leave', () => {
     expect(await connections(worker)).toBe(0)
   })
 
-  test.each([['whose reply is held', ''], ['that is to change lanes', health],
+  test.each([['whose reply is pending', ''], ['that is to move to the standard path', health],
     ['with half a request',
       post('b=1').slice(0,
         -1)]])('a connection %s can be reset: what was taken in counts once', async (_name, rest) => {
@@ -461,14 +461,14 @@ describe('clients that leave', () => {
     await until('a pending reply', () => worker.flusher.pendingReplies === 1)
     connection.reset()
     queue.release()
-    await until('what was taken in', () => queue.totals().get('a') === 1n)
+    await until('what was admitted', () => queue.totals().get('a') === 1n)
     await until('the connection to be gone', async () => await connections(worker) === 0)
     expect((await increment(worker, 'a=1')).status).toBe(204)
     expect(queue.totals()).toEqual(new Map([['a', 2n]]))
   })
 })
 
-test('connections beyond CONNECTIONS_MAX are closed, and come in when another has left', async () => {
+test('connections beyond CONNECTIONS_MAX are closed, and accepted when others have left', async () => {
   const { worker, slow } = await start({ CONNECTIONS_MAX: '2' })
   const [first, second] = [connectTo(worker), connectTo(worker)]
   for (const connection of [first, second]) {
@@ -478,7 +478,7 @@ test('connections beyond CONNECTIONS_MAX are closed, and come in when another ha
   const third = connectTo(worker)
   await third.closed
   expect(third.received).toBe('')
-  // The one that changes lanes is still one.
+  // The one that moves to the standard path still counts as one.
   second.write(health)
   expect(await statusesOn(second, 2)).toEqual([204, 200])
   expect([await connections(worker), slow()]).toEqual([2, 1])
@@ -524,7 +524,7 @@ test('what goes wrong while counting is a 500 in its place, and the connection g
   expect(queue.totals()).toEqual(new Map([['a', 1n]]))
 })
 
-test('replies of both lanes are counted by status', async () => {
+test('replies of both paths are counted by status', async () => {
   const { worker } = await start()
   const connection = connectTo(worker)
   connection.write(post('a=1').repeat(3) + post('a=1', '?ack=memory') + post('a=x').repeat(2) + chunked('a=1') + health)
@@ -533,7 +533,7 @@ test('replies of both lanes are counted by status', async () => {
   expect(Object.fromEntries(worker.replies)).toEqual({ 200: 1, 202: 1, 204: 4, 400: 2 })
 })
 
-test('an Idempotency-Key that is repeated on other connections in both lanes counts once', async () => {
+test('an Idempotency-Key that is repeated on other connections of both paths counts once', async () => {
   const worker = await startWorker({ FAST_LANE: 'on', API_KEYS: 'one' })
   onTestFinished(worker.end)
   let slow = 0

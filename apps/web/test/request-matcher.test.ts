@@ -1,4 +1,4 @@
-// What the fast lane's matcher takes for a whole request of its shape, and what it leaves to Node's parser.
+// What the fast lane's matcher matches as a whole request of its shape, and what it leaves to Node's parser.
 import { describe, expect, test } from 'vitest'
 import { RequestMatcher } from '../src/fast-lane/request-matcher.ts'
 
@@ -23,9 +23,9 @@ const headOf = (bytes: number): string => {
   return request(`X: ${'x'.repeat(bytes - rest)}`)
 }
 
-describe('is whole', () => {
+describe('a request matches as whole', () => {
   test.each<[name: string, text: string]>([
-    ['as usual', usual],
+    ['the usual head', usual],
     ['names in any case',
       usual.replace('Host', 'hOST').replace('Content-Type', 'content-type').replace('Content-Length',
         'CONTENT-LENGTH')],
@@ -37,18 +37,18 @@ describe('is whole', () => {
         'Hosts: y')],
     ['UTF-8 as charset', usual.replace(formType, `${formType}; charset=UTF-8`)],
     ['a head of 4096 bytes', headOf(4096)],
-  ])('%s', (_name, text) => {
+  ])('with %s', (_name, text) => {
     const { matched, matcher } = read(text)
     expect(matched).toBe('whole')
     expect(text.slice(matcher.bodyStart, matcher.bodyEnd)).toBe('a=1')
   })
 
-  test.each(['memory', 'queued', 'stored'] as const)('?ack=%s', (ack) => {
+  test.each(['memory', 'queued', 'stored'] as const)('with ?ack=%s', (ack) => {
     const { matched, matcher } = read(usual.replace('/increment', `/increment?ack=${ack}`))
     expect([matched, matcher.ack]).toEqual(['whole', ack])
   })
 
-  test('what it says of one request is gone with the next', () => {
+  test('without anything of the request before it', () => {
     const matcher = new RequestMatcher({ bodyBytesMax })
     const first = Buffer.from(request('Authorization: Bearer a b', 'Idempotency-Key:\tk\t').replace('/increment',
       '/increment?ack=memory'))
@@ -59,7 +59,7 @@ describe('is whole', () => {
     expect([matcher.ack, matcher.authorization, matcher.idempotencyKey]).toEqual([undefined, undefined, undefined])
   })
 
-  test('one request behind another, whatever stands around it', () => {
+  test('behind another, whatever is around it', () => {
     const bytes = Buffer.from(`${usual}${request('X: y').replace('a=1', 'b=2')}GET / HTTP/1.1\r\n`)
     const matcher = new RequestMatcher({ bodyBytesMax })
     expect(matcher.read(bytes, 0, bytes.length)).toBe('whole')
@@ -80,7 +80,7 @@ test('every beginning of a request is partial, and says where its body will end 
   }
 })
 
-describe('is left to Node', () => {
+describe('a request is left to Node', () => {
   test.each<[name: string, text: string]>([
     ...['Transfer-Encoding: chunked', 'Expect: 100-continue', 'Upgrade: h2c', 'Connection: close',
       'Connection: keep-alive, close', 'Connection:', 'TE: trailers', 'Trailer: X', 'Content-Encoding: gzip',
@@ -114,7 +114,7 @@ describe('is left to Node', () => {
       ''].map((version): [string, string] => [`the version ${JSON.stringify(version)}`,
       usual.replace(' HTTP/1.1', version)]),
     ['a head of 4097 bytes', headOf(4097)],
-  ])('%s', (_name, text) => {
+  ])('with %s', (_name, text) => {
     expect(read(text).matched).toBe('other')
   })
 })

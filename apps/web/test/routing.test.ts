@@ -17,7 +17,7 @@ const paths = [
   '/docs/static/theme/gearbox.js', '/docs/static/theme/icon.svg',
 ]
 
-test('every route has a path here', () => {
+test('every route of the server has a path among those tested here', () => {
   const branch: string[] = []
   const routes = worker.server.printRoutes({ commonPrefix: false }).split('\n').flatMap((line) => {
     const [, indent, part] = /^(.*)[├└]── (\S+) \(/.exec(line) ?? []
@@ -32,11 +32,11 @@ test('every route has a path here', () => {
   }
 })
 
-describe('any other method is a 405', () => {
+describe('a method that a path does not have is a 405', () => {
   /** CONNECT has no path. */
   const methods = METHODS.filter((method) => method !== 'CONNECT')
 
-  test.each(paths)('of %s', async (path) => {
+  test.each(paths)('for %s', async (path) => {
     const allow = path === '/increment' ? ['POST'] : ['GET', 'HEAD']
     for (const method of methods.filter((method) => !allow.includes(method))) {
       for (const headers of [{}, { 'Content-Type': 'application/json', 'Content-Length': '2' },
@@ -64,7 +64,7 @@ describe('any other method is a 405', () => {
     expect(reply.headers.allow).toBe('POST')
   })
 
-  test('of a body larger than any route takes', async () => {
+  test('also with a body larger than any route accepts', async () => {
     expect((await send(worker,
       {
         method: 'POST',
@@ -82,7 +82,7 @@ describe('any other method is a 405', () => {
     }
   })
 
-  test('but not of a method that nobody can read', async () => {
+  test('but not if the method is unknown to Node', async () => {
     const connection = new Connection(worker)
     onTestFinished(() => connection.end())
     connection.write('BREW /increment HTTP/1.1\r\nHost: x\r\n\r\n')
@@ -153,7 +153,7 @@ describe('a query parameter that a route does not know', () => {
     expect(await messageAt(path)).toMatch(/^query parameter "\w+" is given 2 times; give it once$/)
   })
 
-  test.each(paths)('and one that is no UTF-8 is one too (%s)', async (path) => {
+  test.each(paths)('is a 400 too if it is no UTF-8 (%s)', async (path) => {
     for (const query of ['x=%FF', '%zz=1', 'x=%']) {
       expect(await messageAt(`${path}?${query}`)).toBe('the query is not percent-encoded UTF-8')
     }
@@ -174,11 +174,11 @@ describe('a query parameter that a route does not know', () => {
     ['/increment?ack=sure', '"ack" must be one of memory, queued, stored, not "sure"'],
     ['/increment?ack', '"ack" must be one of memory, queued, stored, not ""'],
     ['/increment?form=json', '"form" can only be "pairs", not "json"'],
-  ])('a value that is not allowed is shown (%s)', async (path, message) => {
+  ])('or a value that is not allowed is shown (%s)', async (path, message) => {
     expect(await messageAt(path)).toBe(message)
   })
 
-  test('comes behind the question of who asks', async () => {
+  test('is refused after the check of who may come in', async () => {
     const guarded = await startWorker({ API_KEYS: 'k' }, new OpenQueue())
     onTestFinished(guarded.end)
     expect((await increment(guarded, 'a=1', '?foo=1')).status).toBe(401)

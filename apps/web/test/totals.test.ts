@@ -148,18 +148,18 @@ describe('one total', () => {
     errorOf(reply)
   })
 
-  test('asked for twice is a 400', async () => {
+  test('whose key is given twice is a 400', async () => {
     const reply = await get('/totals?key=a&key=b')
     expect(reply.status).toBe(400)
     expect(errorOf(reply).code).toBe('GBX_BAD_QUERY')
   })
 
-  test('of zero is there', async () => {
+  test('of zero is found', async () => {
     await increment(worker, 'zero=0', '?ack=stored')
     expect((await get('/totals/zero')).text).toBe('{"key":"zero","total":0}')
   })
 
-  test('can be asked for by HEAD', async () => {
+  test('can be requested by HEAD', async () => {
     worker.put('a', 1n)
     expect(await send(worker, { method: 'HEAD', path: '/totals/a' })).toMatchObject({ status: 200, text: '' })
     expect((await send(worker, { method: 'HEAD', path: '/totals/b' })).status).toBe(404)
@@ -167,7 +167,7 @@ describe('one total', () => {
 })
 
 describe('pages', () => {
-  test('of nothing', async () => {
+  test('of an empty database are empty', async () => {
     for (const order of ['key', 'total']) expect((await get(query({ order }))).text).toBe('{"totals":[],"next":null}')
   })
 
@@ -238,7 +238,7 @@ describe('pages', () => {
     expect((await getPage({ order: 'total', after: '5:' })).keys).toEqual(['a:b\nc', 'z'])
   })
 
-  test('of a prefix', async () => {
+  test('of a prefix have only its keys', async () => {
     const keys = ['', 'a', 'ab', 'b', '%', '%a', '_', 'A', '\uD7FF', '\uD7FFa', '\uD7FF\u{10FFFF}', '\uE000',
       '\u{10FFFF}', '\u{10FFFF}a', '\u{10FFFF}\u{10FFFF}', 'x\u{10FFFF}', 'x\u{10FFFF}\u{10FFFF}y', 'y', 'é', 'e\u0301',
       '\u007f', '\uFFFF', '\u{10000}']
@@ -271,7 +271,7 @@ describe('pages', () => {
   })
 })
 
-describe('a read costs what it returns', () => {
+describe('a read costs what it returns:', () => {
   const keys = 200_000
   const dir = mkdtempSync(join(tmpdir(), 'gearbox-test-'))
   const path = join(dir, 'numbers.db')
@@ -329,7 +329,7 @@ describe('a read costs what it returns', () => {
     ]) expect(await leastMs(page), JSON.stringify(page).slice(0, 80)).toBeLessThan(first * 20)
   })
 
-  test('and no more pages by total wait than are made before their connections would be cut off', async () => {
+  test('no more pages by total wait than are made before their connections would be cut off', async () => {
     const page = { prefix: '', after: undefined, limit: 1, order: 'total' } as const
     const results = await Promise.allSettled(Array.from({ length: 14 }, async () => await totals.list(page)))
     expect(results.map(({ status }) => status)).toEqual(Array.from({ length: 14 },
@@ -426,7 +426,7 @@ describe('a worker that finds', () => {
     await expectNone(reader)
   })
 
-  test('another database in the place of the one it read notices', async () => {
+  test('another database in the place of the one it read reads that one', async () => {
     const dir = temporaryDir()
     const path = join(dir, 'numbers.db')
     makeDatabase(path, 1n)

@@ -1,4 +1,4 @@
-// Which key is for what.
+// Which API key is for what.
 import { describe, expect, test } from 'vitest'
 import { ApiKeys, keyFor, parseApiKey, type Need } from '../src/access/api-keys.ts'
 
@@ -39,14 +39,14 @@ describe('an Authorization', () => {
       .toMatchObject({ statusCode: 401, code: 'GBX_UNAUTHORIZED', headers: { 'www-authenticate': 'Bearer' } })
   })
 
-  test('is nothing that is asked for without API_KEYS', () => {
+  test('is not needed without API_KEYS', () => {
     const none = new ApiKeys([])
     for (const need of ['count', 'read', 'admin', 'any', 'none'] as const) {
       expect(none.refusal(undefined, need)).toBeUndefined()
     }
   })
 
-  test('that is not for what was asked gets a 403 that names the scope and nothing of the key', () => {
+  test('with a key for something else gets a 403 that names the scope and nothing of the key', () => {
     const refusal = keys('count:s3cret').refusal('Bearer s3cret', 'read')
     expect(refusal).toMatchObject({
       statusCode: 403,
@@ -58,7 +58,7 @@ describe('an Authorization', () => {
   })
 })
 
-test('a program that calls takes the first key that is good for it', () => {
+test('our own programs use the first key that has the scope they need', () => {
   const of = (text: string): string | undefined => keyFor('read', text.split(',').map(parseApiKey))
   expect(of('count:a,read:b,c')).toBe('b')
   expect(of('count:a,admin:b')).toBe('b')

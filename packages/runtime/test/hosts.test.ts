@@ -48,7 +48,7 @@ describe('a Host', () => {
     expect(open.isListed('evil.example')).toBe(false)
   })
 
-  test('is this machine by the names that it has', () => {
+  test('is ours if it is a name of this machine', () => {
     const hostsFile =
       '127.0.0.1 localhost\n127.0.1.1\tWeb1.corp.example web1 # web1.comment.example\n192.0.2.1 other.example\n# ' +
         '192.0.2.2 web1.old.example web1\n192.0.2.3 web10.corp.example web10'
@@ -59,7 +59,7 @@ describe('a Host', () => {
     expect(new Hosts(base).allows('evil.example')).toBe(false)
   })
 
-  test('is one of those that a request names: its own, and that of a whole URL as its target', () => {
+  test('is refused if either is not ours: the header, or that of a whole URL as the target', () => {
     expect(hosts.refusal({ url: '/', host: 'localhost' })).toBeUndefined()
     expect(hosts.refusal({ url: '/', host: undefined })).toBeUndefined()
     expect(hosts.refusal({ url: '*', host: 'localhost' })).toBeUndefined()
@@ -86,6 +86,6 @@ describe('a Host', () => {
 test.each([
   ['Counter.Example', 'counter.example'], ['counter.example.', 'counter.example'], ['bücher.example',
     'xn--bcher-kva.example'], ['*', '*'], ['::1', '[::1]'], ['[::1]', '[::1]'], ['a_b.example', 'a_b.example'],
-])('HOSTS_ALLOWED takes %s for %s', (text, host) => {
+])('HOSTS_ALLOWED reads %s as %s', (text, host) => {
   expect(parseHost(text)).toBe(host)
 })

@@ -1,4 +1,4 @@
-// What a metrics port refuses, as the workers' own port does.
+// What a metrics port answers and refuses, as the workers' port does.
 import { request } from 'node:http'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { loadConfig } from '../src/config.ts'
@@ -29,12 +29,15 @@ async function ask (path: string, method = 'GET'): Promise<{
   })
 }
 
-test.each(['/metrics', '/metrics?', '/metrics?&', 'http://127.0.0.1/metrics'])('%s is answered', async (path) => {
+test.each([
+  '/metrics', '/metrics?', '/metrics?&', 'http://127.0.0.1/metrics',
+])('a metrics port has %s', async (path) => {
   expect(await ask(path)).toMatchObject({ status: 200, text: 'gearbox_keys 1\n' })
 })
 
 test.each([['/metrics?name=x', 'name'], ['/metrics?x', 'x'], ['/metrics?=1', ''], ['/metrics?%22%0A=1', '\\"\\n'],
-  [`/metrics?${'x'.repeat(999)}`, `${'x'.repeat(63)}…`]])('a query is refused (%s)', async (path, name) => {
+  [`/metrics?${'x'.repeat(999)}`, `${'x'.repeat(63)}…`],
+])('a metrics port refuses a query (%s)', async (path, name) => {
   const { status, text } = await ask(path)
   expect(status).toBe(400)
   expect(JSON.parse(text)).toEqual({
@@ -45,7 +48,7 @@ test.each([['/metrics?name=x', 'name'], ['/metrics?x', 'x'], ['/metrics?=1', '']
   })
 })
 
-test.each(['POST', 'PUT', 'QUERY', 'PROPFIND', 'OPTIONS', 'TRACE'])('%s is not allowed', async (method) => {
+test.each(['POST', 'PUT', 'QUERY', 'PROPFIND', 'OPTIONS', 'TRACE'])('a metrics port allows no %s', async (method) => {
   const { status, allow, text } = await ask('/metrics?a=b', method)
   expect([status, allow]).toEqual([405, 'GET, HEAD'])
   expect(JSON.parse(text)).toMatchObject({
@@ -54,7 +57,7 @@ test.each(['POST', 'PUT', 'QUERY', 'PROPFIND', 'OPTIONS', 'TRACE'])('%s is not a
   })
 })
 
-test('elsewhere nothing is found, whatever the method', async () => {
+test('any other path of a metrics port is not found, whatever the method', async () => {
   for (const method of ['GET', 'QUERY']) {
     expect(await ask('/', method)).toMatchObject({ status: 404, text: expect.stringContaining('GBX_NOT_FOUND') })
   }

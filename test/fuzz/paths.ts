@@ -1,5 +1,5 @@
-// Both lanes of the web worker side by side: every case is sent to a worker with the fast lane and to one without it,
-// and what comes back, byte for byte, what is closed and what is counted must be the same. `node test/fuzz/lanes.ts
+// The fast lane compared with the standard path: every case is sent to a worker with the fast lane and to one without
+// it. What comes back, byte for byte, what is closed and what is counted must be the same. `node test/fuzz/paths.ts
 // --help` says how to run more.
 import { randomInt, randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
@@ -19,15 +19,15 @@ import { apiKeys, drawCaseOf, type Case } from './requests.ts'
 /** pipes: without sockets, many times as many. sockets: with the kernel and Node's own reading in between. */
 export type Over = 'pipes' | 'sockets'
 
-export interface LanesResult {
+export interface PathsResult {
   readonly cases: number
   /** Requests that did not pass Node's parser: without any, nothing was compared. */
   readonly fast: number
   /** By status. */
   readonly replies: ReadonlyMap<string, number>
-  /** Cases in which the lanes differ as they may, by the reason. */
+  /** Cases in which the paths differ as they may, by the reason. */
   readonly allowed: ReadonlyMap<string, number>
-  /** Each a case, and how the lanes differ. */
+  /** Each a case, and how the paths differ. */
   readonly problems: readonly string[]
 }
 
@@ -60,8 +60,8 @@ interface Client {
   destroy (): void
 }
 
-/** A worker in this process, with a queue that tells at once what is stored. */
-class Lane {
+/** A worker in this process, with a queue that reports at once what is stored. */
+class Path {
   readonly #server: Awaited<ReturnType<typeof buildServer>>
   readonly #totals: Totals
   readonly #over: Over
@@ -69,7 +69,7 @@ class Lane {
   readonly queue: OpenQueue
   readonly flusher: Flusher
   /** Requests that passed Node's parser. */
-  slow = 0
+  standard = 0
   /** Changes with whatever comes back from it. */
   bytes = 0
 
@@ -81,10 +81,10 @@ class Lane {
     this.#port = port
     this.queue = queue
     this.flusher = flusher
-    server.server.on('request', () => { this.slow++ })
+    server.server.on('request', () => { this.standard++ })
   }
 
-  static async start (env: NodeJS.ProcessEnv, over: Over): Promise<Lane> {
+  static async start (env: NodeJS.ProcessEnv, over: Over): Promise<Path> {
     const config = loadConfig({ DATABASE_PATH: '/nonexistent/numbers.db', ...unlimited, ...env })
     const logger = createLogger('fuzz', 'silent')
     const queue = new OpenQueue()
@@ -101,7 +101,7 @@ class Lane {
     flusher.start()
     const port = over === 'sockets' ? Number(new URL(await server.listen({ host: '127.0.0.1', port: 0 })).port) : 0
     while (flusher.failingMs > 0) await turn()
-    return new Lane(server, totals, over, port, queue, flusher)
+    return new Path(server, totals, over, port, queue, flusher)
   }
 
   async open (): Promise<Client> {
@@ -154,7 +154,7 @@ class Lane {
   /** Whatever changes while something is on its way. */
   get state (): string {
     const { counts: { increments, pushed }, pendingReplies, pendingKeys } = this.flusher
-    return [this.slow, this.bytes, increments, pushed, pendingReplies, pendingKeys].join()
+    return [this.standard, this.bytes, increments, pushed, pendingReplies, pendingKeys].join()
   }
 
   async end (): Promise<void> {
@@ -169,14 +169,14 @@ async function turn (): Promise<void> {
   await new Promise((resolve) => setImmediate(resolve))
 }
 
-/** Resolves when nothing moves in any of the lanes any more. */
-async function settle (lanes: readonly Lane[], over: Over, holding: boolean): Promise<void> {
+/** Resolves when nothing moves in any of the workers any more. */
+async function settle (paths: readonly Path[], over: Over, holding: boolean): Promise<void> {
   let last = ''
   for (let quiet = 0; quiet < quietTurns[over];) {
     await turn()
-    const state = lanes.map((lane) => lane.state).join()
+    const state = paths.map((path) => path.state).join()
     quiet = state === last &&
-      (holding || lanes.every(({ flusher }) => flusher.pendingReplies === 0 && flusher.pendingKeys === 0))
+      (holding || paths.every(({ flusher }) => flusher.pendingReplies === 0 && flusher.pendingKeys === 0))
       ? quiet + 1
       : 0
     last = state
@@ -199,32 +199,32 @@ interface Hold {
 
 const noHold: Hold = { from: Infinity, to: Infinity }
 
-/** Sends cases to a lane, piece by piece, each when all is done about the one before. */
-async function run (lane: Lane, cases: readonly Case[], hold: Hold, over: Over): Promise<{
+/** Sends cases to a worker, piece by piece, each when all is done about the one before. */
+async function run (path: Path, cases: readonly Case[], hold: Hold, over: Over): Promise<{
   outcomes: Outcome[]
   counted: string
 }> {
-  const { queue } = lane
+  const { queue } = path
   queue.elements.length = 0
-  const clients = await Promise.all(cases.map(async () => await lane.open()))
+  const clients = await Promise.all(cases.map(async () => await path.open()))
   const rounds = Math.max(...cases.map(({ pieces }) => pieces.length))
   for (let round = 0; round < rounds; round++) {
     if (round === hold.from) queue.hold()
     if (round === hold.to) {
       queue.release()
-      await settle([lane], over, false)
+      await settle([path], over, false)
     }
     for (const [i, { pieces }] of cases.entries()) {
       const piece = pieces[round]
       if (piece !== undefined) clients[i]!.write(piece)
     }
-    await settle([lane], over, round >= hold.from && round < hold.to)
+    await settle([path], over, round >= hold.from && round < hold.to)
   }
   queue.release()
-  await settle([lane], over, false)
+  await settle([path], over, false)
   const first = clients.map(({ received, closed }) => ({ received, closed }))
   for (const client of clients) client.end()
-  await settle([lane], over, false)
+  await settle([path], over, false)
   const outcomes = clients.map((client, i): Outcome => {
     const { received, closed } = first[i]!
     return {
@@ -235,7 +235,7 @@ async function run (lane: Lane, cases: readonly Case[], hold: Hold, over: Over):
     }
   })
   for (const client of clients) client.destroy()
-  await settle([lane], over, false)
+  await settle([path], over, false)
   // Not the worker's count of increments: in that a repeat under an Idempotency-Key counts or not, as what it repeats
   // has left already or not.
   return { outcomes, counted: describeCounts(queue.elements) }
@@ -266,16 +266,16 @@ function describeCounts (elements: readonly Buffer[]): string {
 }
 
 /**
- * What the lanes may do differently: only what is said of the request at which a connection is cut off.
+ * What the paths may do differently: only what is said of the request at which a connection is cut off.
  * @returns the reason, or undefined if they differ as they may not
  */
-function allowedDifference (fast: Outcome, slow: Outcome): string | undefined {
-  const [one, other] = [fast.replies + fast.repliesToEnd, slow.replies + slow.repliesToEnd]
-  if (!fast.closedAtEnd || !slow.closedAtEnd) return undefined
+function allowedDifference (fast: Outcome, standard: Outcome): string | undefined {
+  const [one, other] = [fast.replies + fast.repliesToEnd, standard.replies + standard.repliesToEnd]
+  if (!fast.closedAtEnd || !standard.closedAtEnd) return undefined
   // A reply that waits while its connection is cut off behind it says that it is the last, in whosever spelling.
   if (one !== other && asLast(one) === asLast(other)) return 'whether the last reply says that it is the last'
-  // A line is looked at when it is whole, or within two looks; Node refuses it at the first byte that is wrong.
-  if (fast.replies !== slow.replies && slow.replies.startsWith(fast.replies) && one === other) {
+  // A line is matched when it is whole, or within two checks; Node refuses it at the first byte that is wrong.
+  if (fast.replies !== standard.replies && standard.replies.startsWith(fast.replies) && one === other) {
     return 'a wrong line that is not whole is refused later'
   }
   // What can't be parsed is refused, but not while a reply is due before it, which that 400 would be taken for: then
@@ -284,8 +284,8 @@ function allowedDifference (fast: Outcome, slow: Outcome): string | undefined {
   if (beforeRefusal(one) === beforeRefusal(other)) return 'whether what follows a reply is refused, or just cut off'
   // Nothing can be put back into a socket that has ended, so the fast lane itself refuses the body that ended too
   // early.
-  if (fast.replies === slow.replies && fast.repliesToEnd !== '' &&
-    withoutHeaders(fast.repliesToEnd) === withoutHeaders(slow.repliesToEnd) &&
+  if (fast.replies === standard.replies && fast.repliesToEnd !== '' &&
+    withoutHeaders(fast.repliesToEnd) === withoutHeaders(standard.repliesToEnd) &&
       refusalOfUnparsed.test(fast.repliesToEnd)) {
     return 'other headers for a body that ends too early'
   }
@@ -317,27 +317,27 @@ function describe ({ names, pieces }: Case): string {
 }
 
 /**
- * Compares the lanes over random cases.
+ * Compares the paths over random cases.
  * @param seed says all of them
  */
-export async function compareLanes (seed: number, cases: number, over: Over, problemsMax = 5): Promise<LanesResult> {
+export async function comparePaths (seed: number, cases: number, over: Over, problemsMax = 5): Promise<PathsResult> {
   const random = new Random(seed)
   const replies = new Map<string, number>()
   const allowed = new Map<string, number>()
   const problems: string[] = []
   const pairs = await Promise.all(environments.map(async (env) => ({
-    fast: await Lane.start({ ...env, FAST_LANE: 'on' }, over),
-    slow: await Lane.start({ ...env, FAST_LANE: 'off' }, over),
+    fast: await Path.start({ ...env, FAST_LANE: 'on' }, over),
+    standard: await Path.start({ ...env, FAST_LANE: 'off' }, over),
   })))
   let done = 0
   try {
     for (let batch = 0; done < cases && problems.length < problemsMax; batch++) {
-      const { fast, slow } = pairs[batch % pairs.length]!
+      const { fast, standard } = pairs[batch % pairs.length]!
       const some = Array.from({ length: Math.min(casesAtOnce, cases - done) }, () => drawCaseOf(random))
       done += some.length
       const from = random.int(0, 5)
       const hold = random.chance(0.5) ? { from, to: random.int(from + 1, 6) } : noHold
-      const [one, other] = [await run(fast, some, hold, over), await run(slow, some, hold, over)]
+      const [one, other] = [await run(fast, some, hold, over), await run(standard, some, hold, over)]
       let differed = false
       for (const [i, outcome] of one.outcomes.entries()) {
         for (const [status] of outcome.replies.matchAll(/(?<=^HTTP\/1\.1 )\d{3}/gm)) {
@@ -352,15 +352,14 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
         }
         differed = true
         problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ` +
-          `${describe(some[i]!)}\n  fast lane: ${JSON.stringify(outcome)}\n  standard path: ` +
-          `${JSON.stringify(expected)}`)
+          `${describe(some[i]!)}\n  fast lane: ${JSON.stringify(outcome)}\n` +
+          `  standard path: ${JSON.stringify(expected)}`)
       }
       if (one.counted === other.counted || differed) continue
-      problems.push(`seed ${seed}, batch ${batch}, counted differently\n  fast lane: ${one.counted}\n  ` +
-      'standard path: ' +
-        `${other.counted}`)
+      problems.push(`seed ${seed}, batch ${batch}, counted differently\n  fast lane: ${one.counted}\n` +
+        `  standard path: ${other.counted}`)
       for (const single of some) {
-        const [a, b] = [await run(fast, [single], hold, over), await run(slow, [single], hold, over)]
+        const [a, b] = [await run(fast, [single], hold, over), await run(standard, [single], hold, over)]
         if (a.counted !== b.counted) {
           problems.push(`seed ${seed}, batch ${batch}, the queue held from piece ${hold.from} to ${hold.to}: ` +
             `${describe(single)}\n  fast lane: ${a.counted}\n  standard path: ${b.counted}`)
@@ -369,15 +368,15 @@ export async function compareLanes (seed: number, cases: number, over: Over, pro
     }
     return {
       cases: done,
-      fast: pairs.reduce((sum, { fast, slow }) => sum + slow.slow - fast.slow, 0),
+      fast: pairs.reduce((sum, { fast, standard }) => sum + standard.standard - fast.standard, 0),
       replies,
       allowed,
       problems,
     }
   } finally {
-    for (const { fast, slow } of pairs) {
+    for (const { fast, standard } of pairs) {
       await fast.end()
-      await slow.end()
+      await standard.end()
     }
   }
 }
@@ -386,7 +385,7 @@ const usage =
   `Sends random and mutated requests to a worker with the fast lane and to one without it, and compares what
 becomes of them.
 
-usage: node test/fuzz/lanes.ts [--seed N] [--cases M] [--over pipes|sockets]
+usage: node test/fuzz/paths.ts [--seed N] [--cases M] [--over pipes|sockets]
 
   --seed   names the cases (default: a new one, which is printed)
   --cases  how many, each up to five requests on its own connection (default: 1000000)
@@ -414,7 +413,7 @@ async function main (): Promise<number> {
   }
   const startedAt = performance.now()
   process.stdout.write(`seed ${seed}\n`)
-  const { cases: done, fast, replies, allowed, problems } = await compareLanes(seed, cases, over)
+  const { cases: done, fast, replies, allowed, problems } = await comparePaths(seed, cases, over)
   for (const problem of problems) process.stdout.write(`${problem}\n`)
   process.stdout.write(`${done} cases over ${over} in ${Math.round((performance.now() - startedAt) / 1000)} s, ` +
     `${fast} requests by the fast lane, replies: ${JSON.stringify(Object.fromEntries(replies))}, allowed: ` +

@@ -1,8 +1,8 @@
-// A part of what lanes.ts and matcher.ts compare: the same cases every time, and new ones each time, whose seed is
-// printed.
+// A part of what paths.ts and request-matcher.ts compare: the same cases every time, and new ones each time, whose seed
+// is printed.
 import { randomInt } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
-import { compareLanes, type Over } from './lanes.ts'
+import { comparePaths, type Over } from './paths.ts'
 import { compareMatcher } from './request-matcher.ts'
 
 const fixedSeed = 20
@@ -11,9 +11,9 @@ const freshSeed = randomInt(2 ** 31)
 describe.each([['fixed', fixedSeed], ['fresh', freshSeed]])('with the %s seed %d', (_name, seed) => {
   test.each<[over: Over, cases: number]>([['pipes', 2000],
     ['sockets', 600]])('both paths answer, close and count the same, over %s', async (over, cases) => {
-    const { problems, fast, replies } = await compareLanes(seed, cases, over)
+    const { problems, fast, replies } = await comparePaths(seed, cases, over)
     expect(problems,
-      `seed ${seed}; again: node test/fuzz/lanes.ts --seed ${seed} --cases ${cases} --over ${over}`).toEqual([])
+      `seed ${seed}; again: node test/fuzz/paths.ts --seed ${seed} --cases ${cases} --over ${over}`).toEqual([])
     expect(fast, 'requests by the fast lane').toBeGreaterThan(cases / 10)
     expect([...replies.keys()]).toEqual(expect.arrayContaining(['202', '204', '400', '401', '403', '415', '421']))
   })
