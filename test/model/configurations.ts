@@ -98,10 +98,10 @@ export const broken: readonly Broken[] = [
     how: forgotten,
   },
   {
-    name: 'nothing told at the start',
-    rules: { ...realRules, start: 'tells nothing' },
+    name: 'nothing reported at the start',
+    rules: { ...realRules, start: 'reports nothing' },
     fails: 'consumer crash',
-    how: /is never told/,
+    how: /never receives a report/,
   },
   {
     name: 'a binding checked against a database that was read before the queue',
@@ -139,14 +139,14 @@ export const secondLines: readonly SecondLine[] = [
   },
   {
     name: 'dedup by the highest sequence without gaps, behind the push that compares the generation',
-    first: { generation: 'looked at', tails: 'ignored' },
+    first: { generation: 'polled', tails: 'ignored' },
     second: { appliedBefore: 'highest' },
     fails: 'loss unnoticed',
     how: lost,
   },
   {
     name: 'a window trimmed up to n, behind the push that compares the generation',
-    first: { generation: 'looked at', tails: 'ignored' },
+    first: { generation: 'polled', tails: 'ignored' },
     second: { drop: 'up to the highest' },
     fails: 'loss unnoticed',
     how: lost,

@@ -1,5 +1,5 @@
 // The consumer: apps/consumer/src/consumer.ts, store.ts and binding.ts over packages/queue/src/redis/consumer-queue.ts.
-// start (check the binding, take over) → take → apply → commit → acknowledge → tell → take → …
+// start (check the binding, take over) → take → apply → commit → acknowledge → report → take → …
 import { has, include, isSubset } from '@gearbox/protocol/sequences.ts'
 import { show, showElements } from './producer.ts'
 import * as queue from './queue.ts'
@@ -57,7 +57,7 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
       } else if (state.redis.data.batches.length > 0) {
         add(() => `${who}: takes ${showElements(queue.take(state, rules).run)}`, () => take(state, rules, index))
       } else if (!nothingToTell) {
-        addTell(state, index, add, addFault)
+        addReport(state, index, add, addFault)
       }
       break
     case 'taken':
@@ -75,7 +75,7 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
         (from) => withConsumer(from, index, { phase: 'running', taken: [] }), addFault)
       break
     case 'acknowledged':
-      addTell(state, index, add, addFault)
+      addReport(state, index, add, addFault)
       break
   }
   const crashed = spend(state, 'consumerCrashes')
@@ -131,7 +131,7 @@ function compareBinding (state: State, index: number): State {
     ? [read.epoch, read.producers]
     : [state.redis.data.owner, state.redis.data.stored]
   const refused = owner > database.epoch ||
-    stored.some((told, producer) => !isSubset(told, at(database.producers, producer)))
+    stored.some((reported, producer) => !isSubset(reported, at(database.producers, producer)))
   if (refused) return { ...leave(state, index), refused: true }
   return withConsumer(state, index, { phase: 'checked', read: undefined, found: owner })
 }
@@ -154,7 +154,7 @@ function migrateFromPiccoloDaimao (state: State, rules: Rules, index: number): S
         { found: after.redis.data.owner })
   }
   const unreported = after.database.producers.map(
-    (stored) => rules.start === 'tells' && stored.high > 0 ? stored : undefined
+    (stored) => rules.start === 'reports' && stored.high > 0 ? stored : undefined
   )
   return withConsumer(after, index, { phase: 'running', found: 0, unreported })
 }
@@ -193,9 +193,9 @@ function commit (state: State, index: number): State {
   const { transaction, taken, unreported } = at(state.consumers, index)
   const database = transaction ?? state.database
   const producers = taken.map(({ producer }) => producer)
-  const told = unreported.map((before, producer) =>
+  const next = unreported.map((before, producer) =>
     producers.includes(producer) ? at(database.producers, producer) : before)
-  return { ...withConsumer(state, index, { phase: 'committed', transaction: undefined, unreported: told }), database }
+  return { ...withConsumer(state, index, { phase: 'committed', transaction: undefined, unreported: next }), database }
 }
 
 function acknowledge (state: State, rules: Rules, index: number): State {
@@ -207,21 +207,21 @@ function acknowledge (state: State, rules: Rules, index: number): State {
   return withConsumer(stayed, index, { phase: 'acknowledged', taken: [] })
 }
 
-/** Consumer.#reportProgress: what could not be told stays, for the next round. */
-function addTell (state: State, index: number, add: Add, addFault: Add): void {
+/** Consumer.#reportProgress: what could not be reported stays, for the next time. */
+function addReport (state: State, index: number, add: Add, addFault: Add): void {
   const { unreported } = at(state.consumers, index)
   const who = `consumer ${index}`
-  const told = (from: State): State => withConsumer(from, index,
+  const reported = (from: State): State => withConsumer(from, index,
     { phase: 'running', unreported: unreported.map(() => undefined) })
-  const omittedRejections = (from: State): State => withConsumer(from, index, { phase: 'running' })
+  const failed = (from: State): State => withConsumer(from, index, { phase: 'running' })
   const shown = (): string => unreported.flatMap((stored, producer) =>
     stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')
-  add(() => `${who}: reports progress to ${shown()}`, () => told(queue.reportProgress(state, unreported, true)))
-  const unheard = spend(state, 'timeouts')
-  if (unheard !== undefined) {
-    addFault(() => `${who}: tells, and the message is LOST`,
-      () => told(queue.reportProgress(unheard, unreported, false)))
+  add(() => `${who}: reports progress to ${shown()}`, () => reported(queue.reportProgress(state, unreported, true)))
+  const lost = spend(state, 'timeouts')
+  if (lost !== undefined) {
+    addFault(() => `${who}: reports progress, and the message is LOST`,
+      () => reported(queue.reportProgress(lost, unreported, false)))
   }
   addTimeouts(state, index, { name: 'report progress', stored: unreported },
-    (from) => queue.reportProgress(from, unreported, true), omittedRejections, addFault)
+    (from) => queue.reportProgress(from, unreported, true), failed, addFault)
 }

@@ -1,4 +1,4 @@
-// A state as a short string: equal for states that can't be told apart by anything that follows.
+// A state as a short string: equal for states that can't be distinguished by anything that follows.
 import { hash } from 'node:crypto'
 import type { Sequences } from '@gearbox/protocol/sequences.ts'
 import type { Consumer, Database, Dataset, Element, Incarnation, Late, State, Worker } from './state.ts'
@@ -27,7 +27,7 @@ function ofWorker (worker: Worker): string {
   if (!worker.alive) return `dead${ofElements(worker.unsent)}@${ofIncarnation(worker.unsentTo)}`
   const { replay, push } = worker
   return [
-    worker.coming.join('.'), worker.accumulator.join('.'), worker.drain?.join('.') ?? '-', worker.round.join('.'),
+    worker.coming.join('.'), worker.accumulator.join('.'), worker.drain?.join('.') ?? '-', worker.group.join('.'),
     worker.seq,
     worker.window.map(({ element, pushed, lost, refilled }) =>
       `${ofElement(element)}${pushed ? 'p' : ''}${lost ? 'l' : ''}${refilled ? 'r' : ''}`).join(';'),
@@ -36,7 +36,7 @@ function ofWorker (worker: Worker): string {
     ofIncarnation(worker.queue), push === undefined
       ? ''
       : `${ofElements(push.elements)}@${push.generation}${push.refills ? 'r' : ''}${push.reply ?? ''}`,
-    ofSequences(worker.word),
+    ofSequences(worker.report),
   ].join(',')
 }
 
@@ -51,7 +51,7 @@ function ofLate (late: Late): string {
     case 'push': return `push${ofElements(late.elements)}@${late.generation}`
     case 'acknowledge': return `ack${ofElements(late.elements)}@${late.owner}`
     case 'bind': return `bind${late.expected}>${late.owner}`
-    case 'report progress': return `tell${late.stored.map(ofSequences).join('.')}`
+    case 'report progress': return `report${late.stored.map(ofSequences).join('.')}`
   }
 }
 

@@ -1,5 +1,5 @@
 // Exactly once, checked on a model: everything that can happen to two batches under one kind of fault at a time, and
-// random walks far beyond that. README.md beside this file says what is modelled, the bounds, and what was found.
+// random walks far beyond that. README.md in this folder says what is modelled, the bounds, and what was found.
 //
 // Checked: wherever the system is, no increment is counted twice. At rest, when nothing moves by itself any more, every
 // increment of a living worker is counted once, every acknowledged one of a dead worker too unless Redis lost it, the

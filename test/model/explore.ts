@@ -106,7 +106,8 @@ export function walk (size: Size, rules: Rules, random: () => number, stepsMax: 
   const ownerOf = owners(size)
   const taken: number[] = []
   let state = initialState(size)
-  // The last increment of each worker comes when all is well again: who goes on counting is told of all that is stored.
+  // The last increment of each worker comes when all is well again: whoever goes on counting receives a report of all
+  // that is stored.
   const last = state.workers.map(({ coming }) => coming.slice(-1))
   state = { ...state, workers: state.workers.map((worker) => ({ ...worker, coming: worker.coming.slice(0, -1) })) }
   const begin = state

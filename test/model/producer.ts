@@ -1,6 +1,6 @@
 // A web worker: apps/web/src/deliver/flusher.ts, outbox.ts and window.ts over
 // packages/queue/src/redis/producer-queue.ts. accept → flush (drain, encode) → deliver (catch up, push) → queued;
-// next to it hear, look and, after a loss, replay.
+// next to it receive reports, poll and, after a loss, replay.
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
@@ -38,21 +38,21 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
     add(() => `${who}: flush drains ${worker.accumulator.join(', ')} and encodes batch ${worker.seq + 1}`,
       () => flush(state, producer))
   }
-  if (worker.word !== undefined) {
-    add(() => `${who}: hears that ${show(worker.word)} is stored`,
-      () => heard(withWorker(state, producer, { word: undefined }), rules, producer, worker.word))
+  if (worker.report !== undefined) {
+    add(() => `${who}: receives the report that ${show(worker.report)} is stored`,
+      () => dropStored(withWorker(state, producer, { report: undefined }), rules, producer, worker.report))
   }
   if (!connected) add(() => `${who}: connects and identifies the queue`, () => identify(state, rules, producer))
   if (connected && worker.window.length > 0) {
-    add(() => `${who}: looks: ${show(at(state.redis.data.stored, producer))} is stored, generation ` +
-      `${state.redis.data.generation}`, () => look(state, rules, producer))
+    add(() => `${who}: polls: ${show(at(state.redis.data.stored, producer))} is stored, generation ` +
+      `${state.redis.data.generation}`, () => poll(state, rules, producer))
   }
   const slow = connected && state.redis.data.batches.length === 0 &&
     worker.window.some(({ element, pushed }) => pushed && isApplied(state, element))
     ? spend(state, 'slowReports')
     : undefined
   if (slow !== undefined) {
-    addFault(() => `${who}: looks, and finds no REPORT of what is stored`, () => look(slow, rules, producer, true))
+    addFault(() => `${who}: polls, and finds no REPORT of what is stored`, () => poll(slow, rules, producer, true))
   }
   if (worker.push === undefined) {
     if (connected) addDelivery(state, rules, producer, add)
@@ -195,7 +195,7 @@ function lateOf ({ elements, generation }: Worker['push'] & {}): Late {
 /** Flusher.#flush: drains the accumulator; what comes from now on waits for the next flush. */
 function flush (state: State, producer: number): State {
   const { accumulator } = at(state.workers, producer)
-  return encode(withWorker(state, producer, { accumulator: [], drain: accumulator, round: accumulator }), producer)
+  return encode(withWorker(state, producer, { accumulator: [], drain: accumulator, group: accumulator }), producer)
 }
 
 /** BatchEncoder.encode and Outbox.deliver: from here on the batch is frozen, in the window, and delivered. */
@@ -214,12 +214,12 @@ function encode (state: State, producer: number): State {
 
 /** After Outbox.deliver: the drain's next batch, or else its `queued` replies. */
 function delivered (state: State, producer: number): State {
-  const { drain = [], round } = at(state.workers, producer)
+  const { drain = [], group } = at(state.workers, producer)
   if (drain.length > 0) return encode(state, producer)
-  const settled = withWorker(state, producer, { delivering: undefined, drain: undefined, round: [] })
+  const settled = withWorker(state, producer, { delivering: undefined, drain: undefined, group: [] })
   return {
     ...settled,
-    acknowledged: settled.acknowledged.map((before, increment) => before || round.includes(increment)),
+    acknowledged: settled.acknowledged.map((before, increment) => before || group.includes(increment)),
   }
 }
 
@@ -233,7 +233,7 @@ function catchUp (state: State, rules: Rules, producer: number): State {
   const worker = at(state.workers, producer)
   const to = worker.queue
   if (!needsReplay(worker)) return withWorker(state, producer, { incarnation: to })
-  const after = look(state, rules, producer)
+  const after = poll(state, rules, producer)
   return withWorker(after, producer,
     { replay: { to, rest: at(after.workers, producer).window.map(({ element }) => element.seq) } })
 }
@@ -291,7 +291,7 @@ function pushFailed (state: State, rules: Rules, producer: number): State {
   const increments = [...unpushed.element.increments, ...worker.accumulator]
   return withWorker(after, producer, {
     window: [...others, { ...unpushed, element: { ...unpushed.element, increments } }],
-    round: [...worker.round, ...worker.accumulator],
+    group: [...worker.group, ...worker.accumulator],
     accumulator: [],
   })
 }
@@ -310,13 +310,13 @@ function runIdOf ({ redis }: State, rules: Rules): number {
 }
 
 /** Outbox.pollProgress and RedisProducerQueue.pollProgress */
-function look (state: State, rules: Rules, producer: number, slowReport = false): State {
+function poll (state: State, rules: Rules, producer: number, slowReport = false): State {
   const stored = at(state.redis.data.stored, producer)
-  const told = noteLength(heard(state, rules, producer, stored), rules, producer, stored, slowReport)
+  const noted = noteLength(dropStored(state, rules, producer, stored), rules, producer, stored, slowReport)
   const { queue } = at(state.workers, producer)
   const changed = state.redis.data.generation !== queue.generation ||
     (rules.polled === 'incarnation' && runIdOf(state, rules) !== queue.runId)
-  return rules.generation === 'ignored' || !changed ? told : identify(told, rules, producer)
+  return rules.generation === 'ignored' || !changed ? noted : identify(noted, rules, producer)
 }
 
 /** Whether the database has it, whatever was reported. */
@@ -325,7 +325,7 @@ function isApplied (state: State, { producer, seq }: Element): boolean {
 }
 
 /**
- * Window.noteLength. There is no time here: one look is enough, any time may be 30 s, and only a fault makes a report
+ * Window.noteLength. There is no time here: one poll is enough, any time may be 30 s, and only a fault makes a report
  * later than that.
  */
 function noteLength (state: State, rules: Rules, producer: number, stored: Sequences, slowReport: boolean): State {
@@ -340,7 +340,7 @@ function noteLength (state: State, rules: Rules, producer: number, stored: Seque
 }
 
 /** Window.dropStored */
-function heard (state: State, rules: Rules, producer: number, stored: Sequences | undefined): State {
+function dropStored (state: State, rules: Rules, producer: number, stored: Sequences | undefined): State {
   if (stored === undefined) return state
   const { window } = at(state.workers, producer)
   const isStored = (seq: number): boolean => rules.drop === 'exactly' ? has(stored, seq) : seq <= stored.high

@@ -1,5 +1,5 @@
-// The scripts of packages/queue/src as Redis runs them: push.lua, take.lua, acknowledge.lua, bind.lua; and what tells.
-// Each is one step that nothing can come between.
+// The scripts of packages/queue/src as Redis runs them: push.lua, take.lua, acknowledge.lua, bind.lua; and the report
+// of progress. Each is one step that nothing can come between.
 import { isSubset, type Sequences } from '@gearbox/protocol/sequences.ts'
 import type { Rules } from './rules.ts'
 import { sameElement, type Dataset, type Element, type Late, type State } from './state.ts'
@@ -52,18 +52,18 @@ export function bind (state: State, expected: number, owner: number): { state: S
   return { state: withData(state, { owner }), bound: true }
 }
 
-/** HSET, and PUBLISH where somebody hears it. */
-export function reportProgress (state: State, stored: ReadonlyArray<Sequences | undefined>, heard: boolean): State {
-  const told = withData(state,
+/** HSET, and PUBLISH; `arrives` is whether the workers receive the message. */
+export function reportProgress (state: State, stored: ReadonlyArray<Sequences | undefined>, arrives: boolean): State {
+  const kept = withData(state,
     { stored: state.redis.data.stored.map((before, producer) => stored[producer] ?? before) })
-  if (!heard) return told
+  if (!arrives) return kept
   return {
-    ...told,
-    workers: told.workers.map((worker, producer) => {
-      const word = stored[producer]
-      // Words arrive in their order, so that of two on their way one says nothing that the other doesn't.
-      const isNews = word !== undefined && !(worker.word !== undefined && isSubset(word, worker.word))
-      return worker.alive && isNews ? { ...worker, word } : worker
+    ...kept,
+    workers: kept.workers.map((worker, producer) => {
+      const report = stored[producer]
+      // Reports arrive in their order, so that the older of two adds nothing to the newer.
+      const isNews = report !== undefined && !(worker.report !== undefined && isSubset(report, worker.report))
+      return worker.alive && isNews ? { ...worker, report } : worker
     }),
   }
 }

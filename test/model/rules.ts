@@ -12,8 +12,8 @@ export interface Rules {
   readonly window: 'until stored' | 'none'
   /** Window.dropStored: drops exactly what is stored. */
   readonly drop: 'exactly' | 'up to the highest'
-  /** push.lua compares the generation; if not, a look may still notice that it changed, or nothing does. */
-  readonly generation: 'compared' | 'looked at' | 'ignored'
+  /** push.lua compares the generation; if not, a poll may still notice that it changed, or nothing does. */
+  readonly generation: 'compared' | 'polled' | 'ignored'
   /** readServer: run_id and replication id are parts of the incarnation. */
   readonly runId: 'read with replication id' | 'read' | 'ignored'
   /** A poll reads run_id and replication id too, not only the generation. */
@@ -32,8 +32,8 @@ export interface Rules {
   readonly readApplied: 'in the transaction' | 'at the take'
   /** A consumer checks its epoch in the database and in the queue. */
   readonly epoch: 'checked' | 'ignored'
-  /** Consumer.run begins with telling what the one before it may not have told. */
-  readonly start: 'tells' | 'tells nothing'
+  /** Consumer.run begins with a report of what the one before it may not have reported. */
+  readonly start: 'reports' | 'reports nothing'
   /** checkBinding: which of the two is read first. */
   readonly binding: 'queue first' | 'database first'
 }
@@ -54,6 +54,6 @@ export const realRules: Rules = {
   appliedBefore: 'highest and gaps',
   readApplied: 'in the transaction',
   epoch: 'checked',
-  start: 'tells',
+  start: 'reports',
   binding: 'queue first',
 }

@@ -1,5 +1,5 @@
 // One state of the whole system as plain immutable values: workers, Redis, consumers, the database, and commands that
-// dead connections left behind. What the protocol never looks at (bytes, sums, times) is left out: a batch is the set
+// dead connections left behind. What the protocol never reads (bytes, sums, times) is left out: a batch is the set
 // of increments in it, and the database keeps how often it counted each, so that losing one can't hide doubling
 // another.
 import { none, type Sequences } from '@gearbox/protocol/sequences.ts'
@@ -63,8 +63,8 @@ export interface Worker {
   readonly accumulator: readonly number[]
   /** The rest of a drain, in no batch yet; undefined while no flush is under way. */
   readonly drain: readonly number[] | undefined
-  /** Increments whose `queued` replies wait for the drain. */
-  readonly round: readonly number[]
+  /** Increments whose `queued` replies wait for the flush. */
+  readonly group: readonly number[]
   readonly seq: number
   readonly window: readonly Unstored[]
   /** The sequence of the batch that `deliver` is about. */
@@ -76,8 +76,8 @@ export interface Worker {
   /** What its connection is known to lead to; runId 0 while there is none. */
   readonly queue: Incarnation
   readonly push: Push | undefined
-  /** A published word of what is stored that is on its way to it. */
-  readonly word: Sequences | undefined
+  /** A published report of what is stored that has not arrived yet. */
+  readonly report: Sequences | undefined
   /** The unsent file that it left when it stopped, and what the queue was when a later worker pushed it. */
   readonly unsent: readonly Element[]
   readonly unsentTo: Incarnation | undefined
@@ -117,7 +117,7 @@ export type Late =
 
 /** How many faults of each kind may still happen. */
 export interface Faults {
-  /** A request or its reply is lost and the connection with it, or a published word. */
+  /** A request or its reply is lost and the connection with it, or a published report. */
   readonly timeouts: number
   /** A request outlives its connection and is carried out later. */
   readonly late: number
@@ -199,7 +199,7 @@ export const lostWorker: Worker = {
   coming: [],
   accumulator: [],
   drain: undefined,
-  round: [],
+  group: [],
   seq: 0,
   window: [],
   delivering: undefined,
@@ -207,7 +207,7 @@ export const lostWorker: Worker = {
   replay: undefined,
   queue: { runId: 0, generation: 0 },
   push: undefined,
-  word: undefined,
+  report: undefined,
   unsent: [],
   unsentTo: undefined,
 }

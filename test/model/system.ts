@@ -124,7 +124,8 @@ export function wrongAtRest (state: State, ownerOf: readonly number[]): string |
   }
   const unstored = state.workers.findIndex(({ window }) => window.length > 0)
   if (unstored >= 0) {
-    return `worker ${unstored} is never told that batch ${state.workers[unstored]?.window[0]?.element.seq} is stored`
+    const seq = state.workers[unstored]?.window[0]?.element.seq
+    return `worker ${unstored} never receives a report that batch ${seq} is stored`
   }
   const unsent = state.workers.findIndex((worker) => worker.unsent.length > 0)
   if (unsent >= 0) return `the unsent file of worker ${unsent} is left`
