@@ -166,7 +166,7 @@ async function stop (parts: Parts, started: Started, reason: StopReason): Promis
   const pushDeadline = performance.now() + stopDeadlineMs - saveMs(flusher.unsentBytes)
   await listening.close(pushDeadline)
   const left = await flusher.finish(AbortSignal.timeout(Math.max(0, Math.round(pushDeadline - performance.now()))))
-  // Under npm start there is a database on this host. It says where batches belong if no queue could be asked.
+  // Under npm start the database is on this host. It shows where batches belong if no queue could be asked.
   const database = queue.origin.database ?? (link === undefined ? undefined : readDatabaseUuid(config.databasePath))
   const code = await saveSpool(left, { dir: config.unsentDir, producer, origin: { ...queue.origin, database }, logger })
   await metricsServer?.close()

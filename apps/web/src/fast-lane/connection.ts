@@ -1,5 +1,5 @@
 // One connection in the fast lane: matches requests in what it reads, has them admitted, and writes their replies in
-// order. Fed by socket.ts; server.ts owns it and is told when it leaves.
+// order. Fed by socket.ts; server.ts owns it.
 import type { Server } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Config } from '@gearbox/runtime/config.ts'
@@ -23,17 +23,17 @@ export const idleCheckMs = 500
  */
 const dueMax = 64
 
-/** A head that comes in more pieces than this goes to the standard path. Each piece makes the matcher begin again. */
+/** A head in more pieces than this goes to the standard path. With each piece the matcher begins again. */
 const headPiecesMax = 4
 
 /** What a connection needs to know of the worker. */
 export interface ServeOptions extends AdmitOptions {
   readonly limits: AdmitOptions['limits'] & Pick<Config, 'keepAliveTimeoutMs' | 'requestTimeoutMs'>
-  /** What a client is told of any error; logs those that are no RequestError. */
+  /** The error that a client gets for any error. Logs those that are no RequestError. */
   readonly toRequestError: (error: unknown) => RequestError
 }
 
-/** A request as it is admitted: one object for all requests, as nobody keeps it. */
+/** A request as it is admitted: one object for all requests, as `admit` keeps none of it. */
 interface ReusedRequest extends CountRequest {
   ack: unknown
   idempotencyKey: unknown
@@ -90,7 +90,7 @@ export function reusedRequest (): ReusedRequest {
  *   clients take more than PENDING_BYTES_MAX. Left when all due replies are written: then the socket is closed.
  *
  * In addition the client may have *ended* its side (the socket's `end`). As soon as no reply is due then, the socket is
- * ended as well; or, if a partial request is held, `onTruncated` answers that.
+ * ended as well; or, if there is a partial request, `onTruncated` answers that.
  *
  * Any state is left when the socket closes (`onClose`): by the client; by `checkIdle`, if it has been idle for
  * KEEP_ALIVE_TIMEOUT_MS or its client reads no replies; by `closeIfIdle` and `destroy` when the worker stops. Replies
@@ -216,7 +216,7 @@ export class Connection implements ReplyOwner {
     this.#read(all, all.length, hasHead)
   }
 
-  /** @param isInProgress whether the first request's head was held before: then a stop, too, waits for it */
+  /** @param isInProgress whether the first request's head was complete before: a stop waits for such a request */
   #read (bytes: Buffer, end: number, isInProgress = false): void {
     const lane = this.#lane
     const { matcher } = lane

@@ -1,21 +1,21 @@
 // The beginning of a request on one connection, kept until the rest of it arrives.
 
-/** *empty* (`bytes` is 0) until `begin`; then it holds a request until `release` empties it. */
+/** Either *empty* (`bytes` is 0), or *begun*: from `begin`, which needs it to be empty, until `release`. */
 export class PartialRequest {
   #pieces: Buffer[] = []
   #wholeBytes = 0
-  /** Bytes that are held. */
+  /** Bytes that have arrived; 0 if it is empty. */
   bytes = 0
 
-  /** Whether all of the head is held; then only the body is incomplete. */
+  /** Whether the head is complete; then only the body is not. */
   get hasHead (): boolean {
     return this.#wholeBytes > 0
   }
 
   /**
-   * Holds a beginning.
+   * Keeps a beginning.
    * @param bytes at least one; they are not copied
-   * @param wholeBytes how many the request will have; 0 while its head is not whole
+   * @param wholeBytes how many the request will have; 0 while its head is incomplete
    */
   begin (bytes: Buffer, wholeBytes: number): void {
     this.#pieces = [bytes]
@@ -23,14 +23,14 @@ export class PartialRequest {
     this.#wholeBytes = wholeBytes
   }
 
-  /** Holds more of it. @returns whether it may be whole: if it is, or if its head was not */
+  /** Keeps more of it. @returns whether it should be matched again: it is complete, or its head was not */
   add (bytes: Buffer): boolean {
     this.#pieces.push(bytes)
     this.bytes += bytes.length
     return this.bytes >= this.#wholeBytes
   }
 
-  /** Returns all that is held, and holds nothing from then on. */
+  /** Empties it. @returns all that it had */
   release (): Buffer {
     const [first, ...others] = this.#pieces
     const bytes = first === undefined || others.length > 0 ? Buffer.concat(this.#pieces) : first

@@ -1,4 +1,4 @@
-// Who may come in, as Fastify's routes ask for it: the host that a request is for, then its API key. The checks
+// Whether a request may come in, as Fastify's hooks check it: the host that it is for, then its API key. The checks
 // themselves are in packages/runtime, as METRICS_PORT makes them too.
 import type { IncomingMessage } from 'node:http'
 import type { FastifyRequest } from 'fastify'

@@ -1,4 +1,4 @@
-// CORS_ORIGINS: what the browser of a listed page is told, so that the page may send its requests and read their
+// CORS_ORIGINS: the headers that let a listed page send its requests and read their
 // replies.
 import cors from '@fastify/cors'
 import type { FastifyInstance } from 'fastify'

@@ -18,7 +18,7 @@ const schema = {
 
 /** What the route needs. */
 export interface MetricsOptions {
-  /** The text, or a RequestError that says where it can be had. */
+  /** Resolves to the text; rejects with a RequestError that says where to scrape. */
   readonly metrics: () => Promise<string>
 }
 

@@ -1,4 +1,4 @@
-// What Node's HTTP server is told that it would leave open or do differently: times, limits, half-open connections.
+// The settings of Node's HTTP server that it would leave open, or have different: times, limits, half-open connections.
 import type { Server, ServerOptions } from 'node:http'
 import type { Config } from '@gearbox/runtime/config.ts'
 

@@ -6,7 +6,7 @@
 //
 // | when the input is refused                        | the client gets, before the connection is closed              |
 // |--------------------------------------------------|---------------------------------------------------------------|
-// | between requests, or within a head; nothing due  | the refusal, written by hand                                  |
+// | between requests, or within a head; nothing due  | the refusal, written to the socket                            |
 // | the same, while replies are due                  | those replies only: a refusal would be taken for one of them  |
 // | within a body that its handler still waits for   | the replies due before it, then the refusal as its reply      |
 // | within a body whose request is answered already  | that reply only: a second one would answer nothing            |
@@ -87,7 +87,7 @@ export class UnparsedReplies {
       response.writeHead(statusCode, { connection: 'close', ...headers }).end(body)
       this.#replied(statusCode)
     })
-    // There are no tunnels, and Node would close at once, replies due or not. It has taken its own listeners off.
+    // There are no tunnels, and Node would close at once, replies due or not. It has removed its own listeners.
     server.on('connect', (_request: IncomingMessage, socket: Socket) => {
       socket.on('error', () => {})
       this.#stop(socket)

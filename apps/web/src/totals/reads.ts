@@ -32,7 +32,7 @@ export class Totals {
 
   /** One page, and where the next one starts; null after the last one. @throws RequestError */
   async list (page: Page): Promise<{ totals: Total[], next: string | null }> {
-    // One more than asked for says whether there is a next page.
+    // One more than asked for shows whether there is a next page.
     const more = { ...page, limit: page.limit + 1 }
     const totals = page.order === 'key'
       ? this.#read((reader) => reader.listByKey(more))

@@ -1,4 +1,4 @@
-// Pages by total. Each scans the table, so they are made one after the other in a thread, for whose replies this waits.
+// Pages by total. Each scans the table, so a thread makes them, one after the other, and this waits for its replies.
 import { Worker } from 'node:worker_threads'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { Page, Total } from './reader.ts'

@@ -45,7 +45,7 @@ const noHeaders: ErrorHeaders = {}
 export class RequestError extends Error {
   readonly code: ErrorCode
   readonly statusCode: number
-  /** Of this one error, such as `allow`; those that every error has come in addition. */
+  /** Headers that this error has in addition to those of every error, such as `allow`. */
   readonly headers: ErrorHeaders
 
   constructor (code: ErrorCode, message: string, headers: ErrorHeaders = noHeaders) {

@@ -1,5 +1,5 @@
-// What a client is told of any error that is thrown while its request is served: Fastify's own become ours, as far as a
-// client can cause them; of all others it learns only that something went wrong.
+// The error that a client gets for any error that is thrown while its request is served: Fastify's own become ours, as
+// far as a client can cause them; of all others it learns only that something went wrong.
 import type { FastifyError } from 'fastify'
 import { RequestError, type ErrorCode } from './errors.ts'
 import { describeInvalid } from './query.ts'

@@ -10,7 +10,7 @@ export class Routing {
   readonly #methods = new Map<string, Set<string>>()
   readonly #notFound: string
 
-  /** @param notFound what a 404 says; it should tell where to look */
+  /** @param notFound the message of a 404; it should say where to find the paths */
   constructor (app: FastifyInstance, notFound: string) {
     this.#notFound = notFound
     app.addHook('onRoute', ({ url, method }) => {
