@@ -25,7 +25,7 @@ const sockets = 'write,writev'
 describe.skipIf(noStrace !== undefined)(`killed at a system call${why}`, () => {
   test.each<[what: string, calls: string, places: readonly number[]]>([
     ['of its files', files, [1, 2, 9, 20, 21, 22, 23, 24, 25, 26, 40, 75]],
-    // The last ones take and acknowledge batches, and tell of them.
+    // The last ones take and acknowledge batches, and report them.
     ['of its sockets', sockets, [1, 12, 30, 31, 32, 33, 34, 35]],
   ])('%s, from its start on, with Redis', { timeout: 60_000 }, async (_what, calls, places) => {
     const place = makePlace((await startRedis()).url)
@@ -60,7 +60,7 @@ describe.skipIf(noStrace !== undefined)(`killed at a system call${why}`, () => {
 })
 
 describe('two consumers of one database', () => {
-  test('that start at once: one goes on, the other leaves with 69, and nothing is lost or counted twice', async () => {
+  test('that start at once: one goes on, the other ends with 69, and nothing is lost or counted twice', async () => {
     const place = makePlace((await startRedis()).url)
     const web = await startWeb(place)
     const load = new Load(web.url)
@@ -84,7 +84,7 @@ describe('two consumers of one database', () => {
     expectExact(place.databasePath, load)
   })
 
-  test('of which the older stands still while the newer starts: when it goes on it leaves with 69', async () => {
+  test('of which the older stands still while the newer starts: when it goes on it ends with 69', async () => {
     const place = makePlace((await startRedis()).url)
     const web = await startWeb(place)
     const load = new Load(web.url)
@@ -111,7 +111,7 @@ describe('two consumers of one database', () => {
     const older = launchConsumer(place, place.databasePath, tracing('fdatasync,fsync', 'signal=SIGSTOP:when=60'))
     await older.printed(/consuming from/)
     let locked = 0
-    // No commit takes as long as thirty looks.
+    // No commit takes as long as thirty checks.
     await until('it to stand still', () => {
       locked = isFree(place.databasePath) ? 0 : locked + 1
       return locked > 30

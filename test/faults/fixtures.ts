@@ -31,7 +31,7 @@ export async function startRedis (settings: readonly string[] = []): Promise<Red
   return redis
 }
 
-/** A database of the test's own; without a Redis the queue is embedded. */
+/** A database that only this test has; without a Redis the queue is embedded. */
 export function makePlace (redisUrl: string | undefined, more: NodeJS.ProcessEnv = {}): Place {
   const dir = temporaryDir()
   const tmp = join(dir, 'tmp')
@@ -59,7 +59,7 @@ export async function startGearbox ({ env }: Place): Promise<Program & { url: st
   return endWithTest(await startAll(env, { detached: true }))
 }
 
-/** One web worker of its own. On `port` with others it shares their requests, but not their metrics. */
+/** One web worker, started alone. On `port` with others it shares their requests, but not their metrics. */
 export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & {
   url: string
   metricsUrl: string
@@ -71,14 +71,14 @@ export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): P
   return Object.assign(web, { metricsUrl: `http://127.0.0.1:${metricsPort}` })
 }
 
-/** A consumer of its own, resolved at once. @param before a program that runs it, with its arguments */
+/** A consumer, started alone; resolved at once. @param before a program that runs it, with its arguments */
 export function launchConsumer ({ env }: Place, path: string, before: readonly string[] = [],
   more: NodeJS.ProcessEnv = {}): Program {
   const [command, ...args] = [...before, process.execPath, consumerModule, path]
   return endWithTest(new Program(command!, args, { ...env, ...more }))
 }
 
-/** A consumer of its own; resolves once it works. */
+/** A consumer, started alone; resolves once it works. */
 export async function startConsumer (place: Place, path = place.databasePath,
   more: NodeJS.ProcessEnv = {}): Promise<Program> {
   const consumer = launchConsumer(place, path, [], more)

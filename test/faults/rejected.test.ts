@@ -24,7 +24,7 @@ async function add (gearbox: { readonly url: string }, ack: string, body: string
 const rows = (place: Place): unknown[] => query(place.databasePath, 'SELECT reason FROM rejected ORDER BY id')
 
 describe.each(modes)('with %s', (mode) => {
-  test('what a client was told was refused is not counted later', async () => {
+  test('what was refused to a client is not counted later', async () => {
     const place = await makePlaceFor(mode, { ACK_TIMEOUT_MS: '5000' })
     const gearbox = await startGearbox(place)
     expect((await add(gearbox, 'stored', 'foo=1', 'k')).status).toBe(204)
@@ -48,7 +48,7 @@ describe.each(modes)('with %s', (mode) => {
     expect([totals.get('foo'), totals.get('full'), totals.get('bar')]).toEqual([1n, int64Max, BigInt(counted)])
   })
 
-  test('where totals leave 64 bits at all levels at once, refused and kept ones are told apart ' +
+  test('where totals leave 64 bits at all levels at once, refused and kept ones are distinguished ' +
     'to the last', async () => {
     const place = await makePlaceFor(mode, { ACK_TIMEOUT_MS: '5000' })
     const gearbox = await startGearbox(place)

@@ -11,8 +11,8 @@ import type { Identity } from './store/identity.ts'
 import { inspectDatabase, isBusy } from './store/open.ts'
 import type { Store } from './store/store.ts'
 
-/** What a database that is consumed into without Redis has written down. */
-const embedded = 'embedded'
+/** What a database that is consumed into without Redis has written down as its queue. */
+export const embeddedQueue = 'embedded'
 
 /** A path as a shell takes it. */
 function shellQuoted (path: string): string {
@@ -26,7 +26,7 @@ function rebindCommand (path: string, options = ''): string {
 
 /** The queue as a database writes it down: 'embedded', or which Redis. */
 export function recordedQueue (queue: ConsumerQueue): string {
-  return queue.keepsBatches ? queue.name : embedded
+  return queue.keepsBatches ? queue.name : embeddedQueue
 }
 
 /**
@@ -34,7 +34,7 @@ export function recordedQueue (queue: ConsumerQueue): string {
  * @throws FatalError (refused) that says what to do
  */
 export function requireEmbedded (identity: Identity | undefined, databasePath: string): void {
-  if (identity?.queue === undefined || identity.queue === embedded) return
+  if (identity?.queue === undefined || identity.queue === embeddedQueue) return
   throw new FatalError(`${databasePath} belongs to the queue in Redis, ${identity.queue}, and REDIS_URL is unset: ` +
     'set it, or give that queue up, with all that waits in it, by: ' + rebindCommand(databasePath, '--embedded '),
   exitCode.refused)
@@ -54,7 +54,7 @@ export async function checkBinding (
   // old copy.
   const identity = before === undefined ? inspectDatabase(databasePath) : requireSame(databasePath, before)
   if (!queue.keepsBatches) requireEmbedded(identity, databasePath)
-  const why = mismatch(owner, stored, identity)
+  const why = mismatchOf(owner, stored, identity)
   if (why === undefined) return owner
   throw new FatalError(`${databasePath} and ${queue.name} don't belong together: ${why}. ` +
     `To count what waits, and all that comes, into ${databasePath}, run: ${rebindCommand(databasePath)}`,
@@ -65,7 +65,7 @@ export async function checkBinding (
  * Why a queue and a database don't belong together; undefined if they do.
  * @param identity undefined of a new database
  */
-function mismatch (
+export function mismatchOf (
   owner: Owner | undefined, stored: ReadonlyMap<string, Sequences>, identity: Identity | undefined
 ): string | undefined {
   if (owner !== undefined) {

@@ -54,12 +54,12 @@ async function ownerIn (queueName: string): Promise<string | null> {
   }
 }
 
-/** Files beside a database, without SQLite's own notes, which reading alone makes. */
+/** Files next to a database, without SQLite's own notes, which reading alone makes. */
 function filesBeside (path: string): string[] | undefined {
   return existsSync(dirname(path)) ? readdirSync(dirname(path)).filter((name) => !/-(wal|shm)$/.test(name)) : undefined
 }
 
-const told = (high: number): Progress => ({ high, gaps: [], rejected: [], omittedRejections: [] })
+const progress = (high: number): Progress => ({ high, gaps: [], rejected: [], omittedRejections: [] })
 
 async function expectRefused (queueName: string, path: string, why: RegExp): Promise<void> {
   const before = await ownerIn(queueName)
@@ -111,7 +111,7 @@ test('a copy from before a restart is refused by its epoch', async () => {
   await expectRefused(queueName, `${path}.copy`, /restored or copied/)
 })
 
-test('a copy from before the last batches is refused by what was told as stored', async () => {
+test('a copy from before the last batches is refused by what was reported as stored', async () => {
   const [queueName, path] = [randomUUID(), freshPath()]
   const queue = await startQueue(queueName)
   const { store } = openStore({ path })
@@ -122,19 +122,19 @@ test('a copy from before the last batches is refused by what was told as stored'
   const again = openStore({ path }).store
   again.apply([element({ seq: 2, sums: { a: 1 } })])
   again.close()
-  await queue.reportProgress(new Map([[producerA, told(2)]]))
+  await queue.reportProgress(new Map([[producerA, progress(2)]]))
   expect(await checkBinding(queue, path)).toBeDefined()
   await expectRefused(queueName, `${path}.copy`, /does not have/)
 })
 
-test('a new database is refused by an unbound queue that tells of stored increments', async () => {
+test('a new database is refused by an unbound queue that reports stored increments', async () => {
   const queueName = randomUUID()
   const queue = await startQueue(queueName)
-  await queue.reportProgress(new Map([[producerA, told(1)]]))
+  await queue.reportProgress(new Map([[producerA, progress(1)]]))
   await expectRefused(queueName, freshPath(), /does not have/)
 })
 
-test('of two consumers that start at once the newer goes on and the older leaves', async () => {
+test('of two consumers that start at once the newer goes on and the older ends', async () => {
   const [queueName, path] = [randomUUID(), freshPath()]
   const queues = [await startQueue(queueName), await startQueue(queueName)]
   const { store } = openStore({ path })
@@ -221,7 +221,7 @@ test('a rebind is refused while a consumer runs, and changes nothing', async () 
   await until('Redis to notice', async () => await run('rebind', [path], env).exited === 0)
 })
 
-test('a rebind by force supersedes the consumer that runs, which leaves with 69', async () => {
+test('a rebind by force supersedes the consumer that runs, which ends with 69', async () => {
   const [queueName, path, other] = [randomUUID(), freshPath(), freshPath()]
   const env = { REDIS_URL: server.url, QUEUE_NAME: queueName }
   const consumer = run('consumer', [path], env)
@@ -311,7 +311,7 @@ test('a consumer waits for a Redis that comes up later, says so once, and stops 
   expect(await consumer.exited).toBe(0)
 })
 
-test('a consumer outlives connections that break at every step of being made anew', async () => {
+test('a consumer outlives connections that break at every step of being made again', async () => {
   const proxy = await TcpProxy.start(server.port)
   onTestFinished(async () => { await proxy.close() })
   const [queueName, path] = [randomUUID(), freshPath()]

@@ -1,4 +1,5 @@
-// The second gear with parts that fail: nothing that was taken is lost, and what could not be told is told again.
+// The consumer's loop with parts that fail: nothing that was taken is lost, and progress that could not be reported is
+// reported again.
 import { once } from 'node:events'
 import { renameSync } from 'node:fs'
 import { join } from 'node:path'
@@ -42,7 +43,7 @@ class FailingStore extends Store {
 /** A queue that fails now and then. */
 class FailingQueue extends EmbeddedConsumerQueue {
   failures: { [method in 'take' | 'acknowledge' | 'reportProgress' | 'forget']?: number } = {}
-  readonly told: Array<ReadonlyMap<string, Progress>> = []
+  readonly reported: Array<ReadonlyMap<string, Progress>> = []
   supersedes = false
 
   override async take (): Promise<Buffer[]> {
@@ -58,7 +59,7 @@ class FailingQueue extends EmbeddedConsumerQueue {
 
   override async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
     this.#fail('reportProgress')
-    this.told.push(stored)
+    this.reported.push(stored)
     await super.reportProgress(stored)
   }
 
@@ -127,12 +128,12 @@ async function setUp (commitIntervalMs = 0): Promise<Setup> {
   }
 }
 
-test('batches are stored, acknowledged and told', async () => {
+test('batches are stored, acknowledged and reported', async () => {
   const { consumer, queue, path, push, start } = await setUp()
   const { stop } = start()
   await push({ seq: 1, sums: { a: 1 } }, { seq: 2, sums: { a: 1 } })
   expect(totals(path)).toEqual({ a: 2n })
-  await until('the word', () => queue.told.at(-1)?.get(producerA)?.high === 2)
+  await until('a report', () => queue.reported.at(-1)?.get(producerA)?.high === 2)
   await stop()
   expect(queue.length).toBe(0)
   expect(consumer.counts).toMatchObject({ applied: 2, duplicates: 0, gaps: 0 })
@@ -154,7 +155,7 @@ test('between two runs, a consumer that is behind shows the age of what waits', 
   await stop()
 })
 
-test('a disk that fails loses nothing, and is spoken of once', async () => {
+test('a disk that fails loses nothing, and is logged once', async () => {
   const { queue, store, path, log, push, start } = await setUp()
   store.failures = 4
   const { stop } = start()
@@ -201,79 +202,79 @@ test('a lost acknowledgement makes a duplicate that is skipped and acknowledged'
   expect(consumer.counts).toMatchObject({ applied: 1, duplicates: 2 })
 })
 
-test('what could not be told is told again without another batch, with the rejections in it', async () => {
+test('progress that could not be reported is reported again without another batch, with its rejections', async () => {
   const { queue, push, start } = await setUp()
   queue.failures.reportProgress = 3
   const { stop } = start()
   await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
-  await until('the word', () => queue.told.length > 0)
-  expect(queue.told[0]?.get(producerA)).toEqual(
+  await until('a report', () => queue.reported.length > 0)
+  expect(queue.reported[0]?.get(producerA)).toEqual(
     { high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] }
   )
   await stop()
 })
 
-test('a rejection stays told with the batches that follow', async () => {
+test('a rejection stays in the reports of the batches that follow', async () => {
   const { consumer, queue, log, push, start } = await setUp()
   const { stop } = start()
   await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
   for (const seq of [3, 4, 5]) await push({ seq, sums: { a: 1 } })
-  await until('the last word', () => queue.told.at(-1)?.get(producerA)?.high === 5)
-  expect(queue.told.at(-1)?.get(producerA)?.rejected).toEqual([{ seq: 2, key: 'full', reason: 'overflow' }])
+  await until('the last report', () => queue.reported.at(-1)?.get(producerA)?.high === 5)
+  expect(queue.reported.at(-1)?.get(producerA)?.rejected).toEqual([{ seq: 2, key: 'full', reason: 'overflow' }])
   await stop()
   expect(consumer.counts.rejected).toEqual(new Map([['overflow', 1]]))
   expect(log.messages(40)).toEqual([expect.stringContaining('npm run rejected')])
 })
 
-test('of very many rejections the newest thousand are told, and of the rest which batches they were in', async () => {
+test('of very many rejections the newest thousand are reported, and the batches of the rest', async () => {
   const { queue, push, start } = await setUp()
   const { stop } = start()
   const full = Object.fromEntries(Array.from({ length: 700 }, (_, i) => [`key ${i}`, int64Max]))
   await push({ seq: 1, sums: full })
   await push({ seq: 2, sums: full })
   await push({ seq: 3, sums: full })
-  await until('the last word', () => queue.told.at(-1)?.get(producerA)?.high === 3)
-  const stored = queue.told.at(-1)?.get(producerA)
+  await until('the last report', () => queue.reported.at(-1)?.get(producerA)?.high === 3)
+  const stored = queue.reported.at(-1)?.get(producerA)
   expect(stored?.rejected).toHaveLength(1000)
   expect(stored?.rejected.filter(({ seq }) => seq === 3)).toHaveLength(700)
   expect(stored?.omittedRejections).toEqual([2])
   await stop()
 })
 
-test('what a consumer committed and never told is told by the next one, with the rejections in it', async () => {
+test('what a consumer committed and never reported is reported by the next one, with its rejections', async () => {
   const { queue, store, log, push, start } = await setUp()
   queue.failures.reportProgress = Number.POSITIVE_INFINITY
   const { stop } = start()
   await push({ seq: 1, sums: { full: int64Max } }, { seq: 2, sums: { full: 1 } })
   await stop()
-  expect(queue.told).toEqual([])
+  expect(queue.reported).toEqual([])
   queue.failures.reportProgress = 0
   const end = new AbortController()
   const next = new Consumer({ queue, store, logger: log.logger, commitIntervalMs: 0, observeCommit: () => {} })
   end.abort()
   await next.run(end.signal, new AbortController().signal)
-  expect(queue.told.at(-1)?.get(producerA))
+  expect(queue.reported.at(-1)?.get(producerA))
     .toEqual({ high: 2, gaps: [], rejected: [{ seq: 2, key: 'full', reason: 'overflow' }], omittedRejections: [] })
 })
 
-test('a batch that comes again is told with its rejections again', async () => {
+test('a batch that comes again is reported with its rejections again', async () => {
   const { consumer, queue, store, push, start } = await setUp()
   const batch = { seq: 2, sums: { full: 1 } }
   store.apply([element({ seq: 1, sums: { full: int64Max } }), element(batch)])
   const { stop } = start()
   await push(batch)
-  await until('the word', () => queue.told.length > 0)
-  expect(queue.told.at(-1)?.get(producerA)?.rejected).toContainEqual({ seq: 2, key: 'full', reason: 'overflow' })
+  await until('a report', () => queue.reported.length > 0)
+  expect(queue.reported.at(-1)?.get(producerA)?.rejected).toContainEqual({ seq: 2, key: 'full', reason: 'overflow' })
   await stop()
   expect(consumer.counts.rejected.size).toBe(0)
 })
 
-test('a gap is counted, warned of, and told', async () => {
+test('a gap is counted, logged, and reported', async () => {
   const { consumer, queue, log, push, start } = await setUp()
   const { stop } = start()
   await push({ seq: 1, sums: { a: 1 } }, { seq: 4, sums: { a: 1 } })
-  await until('the word', () => queue.told.at(-1)?.get(producerA)?.gaps.length === 1)
-  expect(queue.told.at(-1)?.get(producerA)).toMatchObject({ high: 4, gaps: [[2, 3]] })
+  await until('a report', () => queue.reported.at(-1)?.get(producerA)?.gaps.length === 1)
+  expect(queue.reported.at(-1)?.get(producerA)).toMatchObject({ high: 4, gaps: [[2, 3]] })
   await stop()
   expect(consumer.counts.gaps).toBe(2)
   expect(log.messages(40)).toEqual([expect.stringContaining('sequences 2 to 3')])
@@ -297,7 +298,7 @@ test('a stop stores all that waits before it ends', async () => {
   await pushing
   expect(queue.length).toBe(0)
   expect(totals(path)).toEqual({ a: 600n })
-  expect(queue.told.at(-1)?.get(producerA)).toMatchObject({ high: 600, gaps: [] })
+  expect(queue.reported.at(-1)?.get(producerA)).toMatchObject({ high: 600, gaps: [] })
 })
 
 test('a stop while nothing can be stored leaves what was pushed to whoever pushed it', async () => {
@@ -331,14 +332,14 @@ test('an idle consumer notices that its database is moved away, says so once, re
   await stop()
 })
 
-test('a superseded consumer leaves', async () => {
+test('a superseded consumer ends', async () => {
   const { queue, start } = await setUp()
   const { running } = start()
   queue.supersedes = true
   await expect(running).rejects.toThrow(SupersededError)
 })
 
-test('an element that is no batch does not block those behind it', async () => {
+test('an element that is not a batch does not block those behind it', async () => {
   const { consumer, queue, path, push, start } = await setUp()
   const { stop } = start()
   await push({ seq: 1, sums: { a: 1 } })

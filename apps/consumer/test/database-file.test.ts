@@ -131,7 +131,7 @@ test('an empty file becomes a database, and so does what a link names', () => {
 })
 
 test.each(['with its consumer at work', 'at rest',
-  'of a killed consumer'])('looking at our own database %s leaves nothing behind', (state) => {
+  'of a killed consumer'])('inspecting our database %s leaves nothing behind', (state) => {
   const { store, path } = openStore()
   store.apply([element({ sums: { a: 1 } })])
   if (state === 'at rest') store.close()
@@ -139,8 +139,8 @@ test.each(['with its consumer at work', 'at rest',
   if (state === 'of a killed consumer') {
     for (const suffix of ['', '-wal']) writeFileSync(`${copied}${suffix}`, readFileSync(`${path}${suffix}`))
   }
-  const looked = state === 'of a killed consumer' ? copied : path
-  const before = picture(dirname(looked)).filter((file) => !String((file as unknown[])[0]).endsWith('-shm'))
-  expect(inspectDatabase(looked)?.owner).toEqual(store.owner)
-  expect(picture(dirname(looked)).filter((file) => !String((file as unknown[])[0]).endsWith('-shm'))).toEqual(before)
+  const inspected = state === 'of a killed consumer' ? copied : path
+  const before = picture(dirname(inspected)).filter((file) => !String((file as unknown[])[0]).endsWith('-shm'))
+  expect(inspectDatabase(inspected)?.owner).toEqual(store.owner)
+  expect(picture(dirname(inspected)).filter((file) => !String((file as unknown[])[0]).endsWith('-shm'))).toEqual(before)
 })

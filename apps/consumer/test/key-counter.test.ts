@@ -1,4 +1,4 @@
-// Counting keys beside a consumer: exact at rest, never holding a snapshot for long, and never more often than once a
+// Counting keys next to a consumer: exact at rest, never holding a snapshot for long, and never more often than once a
 // minute.
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -39,7 +39,7 @@ test.each([0, 1, 19_999, 20_000, 20_001, 50_000])('%i keys are counted', async (
   expect(await until('the count', () => counter.keys === keys)).toBe(true)
 })
 
-test('asked again within a minute, the last count stands', async () => {
+test('asked again within a minute, the last count is returned', async () => {
   const { path, db } = makeDatabase(10)
   const counter = makeCounter(path)
   await counter.refresh()

@@ -1,4 +1,4 @@
-// Databases made by the original, and what becomes of them.
+// Databases that piccolo-daimao made, the original, and what becomes of them.
 import { copyFileSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
@@ -33,7 +33,7 @@ test.each([
     { most: 2n ** 63n - 1n, least: -(2n ** 63n) }],
   ['with odd keys', ["('', 1)", "('a''b', 2)", "('ключ', 3)", "('__proto__', 4)"],
     { '': 1n, "a'b": 2n, ключ: 3n, ['__proto__']: 4n }],
-])("the original's database %s is taken over, with a copy beside it", (_what, rows, expected) => {
+])("the original's database %s is migrated, with a copy next to it", (_what, rows, expected) => {
   const path = makeDatabase(original, ...rows.map((row) => `INSERT INTO numbers VALUES ${row}`))
   const before = [query(path, contents), query(path, schemas)]
   const { store } = openStore({ path })
@@ -86,7 +86,7 @@ test.each([
   expect(readdirSync(dirname(path)).filter((name) => name.includes('original')).length).toBeLessThanOrEqual(1)
 })
 
-test("somebody else's table of that name is refused and left alone", () => {
+test("another application's table of that name is refused and left alone", () => {
   const path = makeDatabase('CREATE TABLE numbers(n INTEGER, name TEXT)', "INSERT INTO numbers VALUES (1, 'one')")
   expect(() => openStore({ path })).toThrow(FatalError)
   expect(() => openStore({ path })).toThrow(/belongs to another application/)
@@ -113,7 +113,7 @@ test('a new database is made without a copy, and its directory too', () => {
 
 const rows = "INSERT INTO numbers VALUES ('a', 1), ('b', 20)"
 
-test('views, indexes, triggers and tables of its owner still work after the take-over', () => {
+test('views, indexes, triggers and tables of its owner still work after the migration', () => {
   const path = makeDatabase(original, rows, `
     CREATE TABLE log(key, value);
     CREATE TABLE labels(key TEXT REFERENCES numbers(key) ON DELETE CASCADE, label TEXT);
@@ -193,7 +193,7 @@ test.each([
   expect(() => openStore({ path })).toThrow(/CHECK or a foreign key/)
 })
 
-test('a table of the original without rowids is taken over', () => {
+test('a table of the original without rowids is migrated', () => {
   const path = makeDatabase('CREATE TABLE numbers(key TEXT PRIMARY KEY, value INTEGER DEFAULT 0) WITHOUT ROWID', rows)
   openStore({ path })
   expect(totals(path)).toEqual({ a: 1n, b: 20n })

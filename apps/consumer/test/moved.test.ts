@@ -92,7 +92,7 @@ test.each(moves)('a database $what: noticed at once, and when it is back everyth
 test('a commit that went into a file moved away is not returned, and is skipped when that file is back', () => {
   const { store, path } = openStore()
   store.apply(one(1))
-  // Moved between the look before the commit and the one after it.
+  // Moved between the check before the commit and the one after it.
   const { apply } = movedDuring(store, path)
   expect(() => apply(2)).toThrow(DatabaseMovedError)
   renameSync(`${path}.away`, path)
@@ -183,7 +183,7 @@ test('without its -wal, which somebody removed while others have the database op
   store.apply(one(1))
   expect(reader.prepare('SELECT value FROM numbers').pluck().get()).toBe(1)
   rmSync(`${path}-wal`)
-  // A snapshot of somebody else's needs the removed one: until that ends, nothing is stored.
+  // A snapshot of another connection needs the removed one: until that ends, nothing is stored.
   reader.exec('BEGIN')
   reader.prepare('SELECT count(*) FROM numbers').get()
   expect(() => store.apply(one(2))).toThrow(DatabaseMovedError)

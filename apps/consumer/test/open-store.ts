@@ -1,4 +1,4 @@
-// A store on a real file of the test's own, and a look at what is in it.
+// A store on a real file that only this test has, and queries of what is in it.
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { onTestFinished } from 'vitest'

@@ -46,7 +46,7 @@ describe('what nobody was promised', () => {
     expect(kept(path)).toEqual([])
   })
 
-  test('is reported again to whoever was not told, although this process died in between', () => {
+  test('is reported again to a worker that has no report, although this process died in between', () => {
     const { store, path } = openFull()
     const batch = element({ seq: 2, at: Date.now(), storedWithinMs: 5000, sums: { full: 7 } })
     const rejection = { seq: 2, key: 'full', reason: 'overflow', filed: false, value: '7' }
@@ -80,8 +80,7 @@ describe('what nobody was promised', () => {
     expect(Number(latest ?? 0)).toBeLessThanOrEqual(Date.now())
   })
 
-  test('strikes off what the same request was promised before: its client has been told since that it ' +
-    'does not count', () => {
+  test('removes what the same request was promised before: its client has got a refusal since', () => {
     const { store, path } = openFull()
     const request = { id: 'x', sums: { full: 1 } }
     store.apply([element({ seq: 2, once: [request, { id: 'y', sums: { full: 1 } }] }),
@@ -128,7 +127,7 @@ describe('limits', () => {
     expect(totals(path)).toEqual({ full: int64Max - 1n })
   })
 
-  test('promised sums take the place of what is worth less, and what finds no room is said', () => {
+  test('promised sums take the place of what is worth less, and what finds no room is reported', () => {
     const { store, path } = openFull({ rejectedRowsMax: 3 })
     store.apply([element({ seq: 2, sums: { b: int64Max }, once: [{ id: 'x', sums: { a: 1 } }] })])
     store.apply([Buffer.from('one'), Buffer.from('two'), element({ seq: 3, once: [{ id: 'x', sums: { a: 2 } }] })])
@@ -146,7 +145,7 @@ describe('limits', () => {
     expect(last.rejections).toEqual([{ producer: producerA, seq: 8, key: 'b', reason: 'overflow' }])
     expect(kept(path).map(([key, , , once]) => [key, once])).toEqual([['full', null], ['full', 'y'], ['full', 'z']])
     expect(store.rejectedRows).toBe(3)
-    // Room that somebody else made is seen.
+    // Room that another connection made is seen.
     execute(path, 'DELETE FROM rejected')
     expect(store.apply([element({ seq: 9, sums: { b: 5 } })]).dropped).toEqual([])
   })
@@ -159,7 +158,7 @@ describe('limits', () => {
     expect(store.apply([element({ seq: 2, sums: { full: 1 } })]).dropped).toEqual([])
   })
 
-  test('a producer whose numbers somebody makes up does not stop everything', () => {
+  test('a producer whose numbers are made up does not stop everything', () => {
     const { store } = openStore()
     const increments = 999_999_999_999_999
     for (let first = 1; first < 10_000; first += 250) {
@@ -309,7 +308,7 @@ describe('a database', () => {
     expect(query(path, 'PRAGMA user_version')).toEqual([[1n]])
   })
 
-  test('that lacks nothing can be listed while somebody else writes to it', () => {
+  test('that lacks nothing can be listed while another program writes to it', () => {
     const { store, path } = openFull()
     store.apply([element({ seq: 2, sums: { full: 5 } })])
     const other = new Database(path)

@@ -51,7 +51,7 @@ const lengths: ReadonlyArray<readonly [string, (batch: Buffer) => Buffer]> = [
 ]
 
 describe.each(lengths)('sums of %s batches', (_length, lengthened) => {
-  test('are exact over all 64 bits, whatever the keys, and every overflow is an entry of its own', () => {
+  test('are exact over all 64 bits, whatever the keys, and every overflow is a separate entry', () => {
     const batches = fc.array(fc.uniqueArray(fc.tuple(key, int64), { selector: ([key]) => key, maxLength: 6 }),
       { minLength: 1, maxLength: 6 })
     fc.assert(fc.property(batches, fc.integer({ min: 1, max: 6 }), (batches, runLength) => {
@@ -249,7 +249,7 @@ describe('a batch that can not be read', () => {
       expect(totals(path)).toEqual({ full: int64Max, good: 2n })
     })
 
-    test('several that make sense only together are set aside one by one, and what lies between them counts', () => {
+    test('several that make sense only together are set aside one by one, and what is between them counts', () => {
       const { store, path } = openStore()
       const opening = Buffer.from(`${header(9)}{"a":1},"x":[0`)
       const closing = Buffer.from(`${header(10)}{"a":1},"once":[]}]}`)
@@ -518,7 +518,7 @@ describe('epochs', () => {
   })
 })
 
-test('producers that were not heard of are named', () => {
+test('producers of which nothing was stored lately are named', () => {
   const { store } = openStore()
   store.apply([element({ sums: { a: 1 } })])
   expect(store.producersUnseenSince(Date.now() - 60_000)).toEqual([])

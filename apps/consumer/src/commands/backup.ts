@@ -1,4 +1,5 @@
-// `npm run backup -- FILE`: a copy of the database as it is at one moment, made while the consumer goes on, and checked.
+// `npm run backup -- FILE`: copies the database as it is at one moment, while the consumer goes on, and checks the
+// copy.
 import { existsSync, renameSync, rmSync } from 'node:fs'
 import { resolve } from 'node:path'
 import Database from 'better-sqlite3'
@@ -25,6 +26,7 @@ export const command = defineCommand({
   run: async ({ positionals }) => await backUp(positionals[0]),
 })
 
+/** @returns the exit code */
 async function backUp (file: string | undefined): Promise<number> {
   if (file === undefined) throw new FatalError('name the copy: npm run backup -- FILE')
   const { databasePath } = loadConfig(process.env)
@@ -40,7 +42,8 @@ async function backUp (file: string | undefined): Promise<number> {
     return 0
   } catch (error) {
     rmSync(partial, { force: true })
-    throw error instanceof FatalError ? error : new FatalError(`${databasePath} could not be copied to ${target}: ${reasonOf(error)}`)
+    if (error instanceof FatalError) throw error
+    throw new FatalError(`${databasePath} could not be copied to ${target}: ${reasonOf(error)}`)
   }
 }
 
@@ -48,7 +51,7 @@ async function copy (databasePath: string, target: string): Promise<void> {
   rmSync(target, { force: true })
   const db = openForReading(databasePath, busyTimeoutMs)
   try {
-    // An open read pins one snapshot. Without it SQLite starts the copy anew whenever the consumer commits, and never ends.
+    // An open read pins one snapshot. Without it SQLite starts over whenever the consumer commits, and never ends.
     db.exec('BEGIN')
     db.prepare('SELECT count(*) FROM sqlite_schema').get()
     await db.backup(target)
@@ -64,8 +67,13 @@ function check (path: string): number {
     // One file is easier to keep than three: the copy leaves WAL mode until it is used.
     db.pragma('journal_mode = DELETE')
     const found = db.pragma('integrity_check', { simple: true })
-    if (found !== 'ok') throw new FatalError(`the copy is not whole: ${String(found)}. The database itself may be damaged: check it with sqlite3 and "PRAGMA integrity_check"`)
-    if (readVersion(db) === 0) throw new FatalError('the copy has no tables of Gearbox: was DATABASE_PATH ever started?')
+    if (found !== 'ok') {
+      throw new FatalError(`the copy is not whole: ${String(found)}. The database itself may be damaged: ` +
+        'check it with sqlite3 and "PRAGMA integrity_check"')
+    }
+    if (readVersion(db) === 0) {
+      throw new FatalError('the copy has no tables of Gearbox: was DATABASE_PATH ever started?')
+    }
     return Number(db.prepare('SELECT count(*) FROM numbers').pluck().get())
   } finally {
     db.close()

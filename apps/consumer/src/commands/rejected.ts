@@ -14,8 +14,8 @@ What was refused is not in the list: its client knows.
 usage: npm run rejected                     lists
        npm run rejected -- --retry ID       tries that one again, and counts it if it now can be
        npm run rejected -- --retry all      tries all of them again
-       npm run rejected -- --discard ID     strikes that one off: it will never be counted
-       npm run rejected -- --discard all    strikes all of them off`
+       npm run rejected -- --discard ID     removes that one: it will never be counted
+       npm run rejected -- --discard all    removes all of them`
 
 /** Rows that are read at once: one may have a thousand keys. */
 const pageRows = 100
@@ -32,44 +32,48 @@ export const command = defineCommand({
   run: async ({ values }) => await listOrSettle(values),
 })
 
+/** The options as they were given; without either, all are listed. */
 interface Choice {
   readonly retry?: readonly string[] | undefined
   readonly discard?: readonly string[] | undefined
 }
 
-async function listOrSettle (values: Choice): Promise<number> {
-  if (values.retry !== undefined && values.discard !== undefined) {
-    throw new FatalError('--retry or --discard, not both at once')
-  }
-  const [ids, option] = values.retry === undefined ? [values.discard, '--discard'] : [values.retry, '--retry']
-  const wanted = ids === undefined || ids.includes('all') ? undefined : ids.map((text) => parseId(text, option))
+/** @returns the exit code */
+async function listOrSettle ({ retry, discard }: Choice): Promise<number> {
+  if (retry !== undefined && discard !== undefined) throw new FatalError('--retry or --discard, not both at once')
+  const [texts, option] = retry === undefined ? [discard, '--discard'] : [retry, '--retry']
+  const ids = texts === undefined || texts.includes('all') ? undefined : texts.map((text) => parseId(text, option))
   const config = loadConfig(process.env)
   if (!existsSync(config.databasePath)) {
     throw new FatalError(`there is no database ${config.databasePath}; DATABASE_PATH names it`)
   }
   let store: Store | undefined
   try {
-    const opened = store = new Store({ ...config, path: config.databasePath })
-    let failures = 0
-    const act = values.retry === undefined ? discard : retry
-    const print = function * (): Generator<string> {
-      if (ids === undefined) {
-        yield * list(opened)
-        return
-      }
-      for (const id of wanted ?? allIds(opened)) {
-        const { text, failed } = act(opened, id)
-        if (failed) failures++
-        yield `${id}: ${text}`
-      }
+    store = new Store({ ...config, path: config.databasePath })
+    if (texts === undefined) {
+      await printLines(list(store))
+      return 0
     }
-    await printLines(print())
-    return failures === 0 ? 0 : 1
+    return await settle(store, ids ?? allIds(store), retry === undefined ? discardEntry : retryEntry)
   } catch (error) {
-    throw isBusy(error) ? new FatalError(`${config.databasePath} is locked by somebody else; try again`) : error
+    throw isBusy(error) ? new FatalError(`${config.databasePath} is locked by another program; try again`) : error
   } finally {
     store?.close()
   }
+}
+
+/** Prints what became of each entry. @returns the exit code: 1 if any failed */
+async function settle (store: Store, ids: Iterable<bigint>, act: (store: Store, id: bigint) => Done): Promise<number> {
+  let failures = 0
+  const lines = function * (): Generator<string> {
+    for (const id of ids) {
+      const { text, failed } = act(store, id)
+      if (failed) failures++
+      yield `${id}: ${text}`
+    }
+  }
+  await printLines(lines())
+  return failures === 0 ? 0 : 1
 }
 
 function parseId (text: string, option: string): bigint {
@@ -104,12 +108,12 @@ function * list (store: Store): Generator<string> {
 
 interface Done { readonly text: string, readonly failed: boolean }
 
-function retry (store: Store, id: bigint): Done {
+function retryEntry (store: Store, id: bigint): Done {
   const why = store.retryRejected(id)
   return { text: why === undefined ? 'counted' : `not counted, ${why}`, failed: why !== undefined }
 }
 
-function discard (store: Store, id: bigint): Done {
+function discardEntry (store: Store, id: bigint): Done {
   const failed = !store.discardRejected(id)
   return { text: failed ? 'there is no such entry' : 'discarded', failed }
 }
@@ -122,7 +126,7 @@ function describe ({ id, producer, seq, reason, at, entries, batchBytes }: Rejec
   return `${id}: ${reason}: ${what} (${describeTime(at)}${from})`
 }
 
-/** What others wrote into the queue may have a time that is none. */
+/** What another program wrote into the queue may have a time that is not a date. */
 function describeTime (at: bigint): string {
   const date = new Date(Number(at))
   return Number.isNaN(date.getTime()) ? `at ${at}` : date.toISOString()
