@@ -4,20 +4,17 @@ import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { readDatabaseUuid, writeSpool } from '@gearbox/web/deliver/spool.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
-import { endWithTest, listening, post, postWith, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { endWithTest, listening, post, postWith, Program, startAll, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-
-const programOf = (name: string): string => `apps/consumer/src/${name === 'main' ? '' : 'commands/'}${name}.ts`
 
 async function verify (env: NodeJS.ProcessEnv, ...urls: readonly string[]): Promise<{
   code: number |
   NodeJS.Signals,
   output: string
 }> {
-  const program = endWithTest(new Program(process.execPath,
-    [programOf('verify'), ...urls.flatMap((url) => ['--url', url])], env))
+  const program = endWithTest(startCommand('verify', urls.flatMap((url) => ['--url', url]), env))
   return { code: await program.exited, output: program.output }
 }
 
@@ -63,7 +60,7 @@ test('a batch that disappears from the queue is missed, and later its hole', asy
   const client = redis.client()
   onTestFinished(() => client.disconnect())
   const env = { DATABASE_PATH: join(temporaryDir(), 'numbers.db'), REDIS_URL: redis.url, WEB_WORKERS: '1' }
-  const consumer = endWithTest(new Program(process.execPath, [programOf('main')], env))
+  const consumer = endWithTest(startCommand('consumer', [], env))
   await consumer.printed(/consuming from/)
   consumer.kill('SIGTERM')
   await consumer.exited
@@ -135,7 +132,7 @@ test('workers that share a port are asked on the METRICS_PORT of each, and the s
     PORT: String(await freePort()),
   }
   const ports = [await freePort(), await freePort()]
-  const consumer = endWithTest(new Program(process.execPath, [programOf('main')], env))
+  const consumer = endWithTest(startCommand('consumer', [], env))
   const webs = await Promise.all(ports.map(async (port) =>
     endWithTest(await listening(new Program(process.execPath, ['apps/web/src/main.ts'],
       { ...env, METRICS_PORT: String(port) })))))
