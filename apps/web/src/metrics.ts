@@ -59,9 +59,9 @@ export function registerProducer (registry: Registry, flusher: Flusher, producer
   }
   measure('gearbox_producer_increments', 'Increments that a living worker has accepted',
     () => flusher.counts.increments)
-  measure('gearbox_producer_pending_increments', 'Of those, in no batch yet', () => flusher.onTheWay.pending)
+  measure('gearbox_producer_pending_increments', 'Of those, in no batch yet', () => flusher.undelivered.pending)
   measure('gearbox_producer_window_increments', 'Of those, in batches that are not known to be in the queue',
-    () => flusher.onTheWay.window)
+    () => flusher.undelivered.window)
 }
 
 /**

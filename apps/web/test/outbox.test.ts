@@ -145,7 +145,7 @@ test('a tail that vanished is pushed again by an idle worker, once', async () =>
   queue.list = []
   await until('the tail', () => queue.list.length === 2)
   expect(sequences(queue.list)).toEqual([2, 3])
-  expect(flusher.onTheWay.window).toBe(0)
+  expect(flusher.undelivered.window).toBe(0)
   queue.list = []
   const { polled } = spyOn(queue)
   await until('four more polls', () => polled() > 4)

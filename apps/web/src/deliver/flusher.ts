@@ -143,7 +143,7 @@ export class Flusher {
   }
 
   /** Increments accepted that are in no batch yet, and those in batches that are not known to be in the queue. */
-  get onTheWay (): { readonly pending: number, readonly window: number } {
+  get undelivered (): { readonly pending: number, readonly window: number } {
     return {
       pending: this.#accumulator.increments + (this.#drain?.unreadIncrements ?? 0),
       window: this.#outbox.unpushedIncrements,

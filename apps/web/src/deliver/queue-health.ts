@@ -16,12 +16,12 @@ export interface QueueHealthOptions {
 }
 
 /**
- * The states of a queue, as a worker sees them. Only `check` changes the state; the outbox calls `attemptFailed` and
- * `attemptSucceeded`, which it goes by.
+ * The states of a queue, as a worker sees them:
  *
- * - failing: at the start, as nothing is known yet; and whenever there is a `failure`. After 1 s one warning is logged
- *   for each reason.
- * - working: entered when there is no `failure`. If one was logged, one line says that it is over.
+ * - failing: at the start, as nothing is known yet. Entered by `attemptFailed`, and by `check` where there is a
+ *   `failure`. After 1 s `check` logs one warning for each reason.
+ * - working: entered by `check`, and by nothing else, where there is no `failure`. If one was logged, one line says
+ *   that it is over.
  */
 export class QueueHealth {
   readonly #options: QueueHealthOptions

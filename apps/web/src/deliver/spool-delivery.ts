@@ -118,7 +118,7 @@ export class SpoolDelivery {
     if (origin === undefined) {
       for (const producer of unstored.keys()) {
         if (await queue.progress(producer) !== undefined) continue
-        this.#logWaiting(`${this.#path} does not name its database, ` +
+        this.#logWaiting(`${this.#path} does not say where it belongs, ` +
           `and this queue does not know its worker ${producer}: it stays where it is. ` +
           `If its counts belong here, put ${firstLine(here)} before its first line, and start again`)
         return undefined
