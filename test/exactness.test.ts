@@ -5,8 +5,9 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import {
-  ackLevels, endWithTest, Program, readTotals, replyTo, startAll, startCommand,
+  endWithTest, Program, readTotals, replyTo, startAll, startCommand,
 } from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -30,7 +31,7 @@ interface RequestPlan {
   readonly shape: 'pairs' | 'original' | 'original reversed' | 'forced pairs'
   readonly spelling: Spelling
   readonly zeros: number
-  readonly ack: typeof ackLevels[number] | 'default'
+  readonly ack: AckLevel | 'default'
   /** How often it is sent with the same Idempotency-Key; 0: once, without one. */
   readonly repeats: number
 }

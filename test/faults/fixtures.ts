@@ -5,8 +5,9 @@ import { closeSync, mkdirSync, openSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished } from 'vitest'
+import type { AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import {
-  endWithTest, listening, Program, readTotals, startAll, startCommand, type Load, type ackLevels,
+  endWithTest, listening, Program, readTotals, startAll, startCommand, type Load,
 } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
@@ -116,7 +117,7 @@ export function query (path: string, sql: string): unknown[] {
 }
 
 /** What must be so whenever all programs have stopped: totals within what was answered, and no sequence missing. */
-export function expectExact (path: string, load: Load, mayLose: ReadonlyArray<typeof ackLevels[number]> = []): void {
+export function expectExact (path: string, load: Load, mayLose: ReadonlyArray<AckLevel> = []): void {
   expect(load.problems(readTotals(path), mayLose)).toEqual([])
   expect([...load.statuses.keys()].filter((status) => ![202, 204, 503].includes(status))).toEqual([])
   if (mayLose.length === 0) expect(gapsIn(path)).toEqual([])
@@ -125,7 +126,7 @@ export function expectExact (path: string, load: Load, mayLose: ReadonlyArray<ty
 
 /** The same after a load and all of Gearbox were stopped. */
 export async function stopAndExpectExact (gearbox: Program, { databasePath }: Place, load: Load,
-  mayLose: ReadonlyArray<typeof ackLevels[number]> = []): Promise<void> {
+  mayLose: ReadonlyArray<AckLevel> = []): Promise<void> {
   await load.stop()
   await stop(gearbox)
   expectExact(databasePath, load, mayLose)

@@ -2,6 +2,7 @@
 // everything else gets the finished Config and never looks at process.env.
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
+import { ackLevels } from '@gearbox/protocol/ack-levels.ts'
 import { parseApiKey } from './access/api-keys.ts'
 import { parseHost } from './access/hosts.ts'
 import { parseOrigin } from './access/origins.ts'
@@ -15,10 +16,6 @@ const mebibyte = 1024 * 1024
 
 /** A bound only against slips of the keyboard. */
 const memoryBytes = [1024, 2 ** 40] as const
-
-/** How sure a client wants to be before it gets its reply: in memory, in the queue, or stored. */
-export const ackLevels = ['memory', 'queued', 'stored'] as const
-export type AckLevel = typeof ackLevels[number]
 
 const flushInterval = integer({ fallback: 1, range: [1, 60 * secondMs], about: '' })
 

@@ -5,6 +5,7 @@ import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { onTestFinished } from 'vitest'
+import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import { freePort } from './redis.ts'
 import { until } from './until.ts'
 
@@ -186,11 +187,9 @@ export function readTotals (path: string): Map<string, bigint> {
   }
 }
 
-export const ackLevels = ['memory', 'queued', 'stored'] as const
-
 interface Tally {
   readonly key: string
-  readonly level: typeof ackLevels[number]
+  readonly level: AckLevel
   /** Answered with the level that was asked for. */
   reached: bigint
   /** Answered with 202 though more was asked for. */
@@ -242,7 +241,7 @@ export class Load {
    * @param mayLose levels whose answers the totals may lack: of workers that were killed
    * @returns what is wrong
    */
-  problems (totals: ReadonlyMap<string, bigint>, mayLose: ReadonlyArray<typeof ackLevels[number]> = []): string[] {
+  problems (totals: ReadonlyMap<string, bigint>, mayLose: ReadonlyArray<AckLevel> = []): string[] {
     return this.#tallies.flatMap(({ key, level, reached, late, unanswered }) => {
       const total = totals.get(key) ?? 0n
       const least = (mayLose.includes(level) ? 0n : reached) + (mayLose.includes('memory') ? 0n : late)

@@ -1,6 +1,6 @@
 // Matches the one shape of request that the fast lane serves. It is pure, and strict on purpose: everything else, HTTP
 // or not, is for Node's parser, so nothing unusual is ever decided here.
-import type { AckLevel } from '@gearbox/runtime/config.ts'
+import type { AckLevel } from '@gearbox/protocol/ack-levels.ts'
 
 /**
  * whole: fields say where its parts are. partial: more bytes may make it whole. other: no further bytes can make it

@@ -2,10 +2,11 @@
 // fast lane and the standard path call it, so that a request means the same whichever way it came. It feeds the
 // flusher.
 import { createHash } from 'node:crypto'
+import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import { fits, idempotentBytesMax, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
-import { ackLevels, type AckLevel, type Config } from '@gearbox/runtime/config.ts'
+import type { Config } from '@gearbox/runtime/config.ts'
 import { echo, echoAll } from '@gearbox/runtime/http/echo.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { oneOf } from '@gearbox/runtime/http/query.ts'

@@ -1,7 +1,7 @@
 // POST /increment on the standard path: requests that are not of the fast lane's one shape. Fastify passes them to it;
 // it passes them on to `admit`. Its schema is what /docs shows.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { ackLevels } from '@gearbox/runtime/config.ts'
+import { ackLevels } from '@gearbox/protocol/ack-levels.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
 import { echo } from '@gearbox/runtime/http/echo.ts'
 import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
