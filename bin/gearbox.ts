@@ -1,5 +1,5 @@
-// `gearbox COMMAND`: the one table of commands. The npm scripts, the systemd units and the installed `gearbox` all call it;
-// only the command that is asked for is loaded.
+// `gearbox COMMAND`: the one table of commands. The npm scripts, the systemd units and the installed `gearbox` all call
+// it; only the command that is asked for is loaded.
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { runCommand, type Command } from '@gearbox/runtime/process/command.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'

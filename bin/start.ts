@@ -1,5 +1,5 @@
-// `npm start`: everything on this machine. Starts one consumer and then the web workers, and stops them the other way round,
-// so that what a worker flushes last still finds its consumer.
+// `npm start`: everything on this machine. Starts one consumer and then the web workers, and stops them the other way
+// round, so that what a worker flushes last still finds its consumer.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { once } from 'node:events'
 import { createServer, type AddressInfo } from 'node:net'
@@ -21,7 +21,7 @@ import { inspectDatabase, isBusy } from '@gearbox/consumer/store/open.ts'
 
 const signalNumbers = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const
 
-/** Longest path of a Unix socket that all systems take, less its file's name. */
+/** Bytes of the longest path of a Unix socket that all systems allow, without its file's name. */
 const socketDirBytesMax = 90
 
 /** `npm start`. Its child processes read the same environment, so it names every setting. */
@@ -57,19 +57,21 @@ async function start (): Promise<number> {
   }
 }
 
-/** Before a lock or anything else is made next to it. @throws FatalError */
+/** Refuses a database before a lock or anything else is made next to it. @throws FatalError */
 function refuseDatabase ({ databasePath, redisUrl }: Config): void {
   try {
     const identity = inspectDatabase(databasePath)
     if (redisUrl === undefined) requireEmbedded(identity, databasePath)
   } catch (error) {
-    // The consumer waits for whoever has it locked.
+    // The consumer waits until it is not locked any more.
     if (!isBusy(error)) throw error
   }
 }
 
-/** Runs the parts until a stop is asked for. @returns the exit code */
-async function run (config: Config, port: number, dir: string | undefined, lock: DatabaseLock, logger: Logger, stop: AbortController): Promise<number> {
+/** Runs all processes until a stop is asked for. @param dir for the embedded queue's socket @returns the exit code */
+async function run (
+  config: Config, port: number, dir: string | undefined, lock: DatabaseLock, logger: Logger, stop: AbortController
+): Promise<number> {
   const address = `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
   const url = `${address}${config.basePath}`
   let failed: number | undefined
@@ -77,10 +79,12 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     logger,
     onChange: (pids) => lock.record(address, pids),
     onRefused: (name, code) => {
-      // With Redis the workers' batches reach whichever consumer has taken over; embedded ones would have nowhere to go.
+      // With Redis the workers' batches reach whichever consumer has taken over; embedded ones would have nowhere to
+      // go.
       if (config.redisUrl !== undefined && running) {
         const reason = `${name} exited and will not be restarted`
-        logger.error(`${reason}; web workers keep running (exit code ${code}, its last line says why). Batches wait in Redis; stop and start again`)
+        logger.error(`${reason}; web workers keep running (exit code ${code}, its last line says why). ` +
+          'Batches wait in Redis; stop and start again')
         parent.announce({ type: 'consumerExited', reason })
         return
       }
@@ -93,7 +97,8 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
   const env = { ...process.env, PORT: String(port) }
   const role = async (name: string, module: string, args: readonly string[]): Promise<void> => {
     if (stop.signal.aborted) return
-    const started = parent.start({ name, module: join(import.meta.dirname, '..', module), args: [...embedded, ...args], env })
+    const path = join(import.meta.dirname, '..', module)
+    const started = parent.start({ name, module: path, args: [...embedded, ...args], env })
     const code = await Promise.race([started, once(stop.signal, 'abort').then(() => undefined)])
     // It has said why on stderr.
     if (code !== undefined && !stop.signal.aborted) {
@@ -112,7 +117,8 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
     running = true
     endStats = logStats(logger, config.statsIntervalMs, async () => await parent.collect())
     const queue = config.redisUrl === undefined ? 'the embedded queue' : `Redis at ${shownUrl(config.redisUrl)}`
-    logger.info(`listens on ${url} (${config.webWorkers} web ${config.webWorkers === 1 ? 'worker' : 'workers'}, ${queue})`)
+    const workers = `${config.webWorkers} web ${config.webWorkers === 1 ? 'worker' : 'workers'}`
+    logger.info(`listens on ${url} (${workers}, ${queue})`)
     logger.info(`stores in ${config.databasePath}`)
     logger.info(`try: curl -d 'foo=1&bar=-2&foo=3' ${url}/increment`)
     logger.info(`totals: ${url}/totals, documentation: ${url}/docs`)
@@ -120,23 +126,29 @@ async function run (config: Config, port: number, dir: string | undefined, lock:
   }
   endStats()
   const drainMs = failed === undefined ? config.drainMs : 0
+  const collect = async (): Promise<object[]> => await parent.collect()
   const stopped = failed === undefined
-    ? logStop(logger, String(stop.signal.reason), async () => await parent.collect(), { drainMs, running: () => parent.running })
+    ? logStop(logger, String(stop.signal.reason), collect, { drainMs, running: () => parent.running })
     : () => {}
-  const codes = [await parent.stop((name) => name !== 'consumer', drainMs), await parent.stop((name) => name === 'consumer')]
+  const webCode = await parent.stop((name) => name !== 'consumer', drainMs)
+  const consumerCode = await parent.stop((name) => name === 'consumer')
   await metricsServer?.close()
   stopped()
-  return failed ?? Math.max(...codes)
+  return failed ?? Math.max(webCode, consumerCode)
 }
 
-/** The first signal asks for a graceful stop; one that comes later than its echo ends the process at once, and its parts flush by themselves. */
+/**
+ * The first signal asks for a graceful stop. One that comes later than its echo ends this process at once; its children
+ * flush and leave by themselves.
+ */
 function listenForSignals (stop: AbortController, logger: Logger): void {
   let first: number | undefined
   onStopSignal((signal) => {
     first ??= performance.now()
     stop.abort(signal)
     if (performance.now() - first <= sameRequestMs) return
-    logger.warn(`ending at once (${signal} again): web workers and consumer finish by themselves, which takes up to ${stopDeadlineMs / 1000} s`)
+    logger.warn(`ending at once (${signal} again): web workers and consumer finish by themselves, ` +
+      `which takes up to ${stopDeadlineMs / 1000} s`)
     leave(128 + signalNumbers[signal])
   })
 }
@@ -147,7 +159,8 @@ function makeSocketDir (): string {
 }
 
 /**
- * Makes sure that nobody listens where the workers will: they share the port, and with a stranger they would do so in silence.
+ * Makes sure that nobody listens where the workers will: they share the port, and with a stranger they would do so in
+ * silence.
  * @returns the port, chosen by the system if PORT is 0 @throws FatalError
  */
 async function findPort ({ host, port }: Config): Promise<number> {
@@ -162,18 +175,20 @@ async function findPort ({ host, port }: Config): Promise<number> {
     const inUse = error instanceof Error && 'code' in error && error.code === 'EADDRINUSE'
     throw new FatalError(inUse
       ? `port ${port} on ${host} is in use. Stop what listens there, or set PORT to another one`
-      : `can't listen on ${host}:${port}: ${reasonOf(error)}. Set HOST and PORT to an address of this machine and a free port`)
+      : `can't listen on ${host}:${port}: ${reasonOf(error)}. ` +
+        'Set HOST and PORT to an address of this machine and a free port')
   } finally {
     await new Promise((resolve) => server.close(resolve))
   }
 }
 
-/** @throws FatalError */
+/** Makes sure that Redis can be used. @throws FatalError */
 async function requireRedis (url: string, queueName: string, logger: Logger): Promise<void> {
   try {
     await checkRedis(url, queueName, logger)
   } catch (error) {
-    throw new FatalError(`Redis at ${shownUrl(url)} can't be used: ${reasonOf(error)}. (Without REDIS_URL everything runs with the embedded queue.)`)
+    throw new FatalError(`Redis at ${shownUrl(url)} can't be used: ${reasonOf(error)}. ` +
+      '(Without REDIS_URL everything runs with the embedded queue.)')
   }
 }
 

@@ -136,7 +136,7 @@ test('what the queue has is not returned at the end, what it lost meanwhile is',
   queue.reportProgress(producerA, { high: 1 })
   queue.list = queue.list.filter((_, i) => i === 2)
   // It is reported only after it has left the queue.
-  setTimeout(() => queue.reportProgress(producerA, { high: 4, gaps: [[2, 3]] }, { heard: false }), 200)
+  setTimeout(() => queue.reportProgress(producerA, { high: 4, gaps: [[2, 3]] }, { received: false }), 200)
   const unsent = await flusher.finish(AbortSignal.timeout(20_000))
   expect(unsent.map(({ seq }) => seq)).toEqual([2, 5])
 })

@@ -225,7 +225,7 @@ test('what could not be named and was answered with 202 is counted and logged', 
 test('at the end, what is written down may not be refused, and what was refused after a 202 still leaves', async () => {
   const { queue, flusher, post } = setUp({ ackTimeoutMs: 100 })
   expect(await post('full', 'stored', 5)).toBe('late')
-  queue.reportProgress(producerA, { high: 1, rejected: [refusal(1, 'full', '5')] }, { heard: false })
+  queue.reportProgress(producerA, { high: 1, rejected: [refusal(1, 'full', '5')] }, { received: false })
   expect(await flusher.finish(AbortSignal.timeout(20_000))).toEqual([])
   expect(sumUp(queue.list.slice(1))).toEqual({ full: 5 })
 
@@ -335,6 +335,6 @@ test('a level that is not reached within ACK_TIMEOUT_MS is late, and the increme
   queue.break()
   expect(await post('b', 'queued')).toBe('late')
   expect(flusher.pendingReplies).toBe(0)
-  queue.mend()
+  queue.repair()
   await until('it', () => sumUp(queue.list)['b'] === 1)
 })

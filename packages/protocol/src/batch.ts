@@ -1,5 +1,5 @@
 // The batch: the unit that travels from a web worker through the queue into the database.
-// The flusher encodes it once; its bytes never change after that, whoever sends or keeps them.
+// A worker encodes it once; its bytes never change after that, whoever sends or keeps them.
 import { isUtf8 } from 'node:buffer'
 import type { Sum } from './int64.ts'
 import { JsonBytes, type SumEntry } from './json-bytes.ts'
@@ -11,18 +11,18 @@ export type { SumEntry } from './json-bytes.ts'
 export const batchVersion = 1
 
 /**
- * JSON bytes of a batch, at most about this many: Redis copies and hashes an element in one go, and a worker
- * builds one without letting go of its event loop (of 16-byte keys 2 ms, and up to 9 cold).
+ * JSON bytes of a batch, at most about this many. Redis copies and hashes an element in one go, and a worker
+ * builds one in a single event-loop iteration: of 16-byte keys in 2 ms, and in up to 9 when the code is cold.
  */
 export const batchBytesMax = 256 * 1024
 
 /**
- * JSON bytes of one idempotent request, which can't be divided, at most. A push of it must get through within the 2.5 s that a command
- * has, also over a slow network, and be applied in one step.
+ * JSON bytes of one idempotent request at most, as it can't be divided. A push of it must get through within the 2.5 s
+ * that a command has, also over a slow network, and it is applied in one step.
  */
 export const idempotentBytesMax = 4 * 1024 * 1024
 
-/** A request with an idempotency key. It travels unsummed and is applied whole or not at all. */
+/** A request with an idempotency key. It travels unsummed (in JSON under `once`) and is applied whole or not at all. */
 export interface IdempotentRequest {
   /** SHA-256 over caller and key: the same for every repeat, whichever worker got it. */
   readonly id: string
@@ -31,8 +31,8 @@ export interface IdempotentRequest {
   /** Each within 64 bits. */
   readonly sums: ReadonlyMap<string, Sum>
   /**
-   * How long its replies wait, in ms, where all of them wait for level `stored`: then nothing was promised yet, and it
-   * can be refused to them. Undefined where a reply promised it, or may have. Until it is encoded it may become that.
+   * How long its replies wait, in ms, if all of them wait for level `stored`: then nothing was promised yet, and the
+   * request can still be refused. Undefined if a reply promised it, or may have. It may change until it is encoded.
    */
   storedWithinMs?: number | undefined
 }
@@ -46,42 +46,44 @@ export interface Batch {
   readonly element: Buffer
 }
 
-/** What a batch says of itself, apart from its sums. */
+/** A batch without its sums and idempotent requests. */
 export interface Header {
   readonly producer: string
   readonly seq: number
   readonly at: number
   readonly requests: number
   readonly increments: number
-  /** Whether there may be `once` entries; false only where there surely are none. */
+  /** False only if the batch surely has no idempotent requests. */
   readonly once: boolean
   /**
-   * How long replies wait, in ms, where everything in `sums` was asked for at level `stored`: nothing of it was promised
-   * yet, so that what can't be applied can be refused. Undefined where any of it was promised, or may have been.
+   * How long replies wait, in ms, if everything in `sums` was asked for at level `stored`: nothing of it was promised
+   * yet, so what can't be applied can be refused. Undefined if any of it was promised, or may have been.
    */
   readonly storedWithinMs?: number
 }
 
-/** Where the entries of a batch come from. What was drawn is in the batch and is not offered again. */
+/** Where the entries of a batch come from. What it has returned is in the batch and is not returned again. */
 export interface Source {
   /**
-   * The next sum, of a key that this batch does not have yet; within 64 bits. Keys are UTF-8 without control characters.
-   * What is returned may be changed by the next call.
+   * The next sum, within 64 bits, of a key that this batch does not have yet; undefined at the end. Keys are UTF-8
+   * without control characters. The next call may change the object that this one returned.
    */
   nextSum (): Readonly<SumEntry> | undefined
+  /** The next idempotent request; undefined at the end. */
   nextIdempotent (): IdempotentRequest | undefined
-  /** False if what was drawn must not be refused although its header says so. Asked for last. */
+  /** False if what was returned must not be refused although the header says that it may be. Read last. */
   readonly refusable?: boolean
 }
 
-/** A batch in the making: one at a time, in the same memory. */
+/** The batch that is being encoded: one at a time, in the same memory. */
 const json = new JsonBytes(batchBytesMax)
 
-/** Encodes one batch from the front of a source. */
+/** Encodes the next entries of a source, up to about batchBytesMax, as one batch. The source may have more. */
 export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batch {
   const { producer, seq, at, requests, increments, storedWithinMs } = header
   json.clear()
-  json.text(`{"v":${batchVersion},"producer":"${producer}","seq":${seq},"at":${at},"requests":${requests},"increments":${increments},"sums":{`)
+  json.text(`{"v":${batchVersion},"producer":"${producer}","seq":${seq},"at":${at},` +
+    `"requests":${requests},"increments":${increments},"sums":{`)
   for (let first = true; json.length < batchBytesMax; first = false) {
     const sum = source.nextSum()
     if (sum === undefined) break
@@ -91,7 +93,8 @@ export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batc
   for (let separator = ''; json.length < batchBytesMax; separator = ',') {
     const once = source.nextIdempotent()
     if (once === undefined) break
-    json.text(`${separator}{"id":"${once.id}","at":${once.at}${refusable(once.storedWithinMs)},"sums":{${sumsText(once)}}}`)
+    const { id, at, storedWithinMs } = once
+    json.text(`${separator}{"id":"${id}","at":${at}${refusable(storedWithinMs)},"sums":{${sumsText(once)}}}`)
   }
   // Last, behind what a consumer of the version before reads.
   json.text(`]${refusable(source.refusable === false ? undefined : storedWithinMs)}}`)
@@ -102,17 +105,19 @@ function sumsText ({ sums }: Pick<IdempotentRequest, 'sums'>): string {
   return Array.from(sums, ([key, sum]) => `${JSON.stringify(key)}:${sum}`).join(',')
 }
 
-/** Whether an idempotent request fits into a batch. @param bodyBytes of the body that it came in */
+/** Whether an idempotent request fits into a batch. @param bodyBytes bytes of the body that it came in */
 export function fits (once: IdempotentRequest, bodyBytes: number): boolean {
-  // A key's byte becomes two at most, and what separates two pairs two as well: most need not be encoded to be known to fit.
+  // A key's byte becomes two at most, and so does what separates two pairs: most fit without being encoded to find out.
   return 2 * bodyBytes <= idempotentBytesMax || Buffer.byteLength(sumsText(once)) <= idempotentBytesMax
 }
 
 /**
- * What was not written by a worker is parsed whole to be understood, which holds up everything else: up to this many bytes,
- * of which the worst take some 50 ms.
+ * Bytes of a batch that no worker wrote, at most. It is parsed whole, which holds up everything else: the worst of this
+ * size take some 50 ms.
  */
 export const foreignBytesMax = 1024 * 1024
+
+/** The fields that say that nothing was promised yet. */
 function refusable (storedWithinMs: number | undefined): string {
   return storedWithinMs === undefined ? '' : `,"ack":"stored","timeout":${storedWithinMs}`
 }
@@ -124,7 +129,8 @@ function refusable (storedWithinMs: number | undefined): string {
  */
 export function withoutRefusals (element: Buffer): Buffer {
   const json = element.toString('latin1')
-  return json.includes('"ack":"stored"') ? Buffer.from(json.replace(/,"ack":"stored","timeout":\d{1,15}/g, ''), 'latin1') : element
+  if (!json.includes('"ack":"stored"')) return element
+  return Buffer.from(json.replace(/,"ack":"stored","timeout":\d{1,15}/g, ''), 'latin1')
 }
 
 /**
@@ -133,15 +139,17 @@ export function withoutRefusals (element: Buffer): Buffer {
  */
 const headerNumberMax = 999_999_999_999_999
 
-const written = /^\{"v":(\d{1,9}),"producer":"([0-9a-f-]{36})","seq":(\d{1,15}),"at":(\d{1,15}),"requests":(\d{1,15}),"increments":(\d{1,15}),"sums":\{/
+/** How every batch begins that a worker wrote. */
+const written = new RegExp('^\\{"v":(\\d{1,9}),"producer":"([0-9a-f-]{36})","seq":(\\d{1,15}),"at":(\\d{1,15}),' +
+  '"requests":(\\d{1,15}),"increments":(\\d{1,15}),"sums":\\{')
 
 /**
- * Reads what a batch says of itself, without its sums: only SQLite reads those, as no JSON number of JavaScript holds 64 bits.
+ * Reads the header of a batch, without its sums: only SQLite reads those, as JSON numbers here can't hold 64 bits.
  * @returns the header, or why the element is not a batch
  */
 export function readHeader (element: Buffer): Header | string {
   if (!isUtf8(element)) return 'not UTF-8'
-  // What our own workers write is matched without parsing a megabyte of sums; the database checks the rest.
+  // A worker's batch is matched without parsing a megabyte of sums; the database checks the rest.
   const match = written.exec(element.toString('latin1', 0, 256))
   if (match !== null && Number(match[1]) === batchVersion && Number(match[3]) > 0) {
     return {
@@ -166,10 +174,12 @@ export function readHeader (element: Buffer): Header | string {
 const emptyOnce = ',"once":['
 const [bracket, brace] = [0x5d, 0x7d]
 
-/** What a worker writes behind the last `once` entry, and whether there is any. */
+/** What a worker writes behind the last idempotent request, and whether there is any. */
 function readEnd (element: Buffer): Pick<Header, 'once' | 'storedWithinMs'> {
   const { length } = element
-  if (element[length - 2] === bracket && element[length - 1] === brace) return { once: !hasEmptyOnce(element, length - 2) }
+  if (element[length - 2] === bracket && element[length - 1] === brace) {
+    return { once: !hasEmptyOnce(element, length - 2) }
+  }
   const end = /\](,"ack":"stored","timeout":(\d{1,15}))\}$/.exec(element.toString('latin1', Math.max(0, length - 48)))
   if (end === null) return { once: true }
   return { once: !hasEmptyOnce(element, length - end[1]!.length - 2), storedWithinMs: Number(end[2]) }
@@ -183,13 +193,17 @@ function hasEmptyOnce (element: Buffer, end: number): boolean {
 function checkHeader (value: unknown): Header | string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'not a JSON object'
   const field = (name: string): unknown => Object.hasOwn(value, name) ? Reflect.get(value, name) : undefined
-  if (field('v') !== batchVersion && field('v') !== batchVersion - 1) return `"v" is not ${batchVersion} or ${batchVersion - 1}`
+  const version = field('v')
+  if (version !== batchVersion && version !== batchVersion - 1) {
+    return `"v" is not ${batchVersion} or ${batchVersion - 1}`
+  }
   const producer = field('producer')
   if (typeof producer !== 'string' || !/^[0-9a-f-]{36}$/i.test(producer)) return '"producer" is not a UUID'
   const numbers: { [name: string]: number } = {}
   for (const name of ['seq', 'at', 'requests', 'increments']) {
     const number = field(name)
-    if (typeof number !== 'number' || !Number.isInteger(number) || number < (name === 'seq' ? 1 : 0) || number > headerNumberMax) {
+    const least = name === 'seq' ? 1 : 0
+    if (typeof number !== 'number' || !Number.isInteger(number) || number < least || number > headerNumberMax) {
       return `"${name}" is not a whole number of at most 15 digits`
     }
     numbers[name] = number
@@ -207,6 +221,8 @@ function checkHeader (value: unknown): Header | string {
     requests,
     increments,
     once: once.length > 0,
-    ...(typeof timeout === 'number' && Number.isInteger(timeout) && timeout >= 0 ? { storedWithinMs: timeout } : {}),
+    ...(typeof timeout === 'number' && Number.isInteger(timeout) && timeout >= 0
+      ? { storedWithinMs: timeout }
+      : {}),
   }
 }

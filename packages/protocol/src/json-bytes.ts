@@ -1,4 +1,4 @@
-// JSON as bytes, written without a string for each of its keys: at a million of them those cost more than all the rest.
+// JSON as bytes, written without a string per key: of a million keys the strings would cost more than all the rest.
 import type { Sum } from './int64.ts'
 
 const [quote, backslash, colon, comma, minus, zero] = [0x22, 0x5c, 0x3a, 0x2c, 0x2d, 0x30]
@@ -9,7 +9,7 @@ const spareBytes = 64 * 1024
 /** No sum within 64 bits has more characters, sign included. */
 const digitsMax = 20
 
-/** A key, the bytes [start, end) in UTF-8, and its sum. */
+/** A key, which is the bytes [start, end) in UTF-8, and its sum. */
 export interface SumEntry {
   bytes: Buffer
   start: number
@@ -29,28 +29,31 @@ export class JsonBytes {
     this.#bytes = Buffer.allocUnsafeSlow(this.#firstBytes)
   }
 
+  /** Bytes written since the last clear. */
   get length (): number {
     return this.#length
   }
 
+  /** Begins the next piece. */
   clear (): void {
     this.#length = 0
     if (this.#bytes.length > this.#firstBytes) this.#bytes = Buffer.allocUnsafeSlow(this.#firstBytes)
   }
 
-  /** A copy of what was written, for good. */
+  /** A copy of what was written, which later pieces do not change. */
   copy (): Buffer {
     const copy = Buffer.allocUnsafe(this.#length)
     this.#bytes.copy(copy, 0, 0, this.#length)
     return copy
   }
 
+  /** Appends text that is JSON already. */
   text (text: string): void {
     this.#reserve(text.length * 3)
     this.#length += this.#bytes.write(text, this.#length)
   }
 
-  /** `"key":sum`, with a comma before it unless it is the first. */
+  /** Appends `"key":sum`, with a comma before it unless it is the first. */
   pair ({ bytes, start, end, sum }: Readonly<SumEntry>, first: boolean): void {
     this.#reserve(2 * (end - start) + digitsMax + 4)
     const json = this.#bytes

@@ -1,8 +1,8 @@
-// How far a producer's batches have come: the message that the consumer sends to web workers, through whichever queue. It travels as
-// JSON, in which `omittedRejections` is called `untold` and `omittedFiled` is called `untoldFiled`.
+// How far a producer's batches have come: the message that the consumer sends to web workers, through whichever queue.
+// It travels as JSON, in which `omittedRejections` is called `untold` and `omittedFiled` is called `untoldFiled`.
 import { parseSequences, type Sequences } from './sequences.ts'
 
-/** Why an entry of a batch was not applied. `trigger`: the database's owner has a trigger or an index that refuses it. */
+/** Why an entry of a batch was not applied. `trigger`: a trigger or an index of the database's owner refuses it. */
 export type RejectReason = 'overflow' | 'unreadable' | 'other body' | 'too late' | 'trigger'
 
 /** All reasons, in the order in which they are shown. */
@@ -16,29 +16,30 @@ export interface Rejection {
   readonly reason: RejectReason
   /**
    * Whether it is kept in `rejected`, as it was promised or may have been. Without it (as a consumer of the version
-   * before says it) it is; false: nothing is kept, and its clients are to get a refusal.
+   * before sends it) it is. False: nothing is kept, and its clients get a refusal.
    */
   readonly filed?: boolean
   /** The sum, in decimal digits, of an entry of the sums that was not filed. */
   readonly value?: string
 }
 
-/** All that is stored of one producer. Complete in itself: it takes the place of whatever was told before. */
+/** All that is stored of one producer. Complete in itself: it replaces whatever was reported before. */
 export interface Progress extends Sequences {
-  /** Of about the last minute; a stored sequence may have older ones. */
+  /** Rejections of about the last minute; a stored sequence may have older ones. */
   readonly rejected: readonly Rejection[]
-  /** Sequences whose rejections were too many to tell. */
+  /** Sequences whose rejections were too many to report. */
   readonly omittedRejections: readonly number[]
   /** Those of `omittedRejections` whose rejections were filed. */
   readonly omittedFiled?: readonly number[]
 }
 
-/** A progress message as it travels. */
+/** A progress message as JSON. */
 export function encodeProgress ({ high, gaps, rejected, omittedRejections, omittedFiled }: Progress): string {
-  return JSON.stringify({ high, gaps, rejected, untold: omittedRejections, ...(omittedFiled === undefined ? {} : { untoldFiled: omittedFiled }) })
+  const untoldFiled = omittedFiled === undefined ? {} : { untoldFiled: omittedFiled }
+  return JSON.stringify({ high, gaps, rejected, untold: omittedRejections, ...untoldFiled })
 }
 
-/** Parses what a queue says is stored; undefined if it is not that. */
+/** Parses a progress message; undefined if the text is not one. */
 export function parseProgress (text: string): Progress | undefined {
   let value: unknown
   try {
@@ -50,7 +51,8 @@ export function parseProgress (text: string): Progress | undefined {
   if (sequences === undefined || typeof value !== 'object' || value === null) return undefined
   const rejected = 'rejected' in value && Array.isArray(value.rejected) ? value.rejected.filter(isRejection) : []
   const omittedRejections = 'untold' in value ? parseNumbers(value.untold) : []
-  return { ...sequences, rejected, omittedRejections, ...('untoldFiled' in value ? { omittedFiled: parseNumbers(value.untoldFiled) } : {}) }
+  const omittedFiled = 'untoldFiled' in value ? { omittedFiled: parseNumbers(value.untoldFiled) } : {}
+  return { ...sequences, rejected, omittedRejections, ...omittedFiled }
 }
 
 function parseNumbers (value: unknown): number[] {

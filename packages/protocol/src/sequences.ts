@@ -4,6 +4,7 @@
 /** Inclusive bounds of sequences that are missing below the highest. */
 export type Gap = readonly [from: number, to: number]
 
+/** The set of stored sequences: all up to `high` but the gaps. */
 export interface Sequences {
   /** 0: none yet. */
   readonly high: number
@@ -11,21 +12,22 @@ export interface Sequences {
   readonly gaps: readonly Gap[]
 }
 
+/** No sequence at all. */
 export const none: Sequences = { high: 0, gaps: [] }
 
-/** Whether `seq` is in. */
+/** Whether `seq` is in the set. */
 export function has ({ high, gaps }: Sequences, seq: number): boolean {
   return hasAll({ high, gaps }, seq, seq)
 }
 
-/** Whether every sequence from `from` to `to` is in. */
+/** Whether every sequence from `from` to `to` is in the set. */
 export function hasAll ({ high, gaps }: Sequences, from: number, to: number): boolean {
   if (to > high) return false
   const gap = gaps[gapFrom(gaps, from)]
   return gap === undefined || gap[0] > to
 }
 
-/** The sequences and `seq`. The caller has made sure that it is not in yet. */
+/** The set with `seq` added, which must not be in it yet. */
 export function include ({ high, gaps }: Sequences, seq: number): Sequences {
   if (seq > high) return { high: seq, gaps: seq > high + 1 ? [...gaps, [high + 1, seq - 1]] : gaps }
   const i = gapFrom(gaps, seq)
@@ -35,7 +37,7 @@ export function include ({ high, gaps }: Sequences, seq: number): Sequences {
   return { high, gaps: [...gaps.slice(0, i), ...rest.filter(([first, last]) => first <= last), ...gaps.slice(i + 1)] }
 }
 
-/** What of the sequences from `from` to `to` is not in, as ranges in order. */
+/** Which of the sequences from `from` to `to` are not in the set, as ranges in order. */
 export function missing ({ high, gaps }: Sequences, from: number, to: number): Gap[] {
   const ranges: Gap[] = []
   for (let i = gapFrom(gaps, from); i < gaps.length && gaps[i]![0] <= to; i++) {
@@ -55,7 +57,7 @@ export function isSubset (some: Sequences, all: Sequences): boolean {
   })
 }
 
-/** Number of the first gap that ends at `seq` or later: gaps are in order, so it is found by halving. */
+/** Index of the first gap that ends at `seq` or later. Gaps are in order, so it is found by halving. */
 function gapFrom (gaps: readonly Gap[], seq: number): number {
   let [low, high] = [0, gaps.length]
   while (low < high) {
@@ -66,12 +68,13 @@ function gapFrom (gaps: readonly Gap[], seq: number): number {
   return low
 }
 
-/** Parses sequences that came from outside; undefined if they are not any. */
+/** Parses a set of sequences that came from outside; undefined if it is not one. */
 export function parseSequences (value: unknown): Sequences | undefined {
   if (typeof value !== 'object' || value === null || !('high' in value) || !('gaps' in value)) return undefined
   const { high, gaps } = value
   if (typeof high !== 'number' || !Number.isSafeInteger(high) || high < 0 || !Array.isArray(gaps)) return undefined
-  const pairs = gaps.filter((gap): gap is Gap => Array.isArray(gap) && gap.length === 2 && gap.every(Number.isSafeInteger))
+  const pairs = gaps.filter((gap): gap is Gap =>
+    Array.isArray(gap) && gap.length === 2 && gap.every(Number.isSafeInteger))
   const inOrder = pairs.every(([from, to], i) => from <= to && (i === 0 || pairs[i - 1]![1] < from))
   return pairs.length === gaps.length && inOrder ? { high, gaps: pairs } : undefined
 }

@@ -7,7 +7,7 @@ export interface StoreTrouble {
   readonly moved: boolean
 }
 
-/** Parses a trouble that a consumer reported; undefined if it is none. */
+/** Parses what a consumer reported; undefined if it can store again. @throws SyntaxError if it is not JSON */
 export function parseTrouble (text: string): StoreTrouble | undefined {
   if (text === '') return undefined
   const value: unknown = JSON.parse(text)

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import {
   add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type IdempotentRequest, type Sum,
 } from '../src/batch.ts'
-import { asDrawn, element, producerA } from '@gearbox/test-kit/batches.ts'
+import { asEntry, element, producerA } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
 
 const key = fc.string({ unit: 'binary', minLength: 1, maxLength: 20 }).filter((text) => !/\p{Cc}|\p{Cs}/u.test(text))
@@ -92,7 +92,7 @@ test('a batch ends at about its most bytes and leaves the rest to the next', () 
   const keys = Math.floor(2.5 * batchBytesMax / 265)
   let drawn = 0
   const source = {
-    nextSum: () => drawn < keys ? asDrawn([`${long}${drawn++}`, drawn]) : undefined,
+    nextSum: () => drawn < keys ? asEntry([`${long}${drawn++}`, drawn]) : undefined,
     nextIdempotent: (): IdempotentRequest | undefined => undefined,
   }
   const header = { producer: producerA, at: 0, requests: 1, increments: 1 }

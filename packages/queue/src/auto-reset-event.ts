@@ -1,9 +1,16 @@
-// A hint that can be waited for: one that came while nobody waited ends the next wait at once.
+// Lets the consumer sleep until something may have been pushed.
 
+/**
+ * An event that one waiter at a time can wait for, and that resets itself when the wait ends.
+ *
+ * Unset (at first, and after every wait). `up` sets it, and ends a wait. Set: the next wait ends at once, so that an
+ * event that came while nobody waited is not lost; several before one wait are one.
+ */
 export class AutoResetEvent {
   #due = false
   #resolve: (() => void) | undefined
 
+  /** Sets the event. */
   up (): void {
     this.#due = true
     this.#resolve?.()

@@ -1,23 +1,37 @@
-// A queue in this process's memory that a test can slow down, fail, move, and make forget.
+// The one test double of the queue: in this process's memory, for whoever tests what pushes to a queue.
 import { readHeader } from '@gearbox/protocol/batch.ts'
 import type { Origin } from './spool-file.ts'
 import type { Progress } from '@gearbox/protocol/progress.ts'
 import { ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
 
-/** What becomes of the next push: it fails before or after the elements were appended, or finds the queue moved. */
+/** What happens to a push: it fails before or after the elements were appended, or finds the queue moved. */
 type Misfortune = 'fail' | 'fail after' | 'move'
 
+/** A push that was tried, at `at` (performance.now, ms). */
+interface Attempt {
+  readonly elements: readonly Buffer[]
+  readonly incarnation: string
+  readonly at: number
+}
+
+/**
+ * A producer's queue that a test can slow down, fail, move, and make forget.
+ *
+ * Connected (at first) or not: `disconnect` and `connect` switch. Working (at first) or broken, where every call fails:
+ * `break` and `repair` switch. Holding, where pushes wait, from `hold` to `release`. All three are independent.
+ * `forget` makes it another incarnation, with an empty list.
+ */
 export class MemoryQueue extends ProducerQueue {
   readonly pushIsStored = false
   readonly durable = true
-  /** How often it was asked what it belongs to. */
+  /** How often `readOrigin` was called. */
   origins = 0
   /** The database that it belongs to. */
   database: string | undefined = 'of the tests'
   /** What the queue has. */
   list: Buffer[] = []
-  /** Every push that was tried, with its time (performance.now). */
-  readonly attempts: Array<{ readonly elements: readonly Buffer[], readonly incarnation: string, readonly at: number }> = []
+  /** Every push that was tried, in order. */
+  readonly attempts: Attempt[] = []
   readonly #stored = new Map<string, Progress>()
   readonly #misfortunes: Misfortune[] = []
   #generation = 1
@@ -67,7 +81,9 @@ export class MemoryQueue extends ProducerQueue {
   async missing (producer: string, sequences: readonly number[]): Promise<ReadonlySet<number>> {
     if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
     const headers = this.list.map(readHeader)
-    return new Set(sequences.filter((seq) => !headers.some((header) => typeof header !== 'string' && header.producer === producer && header.seq === seq)))
+    const waiting = new Set(headers.map((header) =>
+      typeof header === 'string' || header.producer !== producer ? undefined : header.seq))
+    return new Set(sequences.filter((seq) => !waiting.has(seq)))
   }
 
   async check (): Promise<string | undefined> {
@@ -81,7 +97,7 @@ export class MemoryQueue extends ProducerQueue {
 
   async close (): Promise<void> {}
 
-  /** Loses everything it had, and is another one from now on. */
+  /** Loses everything, and is another incarnation from now on. */
   forget (): void {
     this.list = []
     this.#stored.clear()
@@ -89,47 +105,53 @@ export class MemoryQueue extends ProducerQueue {
     this.emit('incarnation')
   }
 
+  /** Sets what happens to the next pushes, one each. */
   misfortunes (...list: readonly Misfortune[]): void {
     this.#misfortunes.push(...list)
   }
 
+  /** How many misfortunes have not happened yet. */
   get misfortunesLeft (): number {
     return this.#misfortunes.length
   }
 
-  /** Pushes wait from now on, until `release`. */
+  /** From now on pushes wait until `release`. */
   hold (): void {
     this.#holding ??= []
   }
 
+  /** Ends `hold`: what waits goes on. */
   release (): void {
     const waiting = this.#holding ?? []
     this.#holding = undefined
     for (const resolve of waiting) resolve()
   }
 
-  /** Answers nothing but failures, over a connection that stands. */
+  /** From now on every call fails, although the connection is there. */
   break (): void {
     this.#down = true
   }
 
-  mend (): void {
+  /** Ends `break`. */
+  repair (): void {
     this.#down = false
   }
 
+  /** Loses the connection. */
   disconnect (): void {
     this.#connected = false
   }
 
+  /** Has a connection again, to the same incarnation. */
   connect (): void {
     this.#connected = true
     this.emit('incarnation')
   }
 
-  /** Word of what is stored. @param heard whether the event reaches anybody */
-  reportProgress (producer: string, stored: Partial<Progress> & { high: number }, { heard = true } = {}): void {
+  /** Reports what is stored. @param received whether the event reaches anybody; polling does in any case */
+  reportProgress (producer: string, stored: Partial<Progress> & { high: number }, { received = true } = {}): void {
     const whole = { gaps: [], rejected: [], omittedRejections: [], ...stored }
     this.#stored.set(producer, whole)
-    if (heard) this.emit('progress', producer, whole)
+    if (received) this.emit('progress', producer, whole)
   }
 }

@@ -1,5 +1,5 @@
 // What a queue promises to the web workers that push batches and to the one consumer that takes them.
-// Redis and the embedded channel both keep these promises; test/conformance.ts holds them to it.
+// Redis, the embedded channel and memory.ts (for tests) keep these promises; test/conformance.ts checks them.
 import { EventEmitter } from 'node:events'
 import type { Owner } from '@gearbox/protocol/owner.ts'
 import type { Progress } from '@gearbox/protocol/progress.ts'
@@ -24,7 +24,7 @@ export interface Polled {
 /** `unreachable` until the first attempt to connect has ended. */
 export const connecting = 'not connected yet'
 
-/** The same as a worker knows it, and since when (performance.now, ms). */
+/** Why nothing can be stored, as a worker knows it, and since when (performance.now, ms). */
 export interface StoreFailure extends StoreTrouble {
   readonly since: number
 }
@@ -36,36 +36,39 @@ interface ProducerEvents {
   incarnation: []
 }
 
-/** A web worker's end. */
+/** A web worker's end of a queue: it pushes batches, and learns which of them are stored. */
 export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
-  /** Whether a pushed batch is as good as stored: the queue has no place of its own to keep it in. */
+  /** Whether a push resolves only when its batches are stored: the queue itself keeps nothing. */
   abstract readonly pushIsStored: boolean
 
   /**
-   * Names what the queue remembers. Undefined until it was reached, and while a connection is made anew.
-   * Any other value than before means: it may have lost everything that was pushed, in part or whole.
+   * Names what the queue remembers. Undefined until it was reached, and while it is reconnecting.
+   * A different value than before means that the queue may have lost any of what was pushed.
    */
   abstract readonly incarnation: string | undefined
 
   /** Why the queue is out of reach; undefined while it can be reached. */
   abstract readonly unreachable: string | undefined
 
-  /** Where what is pushed belongs, as it was when that was last seen. */
+  /** Where what is pushed belongs, as last seen. */
   abstract readonly origin: Origin
 
-  /** The same as it is now; without a database while the queue has none, although it had one before. @throws QueueUnavailableError */
+  /** The same as it is now; without a database while the queue has none. @throws QueueUnavailableError */
   abstract readOrigin (): Promise<Origin>
 
-  /** Where a push is as good as stored: why none can be stored, as the consumer reported. Queues that keep batches take them meanwhile. */
+  /**
+   * Why nothing can be stored, as the consumer reported; undefined if it can. Only where `pushIsStored`: other queues
+   * keep batches meanwhile.
+   */
   get storeFailure (): StoreFailure | undefined {
     return undefined
   }
 
-  /** Begins to connect and keeps at it until closed. Resolves without waiting for success. */
+  /** Begins to connect, and reconnects until closed. Resolves without waiting for a connection. */
   abstract start (): Promise<void>
 
   /**
-   * Appends elements at the tail, in their order, all or none.
+   * Appends elements at the tail, in their order, all or none. One push at a time.
    * @returns 'pushed' once the queue has them; 'moved' if `incarnation` is no longer the queue's: nothing was appended
    * @throws QueueUnavailableError they may or may not have been appended: push the same bytes again
    */
@@ -83,29 +86,29 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
   }
 
   /**
-   * Of sequences that were pushed, those that do not wait in the queue. They are stored, or about to be reported as stored, or lost.
+   * Which of the sequences that were pushed do not wait in the queue: they are stored, about to be reported, or lost.
    * @throws QueueUnavailableError
    */
   abstract missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>>
 
   /**
    * Resolves if the queue answers.
-   * @returns what a consumer has reported that keeps it from storing until a person puts it right
+   * @returns what keeps the consumer from storing until a person fixes it, as it reported; undefined if nothing does
    * @throws QueueUnavailableError with the reason
    */
   abstract check (): Promise<string | undefined>
 
-  /** Batches waiting. @throws QueueUnavailableError */
+  /** How many batches wait, of all producers. @throws QueueUnavailableError */
   abstract length (): Promise<number>
 
   /** Whether what was pushed survives the queue's own death, as far as its settings tell. */
   abstract readonly durable: boolean
 
-  /** Ends the connection. A push under way is not waited for. */
+  /** Ends the connection. A push in flight is not waited for. */
   abstract close (): Promise<void>
 }
 
-/** The consumer's end. Only one consumer owns it; whoever finds out that it is not the owner any more leaves. */
+/** The consumer's end. Only one consumer owns the queue; one that is not the owner any more must stop. */
 export interface ConsumerQueue {
   /** Where the queue is, for messages. */
   readonly name: string
@@ -113,20 +116,21 @@ export interface ConsumerQueue {
   /** Whether batches that wait are kept by the queue; otherwise only by the memory of the workers that push them. */
   readonly keepsBatches: boolean
 
-  /** @throws QueueUnavailableError */
+  /** Connects. @throws QueueUnavailableError if that fails at the first attempt; it goes on trying */
   start (): Promise<void>
 
-  /** Who owns the queue, and what it tells as stored. */
+  /** Who owns the queue, and what it has as stored, by producer. */
   readOwner (): Promise<{ owner: Owner | undefined, stored: ReadonlyMap<string, Sequences> }>
 
-  /** Makes `owner` the owner if it is still `expected` that owns the queue. @returns whether it is now */
+  /** Makes `owner` the owner if `expected` still owns the queue. @returns whether it is the owner now */
   bind (expected: Owner | undefined, owner: Owner): Promise<boolean>
 
-  /** Forgets what was told as stored: it was told of another database. */
+  /** Forgets all progress: it was that of another database. */
   forgetProgress (): Promise<void>
 
   /**
-   * A run of elements from the head, in order, without removing them: at most 256 and about 4 MiB, at least one if there is any.
+   * A run of elements from the head, in order, without removing them: at most 256 and about 4 MiB, at least one if
+   * there is any.
    * @throws SupersededError, QueueUnavailableError
    */
   take (): Promise<Buffer[]>
@@ -138,15 +142,15 @@ export interface ConsumerQueue {
    */
   acknowledge (elements: readonly Buffer[]): Promise<void>
 
-  /** Tells producers what is stored of them. Telling again what was told is harmless. @throws QueueUnavailableError */
+  /** Reports to producers what is stored of them. To report it again is harmless. @throws QueueUnavailableError */
   reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void>
 
-  /** Ends telling of producers that are long gone. */
+  /** Forgets the progress of producers that are long gone. */
   forget (producers: readonly string[]): Promise<void>
 
   /**
-   * Reports to producers why nothing can be stored, or with undefined that it can be again. To be repeated every few seconds while it lasts.
-   * Never fails: it is a hint.
+   * Reports to producers why nothing can be stored, or with undefined that it can be again. To be repeated every few
+   * seconds while it lasts. Never fails: it is a hint.
    */
   reportTrouble (trouble: StoreTrouble | undefined): Promise<void>
 
@@ -156,17 +160,21 @@ export interface ConsumerQueue {
   /** Why the queue can't be used, in one line; undefined while it can, as far as is known without asking. */
   readonly unreachable: string | undefined
 
-  /** Batches waiting, as far as is known without asking. */
+  /** How many batches wait, as far as is known without asking. */
   readonly length: number
 
+  /** Whether what was pushed survives the queue's own death, as far as its settings tell. */
   readonly durable: boolean
 
+  /** Ends the connection. */
   close (): Promise<void>
 }
 
-/** At most this many elements and bytes make a run: acknowledging 4 MiB takes Redis about 14 ms, in which nobody can push. */
+/** Elements of one run, at most. */
 export const runElementsMax = 256
+
+/** Bytes of one run, at most: acknowledging 4 MiB takes Redis about 14 ms, in which nobody can push. */
 export const runBytesMax = 4 * 1024 * 1024
 
-/** No element that a worker pushes is as large as this (see idempotentBytesMax); what is larger is not taken whole. */
+/** Bytes of one element, at most: workers push none that is larger, and a larger one is not taken whole. */
 export const elementBytesMax = 8 * 1024 * 1024

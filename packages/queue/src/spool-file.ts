@@ -1,5 +1,5 @@
-// The file in which a stopping worker leaves its batches: a line that says where they belong, then one batch a line.
-// Written and pushed by web workers, counted by `npm run verify`.
+// The file in which a stopping worker leaves its batches: a line that says where they belong, then one batch per line.
+// Web workers write and push it; `npm run verify` counts it.
 import { constants } from 'node:fs'
 import { lstat, open, readdir, type FileHandle } from 'node:fs/promises'
 import { hostname } from 'node:os'
@@ -29,7 +29,7 @@ const lineBytesMax = 64 * 1024 * 1024
 const chunkBytes = 1024 * 1024
 const newline = 0x0a
 
-/** Of what a file says, this much is repeated in a message. */
+/** Characters of a file's text that a message repeats. */
 const shownMax = 64
 
 /** The embedded queue of one database. */
@@ -37,7 +37,7 @@ export function embeddedQueueName (databasePath: string): string {
   return `the embedded queue of ${databasePath} on ${hostname()}`
 }
 
-/** A queue in Redis. An address that is another server on each machine stands together with this one's name. */
+/** A queue in Redis. An address that means another server on each machine is followed by this machine's name. */
 export function redisQueueName (url: string, shownUrl: string, queueName: string): string {
   const { host } = parseRedisUrl(url)
   // A Unix socket has no host.
@@ -47,13 +47,15 @@ export function redisQueueName (url: string, shownUrl: string, queueName: string
 
 /** The first line of a file. */
 export function originLine ({ queue, generation, database }: Origin): string {
-  return `${JSON.stringify({ unsent: originVersion, queue, generation: generation ?? null, database: database ?? null })}\n`
+  const origin = { unsent: originVersion, queue, generation: generation ?? null, database: database ?? null }
+  return `${JSON.stringify(origin)}\n`
 }
 
 /**
- * Whether what belongs to `left` belongs to the queue that is `here`. The database decides where it is known: it skips what it has applied, so
- * batches can reach it through any queue. Before a queue had a database, its generation decides; and where the queue was never reached, its address.
- * @returns undefined if that can't be told before the queue has a database
+ * Whether what belongs to `left` belongs to the queue that is `here`. The database decides if it is known: it skips
+ * what it has applied, so batches can reach it through any queue. Before a queue had a database its generation decides,
+ * and if the queue was never reached its address.
+ * @returns undefined if that is not known before the queue has a database
  */
 export function belongsTo (left: Origin, here: Origin): boolean | undefined {
   if (left.database !== undefined) return here.database === undefined ? undefined : left.database === here.database
@@ -66,12 +68,12 @@ export function placeOf ({ queue, generation, database }: Origin): string {
   return `${shown(queue)}${generation === undefined ? '' : `, generation ${shown(generation)}`}`
 }
 
-/** What a file says, as far as a message repeats it. */
+/** A file's text as a message repeats it. */
 function shown (text: string): string {
   return text.length > shownMax ? `${text.slice(0, shownMax)}…` : text
 }
 
-/** Files of unsent batches in a directory, and whatever else has such a name. A directory that can't be read has none. */
+/** Paths of the spool files in a directory, by their names alone. A directory that can't be read has none. */
 export async function listUnsent (dir: string): Promise<string[]> {
   try {
     return (await readdir(dir)).filter((name) => name.endsWith(unsentSuffix)).sort().map((name) => join(dir, name))
@@ -80,10 +82,10 @@ export async function listUnsent (dir: string): Promise<string[]> {
   }
 }
 
-/** A file of unsent batches that is open for reading. */
+/** A spool file that is open for reading. Whoever opens it closes it. */
 export class SpoolFile {
   readonly #file: FileHandle
-  /** Where its batches belong; undefined for a file of a Gearbox that did not write that down. */
+  /** Where its batches belong; undefined for a file of an older Gearbox, which did not write it down. */
   readonly origin: Origin | undefined
 
   private constructor (file: FileHandle, origin: Origin | undefined) {
@@ -92,7 +94,7 @@ export class SpoolFile {
   }
 
   /**
-   * Opens a file and reads where its batches belong. Nothing but a regular file is opened: a pipe would hold up whoever reads it.
+   * Opens a file and reads where its batches belong. It must be a regular file: a pipe would hold up its reader.
    * @throws Error whose message says what is wrong with it
    */
   static async open (path: string): Promise<SpoolFile> {
@@ -108,7 +110,7 @@ export class SpoolFile {
     }
   }
 
-  /** All batches, in order. @throws Error that names the line which is none */
+  /** All batches, in order. @throws Error that names the line that is not a valid batch */
   async * batches (): AsyncGenerator<{ readonly element: Buffer, readonly header: Header }> {
     let number = 0
     for await (const element of lines(this.#file)) {
@@ -125,7 +127,7 @@ export class SpoolFile {
   }
 }
 
-/** The lines of a file from its start, a chunk at a time. @throws Error if one is longer than anything that can be pushed */
+/** The lines of a file, read in chunks. @throws Error if one is longer than anything that can be pushed */
 async function * lines (file: FileHandle): AsyncGenerator<Buffer> {
   let rest: Buffer[] = []
   let bytes = 0
@@ -146,7 +148,7 @@ async function * lines (file: FileHandle): AsyncGenerator<Buffer> {
   if (bytes > 0) yield Buffer.concat(rest)
 }
 
-/** @returns undefined if the line is not about an origin @throws Error if it is, and not one that this program knows */
+/** @returns undefined if the line is not an origin @throws Error if it is one that this program does not know */
 function parseOrigin (line: Buffer): Origin | undefined {
   let value: unknown
   try {
@@ -155,7 +157,10 @@ function parseOrigin (line: Buffer): Origin | undefined {
     return undefined
   }
   if (typeof value !== 'object' || value === null || !('unsent' in value)) return undefined
-  if (value.unsent !== originVersion) throw new Error(`line 1 has version ${JSON.stringify(value.unsent)?.slice(0, shownMax)}, and this Gearbox knows ${originVersion}`)
+  if (value.unsent !== originVersion) {
+    const found = JSON.stringify(value.unsent)?.slice(0, shownMax)
+    throw new Error(`line 1 has version ${found}, and this Gearbox knows ${originVersion}`)
+  }
   const text = (name: string): string | undefined => {
     const found: unknown = Reflect.get(value, name)
     if (found === undefined || found === null) return undefined

@@ -1,7 +1,9 @@
 // Why a Gearbox process can't do its work: one line for the reader, one code for the supervisor.
 import { exitCode } from './process/exit-codes.ts'
 
-/** A reason to end the process that a person can act on. The message is the whole story: it is printed without a stack. */
+/**
+ * A reason to end the process that a person can act on. The message is the whole story: it is printed without a stack.
+ */
 export class FatalError extends Error {
   readonly exitCode: number
 

@@ -1,6 +1,6 @@
-// Figures by prom-client. What is counted on the way of an increment is counted in plain fields
-// and read only when somebody asks, so that a scrape pays for it and not a request.
-import promClient from 'prom-client'
+// Metrics by prom-client. What is counted on the path of an increment is counted in plain fields, which are read only
+// at a scrape, so that a scrape pays for it and not a request.
+import promClient, { type Registry } from 'prom-client'
 import { logLinesLost } from './log/log-output.ts'
 import { everyLine, type Logger } from './log/logger.ts'
 
@@ -9,29 +9,32 @@ export type { Registry } from 'prom-client'
 /** Prometheus's text format, as prom-client writes it. */
 export const metricsContentType = 'text/plain; version=0.0.4; charset=utf-8'
 
-/** How one figure is made of several processes' figures. */
+/** How the values of several processes become one. */
 export type Aggregation = 'sum' | 'max' | 'min'
 
+/** A value for each value of one label. */
 export type Labelled = ReadonlyMap<string | number, number>
 
-/** A registry with the usual process metrics, and with what becomes of the log. */
-export function createRegistry (): promClient.Registry {
+/** A registry with the usual process metrics and those of the log. */
+export function createRegistry (): Registry {
   const registry = createLogRegistry()
   promClient.collectDefaultMetrics({ register: registry })
   return registry
 }
 
-/** A registry with what becomes of the log alone: of a process that is not worth all others. */
-export function createLogRegistry (): promClient.Registry {
+/** A registry with the metrics of the log alone, for a process whose others would say nothing. */
+export function createLogRegistry (): Registry {
   const registry = new promClient.Registry()
   counter(registry, 'gearbox_log_lines_lost_total', 'Log lines that standard output did not take', logLinesLost)
   return registry
 }
 
 /** A counter whose value, or whose value for each value of one label, is read at every scrape. */
-export function counter (registry: promClient.Registry, name: string, help: string, read: () => number, label?: undefined): void
-export function counter (registry: promClient.Registry, name: string, help: string, read: () => Labelled, label: string): void
-export function counter (registry: promClient.Registry, name: string, help: string, read: () => number | Labelled, label?: string): void {
+export function counter (registry: Registry, name: string, help: string, read: () => number, label?: undefined): void
+export function counter (registry: Registry, name: string, help: string, read: () => Labelled, label: string): void
+export function counter (
+  registry: Registry, name: string, help: string, read: () => number | Labelled, label?: string
+): void {
   registry.registerMetric(new promClient.Counter({
     name,
     help,
@@ -46,9 +49,10 @@ export function counter (registry: promClient.Registry, name: string, help: stri
   }))
 }
 
-/** A gauge whose value is read at every scrape; where that is undefined, it is not shown. */
+/** A gauge whose value is read at every scrape; an undefined value is not shown. */
 export function gauge (
-  registry: promClient.Registry, name: string, help: string, aggregator: Aggregation, read: () => number | undefined | Promise<number>
+  registry: Registry, name: string, help: string, aggregator: Aggregation,
+  read: () => number | undefined | Promise<number>
 ): void {
   registry.registerMetric(new promClient.Gauge({
     name,
@@ -64,7 +68,9 @@ export function gauge (
 }
 
 /** A gauge with a value for each value of one label, read at every scrape; several processes' values are added. */
-export function labelledGauge (registry: promClient.Registry, name: string, help: string, label: string, read: () => Labelled): void {
+export function labelledGauge (
+  registry: Registry, name: string, help: string, label: string, read: () => Labelled
+): void {
   registry.registerMetric(new promClient.Gauge({
     name,
     help,
@@ -77,40 +83,41 @@ export function labelledGauge (registry: promClient.Registry, name: string, help
   }))
 }
 
-/** A histogram of durations in seconds, from half a millisecond to ten seconds. */
-export function durations (registry: promClient.Registry, name: string, help: string): (seconds: number) => void {
+/** A histogram of durations, from half a millisecond to ten seconds. @returns a function that takes one, in seconds */
+export function durations (registry: Registry, name: string, help: string): (seconds: number) => void {
   const buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
   const histogram = new promClient.Histogram({ name, help, registers: [registry], buckets })
   return (seconds) => histogram.observe(seconds)
 }
 
-/** One process's figures as data that can travel to its parent. */
-export async function snapshot (registry: promClient.Registry): Promise<object[]> {
+/** One process's metrics as data that can travel to its parent. */
+export async function snapshot (registry: Registry): Promise<object[]> {
   return await registry.getMetricsAsJSON()
 }
 
-/** The figures of several processes as one registry. */
-export function aggregate (snapshots: readonly object[][]): promClient.Registry {
+/** The metrics of several processes as one registry. */
+export function aggregate (snapshots: readonly object[][]): Registry {
   return promClient.AggregatorRegistry.aggregate(snapshots as object[])
 }
 
-/** What of a dead process's figures must go on counting: its counters and histograms, not its gauges. */
+/** The metrics of an exited process that must not be lost: its counters and histograms, not its gauges. */
 export function countsOf (metrics: readonly object[]): object[] {
   return metrics.filter((metric) => 'type' in metric && (metric.type === 'counter' || metric.type === 'histogram'))
 }
 
 interface Sample { readonly metricName?: string, readonly value: number }
 
+/** The sum of a metric's samples. */
 function total (metrics: readonly object[], name: string, sampleName = name): number {
   const metric = metrics.find((candidate) => 'name' in candidate && candidate.name === name)
   if (metric === undefined || !('values' in metric) || !Array.isArray(metric.values)) return 0
-  const samples = metric.values as Sample[]
-  return samples.filter((sample) => (sample.metricName ?? name) === sampleName).reduce((sum, sample) => sum + sample.value, 0)
+  const samples = (metric.values as Sample[]).filter(({ metricName = name }) => metricName === sampleName)
+  return samples.reduce((sum, { value }) => sum + value, 0)
 }
 
 /**
- * Logs one line an interval while there was traffic: what came in, and both gear ratios.
- * @param collect the figures of all processes that the line is to speak of
+ * Logs one line per interval with traffic: what came in, and both gear ratios.
+ * @param collect the metrics of all processes that the line is about
  * @returns a function that ends it
  */
 export function logStats (logger: Logger, intervalMs: number, collect: () => Promise<readonly object[]>): () => void {
@@ -128,7 +135,7 @@ export function logStats (logger: Logger, intervalMs: number, collect: () => Pro
     const since = (name: keyof typeof now): number => now[name] - before[name]
     const ratio = (many: number, few: number): number | null => few === 0 ? null : Math.round(many / few * 10) / 10
     if (since('requests') > 0 || since('applied') > 0) {
-      const figures = {
+      const line = {
         requests: since('requests'),
         increments: since('increments'),
         requestsPerBatch: ratio(since('requests'), since('pushed')),
@@ -137,17 +144,21 @@ export function logStats (logger: Logger, intervalMs: number, collect: () => Pro
         queueLength: total(metrics, 'gearbox_queue_length'),
         lagMs: Math.round(total(metrics, 'gearbox_lag_seconds') * 1000),
       }
-      logger.info({ ...figures, [everyLine]: true }, `${figures.requests} requests, ${figures.increments} increments; gears: ${figures.requestsPerBatch ?? '–'} requests a batch, ` +
-        `${figures.batchesPerCommit ?? '–'} batches a commit; ${figures.pendingKeys} keys pending, ${figures.queueLength} batches queued, lag ${figures.lagMs} ms`)
+      logger.info({ ...line, [everyLine]: true }, `${line.requests} requests, ${line.increments} increments; ` +
+        `gears: ${line.requestsPerBatch ?? '–'} requests per batch, ` +
+        `${line.batchesPerCommit ?? '–'} batches per commit; ` +
+        `${line.pendingKeys} keys pending, ${line.queueLength} batches queued, lag ${line.lagMs} ms`)
     }
     before = now
   }
-  const timer = setInterval(() => { log().catch((error: unknown) => logger.warn({ err: error }, 'the figures could not be collected')) }, intervalMs)
+  const timer = setInterval(() => {
+    log().catch((error: unknown) => logger.warn({ err: error }, 'the metrics could not be collected'))
+  }, intervalMs)
   timer.unref()
   return () => clearInterval(timer)
 }
 
-/** `2 batches to be stored`; undefined where there is none. */
+/** `2 batches to be stored`; undefined for none. */
 function many (count: number, one: string, rest: string): string | undefined {
   return count === 0 ? undefined : `${count} ${one}${count === 1 ? rest.replace(/^e?s/, '') : rest}`
 }
@@ -155,6 +166,7 @@ function many (count: number, one: string, rest: string): string | undefined {
 /** A stop that takes longer than this says what it waits for, and again after each pause. */
 const waitingMs = { first: 500, pause: 2000 }
 
+/** What else a stop's log lines tell. */
 export interface StopOptions {
   /** How long all goes on before the stop begins. */
   readonly drainMs?: number
@@ -168,7 +180,8 @@ export interface StopOptions {
  * @returns a function that logs its end
  */
 export function logStop (
-  logger: Logger, signal: string, collect: () => Promise<readonly object[]>, { drainMs = 0, running = () => [] }: StopOptions = {}
+  logger: Logger, signal: string, collect: () => Promise<readonly object[]>,
+  { drainMs = 0, running = () => [] }: StopOptions = {}
 ): () => void {
   logger.info(drainMs === 0
     ? `stopping (${signal})`

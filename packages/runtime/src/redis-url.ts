@@ -1,5 +1,5 @@
-// REDIS_URL, read strictly: what a URL parser would quietly take for a host, a database or an option is refused here, because most
-// often it is the rest of a password that was not percent-encoded. No message repeats any of it.
+// REDIS_URL, read strictly: what a URL parser would quietly take for a host, a database or an option is refused here,
+// because most often it is the rest of a password that was not percent-encoded. No message repeats any of it.
 
 /** Where a Redis is, and as whom to connect to it. */
 export interface RedisAddress {
@@ -24,13 +24,16 @@ const dbMax = 2 ** 31 - 1
 
 const form = 'redis://[user:password@]host[:port][/db], rediss:// for TLS, or redis:///path for a Unix socket'
 
-const encode = 'in a user or password, percent-encode everything but letters and digits (/ is %2F, @ is %40, # is %23, % is %25)'
+const encode = 'in a user or password, percent-encode everything but letters and digits ' +
+  '(/ is %2F, @ is %40, # is %23, % is %25)'
 
-/** @throws Error whose message completes "REDIS_URL …" and repeats nothing of the URL */
+/** Reads REDIS_URL. @throws Error whose message completes "REDIS_URL …" and repeats nothing of the URL */
 export function parseRedisUrl (text: string): RedisAddress {
   const [, scheme, authority = '', rest = ''] = /^(rediss?):\/\/([^/?#]*)([^]*)$/i.exec(text) ?? []
   if (scheme === undefined) throw new Error('must be a URL that starts with redis:// or rediss://')
-  if (/[\s\p{Cc}\\]/u.test(text)) throw new Error('must have no spaces, line ends or backslashes; percent-encode them in a user or password')
+  if (/[\s\p{Cc}\\]/u.test(text)) {
+    throw new Error('must have no spaces, line ends or backslashes; percent-encode them in a user or password')
+  }
   const tls = scheme.toLowerCase() === 'rediss'
   const at = authority.lastIndexOf('@')
   const { username, password } = parseUser(at === -1 ? undefined : authority.slice(0, at))
@@ -39,7 +42,8 @@ export function parseRedisUrl (text: string): RedisAddress {
   const login = { username, password }
   if (path !== undefined) {
     if (tls) throw new Error('must start with redis:// for a Unix socket, which has no TLS')
-    return { host: undefined, port: 0, path, tls, ...login, db, family, shown: `redis://${path}${db === 0 ? '' : `?db=${db}`}` }
+    const shown = `redis://${path}${db === 0 ? '' : `?db=${db}`}`
+    return { host: undefined, port: 0, path, tls, ...login, db, family, shown }
   }
   if (host === '') throw new Error(`must name a host: ${form}`)
   const { hostname, port } = parseHost(host)
@@ -50,7 +54,9 @@ export function parseRedisUrl (text: string): RedisAddress {
 function parseUser (text: string | undefined): { username: string | undefined, password: string | undefined } {
   if (text === undefined) return { username: undefined, password: undefined }
   const colon = text.indexOf(':')
-  if (colon === -1) throw new Error(`must have a colon before the password, also without a user: redis://:password@host; ${encode}`)
+  if (colon === -1) {
+    throw new Error(`must have a colon before the password, also without a user: redis://:password@host; ${encode}`)
+  }
   try {
     const [username, password] = [decodeURIComponent(text.slice(0, colon)), decodeURIComponent(text.slice(colon + 1))]
     return { username: username === '' ? undefined : username, password: password === '' ? undefined : password }
@@ -68,22 +74,31 @@ function parseHost (text: string): { hostname: string, port: number } {
   return { hostname: url.hostname.replace(/^\[|\]$/g, ''), port: url.port === '' ? standardPort : Number(url.port) }
 }
 
+interface Rest {
+  readonly path: string | undefined
+  readonly db: number | undefined
+  readonly family: number
+}
+
 /** What follows the host: the database, or without a host a socket's path; then perhaps ?db= and ?family=. */
-function parseRest (text: string, hostless: boolean): { path: string | undefined, db: number | undefined, family: number } {
-  const refused = (): Error => new Error(`must be ${form}; what stands behind the host is neither a database's number nor ?db= or ?family=; ${encode}`)
-  // The @ behind a password: that had a / in it.
+function parseRest (text: string, hostless: boolean): Rest {
+  const refused = (): Error => new Error(
+    `must be ${form}; what comes after the host is neither a database's number nor ?db= or ?family=; ${encode}`)
+  // The @ after a password: that had a / in it.
   if (text.includes('@')) throw refused()
   const [, path = '', query] = /^([^?#]*)(?:\?([^#]*))?$/.exec(text) ?? [undefined, '/#']
   const socket = hostless && path.length > 1 && !/^\/\d+$/.test(path)
   if (!socket && !/^(\/\d*)?$/.test(path)) throw refused()
   const options = new URLSearchParams(query)
   for (const [name, value] of options) {
-    if ((name !== 'db' && name !== 'family') || options.getAll(name).length > 1 || !/^\d{1,10}$/.test(value)) throw refused()
+    const known = name === 'db' || name === 'family'
+    if (!known || options.getAll(name).length > 1 || !/^\d{1,10}$/.test(value)) throw refused()
   }
   const family = Number(options.get('family') ?? '0')
-  const number = socket ? options.get('db') ?? undefined : options.get('db') ?? (path.length > 1 ? path.slice(1) : undefined)
+  const inPath = !socket && path.length > 1
+  const number = options.get('db') ?? (inPath ? path.slice(1) : undefined)
   const db = number === undefined ? undefined : Number(number)
-  if (![0, 4, 6].includes(family) || (db !== undefined && db > dbMax) || (!socket && options.has('db') && path.length > 1)) throw refused()
+  if (![0, 4, 6].includes(family) || (db !== undefined && db > dbMax) || (inPath && options.has('db'))) throw refused()
   try {
     return { path: socket ? decodeURIComponent(path) : undefined, db, family }
   } catch {

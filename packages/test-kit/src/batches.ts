@@ -1,6 +1,7 @@
 // Batches for tests, encoded as a worker encodes them.
 import { encodeBatch, type SumEntry, type Sum } from '@gearbox/protocol/batch.ts'
 
+/** What a test says of a batch. */
 export interface Content {
   readonly producer?: string
   readonly seq?: number
@@ -19,7 +20,9 @@ export interface Content {
   }>
 }
 
+/** A producer's UUID. */
 export const producerA = 'aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa'
+/** Another producer's UUID. */
 export const producerB = 'bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb'
 
 /** The bytes of a batch. What is not given is something ordinary. */
@@ -42,11 +45,11 @@ export function element ({
     ...(storedWithinMs === undefined ? {} : { storedWithinMs }),
   }
   return encodeBatch({ producer, seq, at, ...counts },
-    { nextSum: () => asDrawn(pairs.shift()), nextIdempotent: () => requested.shift() }).element
+    { nextSum: () => asEntry(pairs.shift()), nextIdempotent: () => requested.shift() }).element
 }
 
-/** A pair as a source offers it. */
-export function asDrawn (pair: readonly [key: string, sum: Sum] | undefined): SumEntry | undefined {
+/** A pair as a source returns it. */
+export function asEntry (pair: readonly [key: string, sum: Sum] | undefined): SumEntry | undefined {
   if (pair === undefined) return undefined
   const bytes = Buffer.from(pair[0])
   return { bytes, start: 0, end: bytes.length, sum: pair[1] }

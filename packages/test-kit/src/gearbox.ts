@@ -1,4 +1,4 @@
-// The product as its users run it: processes started by its own npm scripts' programs, watched through what they print.
+// The product as its users run it: processes started by the programs of its npm scripts, watched through their output.
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { Agent, request } from 'node:http'
 import { connect, type Socket } from 'node:net'
@@ -9,8 +9,10 @@ import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import { freePort } from './redis.ts'
 import { until } from './until.ts'
 
+/** The directory of the repository. */
 export const root = join(import.meta.dirname, '../../..')
 
+/** How a program is started. */
 export interface ProgramOptions {
   readonly cwd?: string
   /** Makes it the leader of its own process group, as a shell does with what is typed into it. */
@@ -20,6 +22,7 @@ export interface ProgramOptions {
   readonly stdout?: number | Socket
 }
 
+/** A program that runs. It runs until it ends by itself or is ended: `end`, or `endWithTest`. */
 export class Program {
   readonly child: ChildProcess
   readonly #detached: boolean
@@ -65,7 +68,7 @@ export class Program {
     return listProcesses().filter(({ group }) => group === this.pid)
   }
 
-  /** Its parts that run a module, by the module's path: 'apps/web'. */
+  /** Its child processes that run a module, by the module's path: 'apps/web'. */
   children (module: string): RunningProcess[] {
     return listProcesses().filter(({ parent, command }) => parent === this.pid && command.includes(module))
   }
@@ -111,6 +114,7 @@ function killIfThere (pid: number): void {
   }
 }
 
+/** A process as `ps` lists it. */
 export interface RunningProcess {
   readonly pid: number
   readonly parent: number

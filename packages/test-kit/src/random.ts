@@ -1,5 +1,6 @@
 // Seeded randomness: what is planned from one seed is the same in every run.
 
+/** A seeded source of random values: one seed gives the same values in every run. */
 export class Random {
   #state: number
 

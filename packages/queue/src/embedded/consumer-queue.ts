@@ -13,17 +13,25 @@ import { makeSocketDirectory } from './socket-directory.ts'
 import { AutoResetEvent } from '../auto-reset-event.ts'
 
 /**
- * So often the socket's path is looked at. Programs that tidy up the temporary directory remove what looks old there, and the next worker
- * or consumer to start would find nothing.
+ * How often the socket's path is checked. Programs that tidy up the temporary directory remove what looks old, and the
+ * next worker to start would find nothing.
  */
 const pathCheckMs = 500
 
+/** A worker's push, until all of its elements are handled. */
 interface Push {
   readonly socket: Socket
   readonly id: number
   waiting: number
 }
 
+/**
+ * Listens on the socket, keeps what workers push until it is acknowledged, and answers them.
+ *
+ * Made; `start` leads to listening. Listening: the path is checked, and where the socket's file is gone another server
+ * listens there, while connected workers stay. `close` ends it for good, with all connections.
+ * Unbound until `bind` names the database, which every worker is then sent.
+ */
 export class EmbeddedConsumerQueue implements ConsumerQueue {
   readonly name = 'the embedded queue'
   readonly durable = true
@@ -57,14 +65,14 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     return this.#entries.length
   }
 
-  /** Listens, and listens again whenever the socket's file is gone. One that a dead consumer left is replaced. @throws Error */
+  /** Listens, and again whenever the socket's file is gone. A dead consumer's file is replaced. @throws Error */
   async start (): Promise<void> {
     await this.#listen()
     this.#pathCheck = setInterval(() => { this.#checkPath().catch(() => {}) }, pathCheckMs)
     this.#pathCheck.unref()
   }
 
-  /** Nobody else can own the queue of this process, so there is never another owner to find. */
+  /** Nobody else can own the queue of this process, so there is never another owner. */
   async readOwner (): Promise<{ owner: undefined, stored: ReadonlyMap<string, Progress> }> {
     return { owner: undefined, stored: new Map() }
   }
@@ -101,10 +109,10 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
 
   async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
     if (stored.size === 0) return
-    const told = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
-    for (const [producer, text] of Object.entries(told)) this.#stored.set(producer, text)
-    const payload = Buffer.from(JSON.stringify(told))
-    for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.told, payload)
+    const progress = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
+    for (const [producer, text] of Object.entries(progress)) this.#stored.set(producer, text)
+    const payload = Buffer.from(JSON.stringify(progress))
+    for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.progress, payload)
   }
 
   async forget (producers: readonly string[]): Promise<void> {
@@ -142,13 +150,13 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
     this.#inode = noInode
     this.#listening = true
     try {
-      await this.#listenAnew()
+      await this.#listenAtPath()
     } finally {
       this.#listening = false
     }
   }
 
-  async #listenAnew (): Promise<void> {
+  async #listenAtPath (): Promise<void> {
     makeSocketDirectory(dirname(this.#path))
     rmSync(this.#path, { recursive: true, force: true })
     await new Promise<void>((resolve, reject) => {
@@ -192,9 +200,9 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
       const push: Push = { socket, id, waiting: elements.length }
       for (const element of elements) this.#entries.push({ element, push })
       this.#pushed.up()
-    } else if (type === frame.ask) {
+    } else if (type === frame.poll) {
       const stored = this.#stored.get(payload.toString('latin1', 4)) ?? ''
-      writeFrame(socket, frame.answer, uint32(id), uint32(this.#entries.length), Buffer.from(stored))
+      writeFrame(socket, frame.polled, uint32(id), uint32(this.#entries.length), Buffer.from(stored))
     }
   }
 }

@@ -1,6 +1,7 @@
 // Frames on the embedded queue's socket: four bytes of length, one of type, then the payload.
 import type { Socket } from 'node:net'
 
+/** The types of frames, each with who sends it and its payload. */
 export const frame = {
   /** consumer → worker: the consumer's incarnation */
   hello: 1,
@@ -8,12 +9,12 @@ export const frame = {
   push: 2,
   /** consumer → worker: id; what was pushed under it is committed */
   pushed: 3,
-  /** consumer → worker: JSON, producer → what is stored of it */
-  told: 4,
-  /** worker → consumer: id, then the producer, or nothing to ask for the length only */
-  ask: 5,
-  /** consumer → worker: id, queue length, then what is stored of the producer as JSON, or nothing */
-  answer: 6,
+  /** consumer → worker: JSON, producer → its progress */
+  progress: 4,
+  /** worker → consumer: id, then the producer, or nothing to poll the length only */
+  poll: 5,
+  /** consumer → worker: id, queue length, then the producer's progress as JSON, or nothing */
+  polled: 6,
   /** consumer → worker: UUID of the database that the queue belongs to, as soon as that is known */
   database: 7,
   /** consumer → worker: JSON, why nothing can be stored; nothing: it can be again */
@@ -22,9 +23,10 @@ export const frame = {
 
 const headBytes = 5
 
-/** Largest frame that is read: a replay's group of batches, or one largest batch, with room to spare. */
+/** Bytes of the largest frame that is read: a replay's group of batches, or one largest batch, with room to spare. */
 const frameBytesMax = 64 * 1024 * 1024
 
+/** Writes one frame, whose payload is the parts one after the other. */
 export function writeFrame (socket: Socket, type: number, ...parts: readonly Buffer[]): void {
   const head = Buffer.allocUnsafe(headBytes)
   head.writeUInt32BE(parts.reduce((bytes, part) => bytes + part.length, 0))
@@ -35,6 +37,7 @@ export function writeFrame (socket: Socket, type: number, ...parts: readonly Buf
   socket.uncork()
 }
 
+/** A number as four bytes, most significant first. */
 export function uint32 (value: number): Buffer {
   const bytes = Buffer.allocUnsafe(4)
   bytes.writeUInt32BE(value)
@@ -75,6 +78,7 @@ export function readFrames (socket: Socket, read: (type: number, payload: Buffer
   })
 }
 
+/** A payload of elements: each with its length in four bytes before it. */
 export function packElements (elements: readonly Buffer[]): Buffer[] {
   return elements.flatMap((element) => [uint32(element.length), element])
 }
@@ -84,7 +88,9 @@ export function unpackElements (payload: Buffer): Buffer[] {
   const elements: Buffer[] = []
   for (let at = 0; at < payload.length;) {
     const end = at + 4 + payload.readUInt32BE(at)
-    if (end > payload.length) throw new RangeError(`an element of ${end - at - 4} bytes in a frame of ${payload.length}`)
+    if (end > payload.length) {
+      throw new RangeError(`an element of ${end - at - 4} bytes in a frame of ${payload.length}`)
+    }
     elements.push(payload.subarray(at + 4, end))
     at = end
   }

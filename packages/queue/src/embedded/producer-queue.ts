@@ -11,9 +11,17 @@ import type { Origin } from '../spool-file.ts'
 
 const reconnectMs = 50
 
-/** An answer other than a commit is due at once; a consumer that owes one for this long is as good as gone. */
-const answerTimeoutMs = 2000
+/** A poll is answered at once; a consumer that takes longer than this is as good as gone. */
+const pollTimeoutMs = 2000
 
+/**
+ * Connects to the consumer's socket, and pushes and polls over it.
+ *
+ * Disconnected (at first): `start`, or a timer after a lost connection, leads to connecting. Connecting: the socket is
+ * there; the consumer's `hello` names its incarnation and leads to connected. Connected: pushes and polls are in
+ * flight, each until its frame comes. From both, a closed socket fails all that is in flight and leads to disconnected.
+ * `close` ends it for good.
+ */
 export class EmbeddedProducerQueue extends ProducerQueue {
   /** The channel keeps nothing: a push resolves when the batch is committed. */
   readonly pushIsStored = true
@@ -28,7 +36,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   #id = 0
   readonly #pushes = new Map<number, { resolve: () => void, reject: (error: Error) => void }>()
   #storeFailure: StoreFailure | undefined
-  readonly #asked = new Map<number, { resolve: (answer: Polled) => void, reject: (error: Error) => void }>()
+  readonly #polls = new Map<number, { resolve: (polled: Polled) => void, reject: (error: Error) => void }>()
 
   /**
    * @param path of the consumer's socket
@@ -52,7 +60,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     return { queue: this.#name, generation: undefined, database: this.#database }
   }
 
-  /** A consumer says which database is its own before anything else, or as soon as it has opened that. */
+  /** A consumer sends the UUID of its database before anything else, or as soon as it has opened that. */
   async readOrigin (): Promise<Origin> {
     this.#requireSocket()
     return this.origin
@@ -79,7 +87,7 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   }
 
   async pollProgress (producer: string): Promise<Polled> {
-    return await this.#ask(producer)
+    return await this.#poll(producer)
   }
 
   /** None: a push is answered when its batches are committed. */
@@ -89,12 +97,12 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   }
 
   async check (): Promise<string | undefined> {
-    await this.#ask('')
+    await this.#poll('')
     return this.#storeFailure?.moved === true ? this.#storeFailure.reason : undefined
   }
 
   async length (): Promise<number> {
-    return (await this.#ask('')).length
+    return (await this.#poll('')).length
   }
 
   async close (): Promise<void> {
@@ -118,26 +126,26 @@ export class EmbeddedProducerQueue extends ProducerQueue {
   }
 
   #requireSocket (): Socket {
-    if (this.#socket === undefined || this.#incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not connected')
-    return this.#socket
+    if (this.#socket !== undefined && this.#incarnation !== undefined) return this.#socket
+    throw new QueueUnavailableError(this.#unreachable ?? 'not connected')
   }
 
-  async #ask (producer: string): Promise<Polled> {
+  async #poll (producer: string): Promise<Polled> {
     const socket = this.#requireSocket()
     const id = this.#nextId()
     let timer: NodeJS.Timeout | undefined
     try {
       return await new Promise<Polled>((resolve, reject) => {
-        this.#asked.set(id, { resolve, reject })
+        this.#polls.set(id, { resolve, reject })
         timer = setTimeout(() => {
           this.#unreachable ??= 'the consumer does not answer'
           reject(new QueueUnavailableError('the consumer does not answer'))
-        }, answerTimeoutMs)
-        writeFrame(socket, frame.ask, uint32(id), Buffer.from(producer))
+        }, pollTimeoutMs)
+        writeFrame(socket, frame.poll, uint32(id), Buffer.from(producer))
       })
     } finally {
       clearTimeout(timer)
-      this.#asked.delete(id)
+      this.#polls.delete(id)
     }
   }
 
@@ -152,19 +160,20 @@ export class EmbeddedProducerQueue extends ProducerQueue {
       const id = payload.readUInt32BE()
       this.#pushes.get(id)?.resolve()
       this.#pushes.delete(id)
-    } else if (type === frame.told) {
-      const told: Record<string, unknown> = JSON.parse(payload.toString())
-      for (const [producer, text] of Object.entries(told)) {
+    } else if (type === frame.progress) {
+      const progress: Record<string, unknown> = JSON.parse(payload.toString())
+      for (const [producer, text] of Object.entries(progress)) {
         const stored = parseProgress(String(text))
         if (stored !== undefined) this.emit('progress', producer, stored)
       }
     } else if (type === frame.trouble) {
       const trouble = parseTrouble(payload.toString())
-      this.#storeFailure = trouble === undefined ? undefined : { ...trouble, since: this.#storeFailure?.since ?? performance.now() }
-    } else if (type === frame.answer) {
+      const since = this.#storeFailure?.since ?? performance.now()
+      this.#storeFailure = trouble === undefined ? undefined : { ...trouble, since }
+    } else if (type === frame.polled) {
       this.#unreachable = undefined
       const stored = payload.length > 8 ? parseProgress(payload.toString('utf8', 8)) : undefined
-      this.#asked.get(payload.readUInt32BE())?.resolve({ length: payload.readUInt32BE(4), stored })
+      this.#polls.get(payload.readUInt32BE())?.resolve({ length: payload.readUInt32BE(4), stored })
     }
   }
 
@@ -173,9 +182,9 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     this.#storeFailure = undefined
     this.#unreachable ??= 'the consumer closed the connection'
     const error = new QueueUnavailableError(this.#unreachable)
-    for (const { reject } of [...this.#pushes.values(), ...this.#asked.values()]) reject(error)
+    for (const { reject } of [...this.#pushes.values(), ...this.#polls.values()]) reject(error)
     this.#pushes.clear()
-    this.#asked.clear()
+    this.#polls.clear()
     if (!this.#closed) setTimeout(() => { if (!this.#closed) this.#connect() }, reconnectMs)
   }
 

@@ -1,4 +1,4 @@
-// Connections to Redis on which every command settles within about two seconds and none is ever sent twice behind our back.
+// Connections to Redis on which every command settles within about two seconds, and none is sent twice unasked.
 import { Redis, ReplyError } from 'ioredis'
 import type { Logger } from 'pino'
 import { parseRedisUrl } from '@gearbox/runtime/redis-url.ts'
@@ -18,14 +18,25 @@ export interface RedisKeys {
   readonly stored: string
   /** Why the consumer can't store until a person puts it right; expires unless it is reported again. */
   readonly trouble: string
-  /** Channels: something was pushed; something was stored. */
+  /** Channel: something was pushed. */
   readonly wake: string
-  readonly told: string
+  /** Channel: progress of producers. */
+  readonly progress: string
 }
 
+/** The keys and channels of one queue. */
 export function redisKeys (queueName: string, partition = 0): RedisKeys {
   const key = (name: string): string => `${queueName}:{${partition}}:${name}`
-  return { batches: key('batches'), generation: key('generation'), owner: key('owner'), stored: key('stored'), trouble: key('trouble'), wake: key('wake'), told: key('told') }
+  return {
+    batches: key('batches'),
+    generation: key('generation'),
+    owner: key('owner'),
+    stored: key('stored'),
+    trouble: key('trouble'),
+    wake: key('wake'),
+    // The channel's name is older than the word.
+    progress: key('told'),
+  }
 }
 
 /** A URL as it may be shown: without user and password. */
@@ -33,7 +44,7 @@ export function shownUrl (url: string): string {
   return parseRedisUrl(url).shown
 }
 
-// A socket that owes an answer for this long is dead. It must be shorter than the command's own timeout:
+// A socket that does not answer for this long is dead. It must be shorter than the command's own timeout:
 // that one only gives up waiting and leaves the command in the connection, to be carried out later.
 const socketTimeoutMs = 2000
 const commandTimeoutMs = 2500
@@ -41,19 +52,26 @@ const reconnectMs = { first: 50, most: 1000 }
 
 declare module 'ioredis' {
   interface Redis {
-    gearboxPush (generationKey: string, batchesKey: string, generation: string, wake: string, ...elements: readonly Buffer[]): Promise<number>
+    gearboxPush (
+      generationKey: string, batchesKey: string, generation: string, wake: string, ...elements: readonly Buffer[]
+    ): Promise<number>
     gearboxTakeBuffer (
-      ownerKey: string, batchesKey: string, owner: string, elementsMax: number, bytesMax: number, elementBytesMax: number
+      ownerKey: string, batchesKey: string, owner: string,
+      elementsMax: number, bytesMax: number, elementBytesMax: number
     ): Promise<[owner: Buffer, length: number, ...elements: Buffer[]]>
-    gearboxAcknowledge (ownerKey: string, batchesKey: string, owner: string, ...sha1: readonly string[]): Promise<[owner: string, length: number]>
+    gearboxAcknowledge (
+      ownerKey: string, batchesKey: string, owner: string, ...sha1: readonly string[]
+    ): Promise<[owner: string, length: number]>
     gearboxBind (ownerKey: string, expected: string, owner: string): Promise<number>
-    gearboxWaiting (batchesKey: string, producer: string, skip: number, elementsMax: number, bytesMax: number): Promise<[read: number, ...sequences: string[]]>
+    gearboxWaiting (
+      batchesKey: string, producer: string, skip: number, elementsMax: number, bytesMax: number
+    ): Promise<[read: number, ...sequences: string[]]>
   }
 }
 
 /**
- * A connection that connects on `connect()` and again whenever it is lost.
- * By default ioredis sends commands anew after a reconnect, which can push a batch twice, and queues without
+ * A connection that connects on `connect()`, and again whenever it is lost.
+ * By default ioredis sends commands again after a reconnect, which can push a batch twice, and queues without
  * bound while offline. With these options a command is sent once or fails at once.
  * @param lost called with the reason, one line, whenever it can't be made or is lost; perhaps twice
  */
@@ -72,7 +90,7 @@ export function createConnection (url: string, logger: Logger, lost: (reason: st
     maxRetriesPerRequest: 0,
     enableAutoPipelining: false,
     autoResubscribe: false,
-    // It asks for INFO, and explains on the console why it may not. What a connection finds is looked at by whoever uses it.
+    // It would send INFO, and explain on the console why it may not. Whoever uses a connection reads what it needs.
     enableReadyCheck: false,
     disableClientInfo: true,
     connectTimeout: socketTimeoutMs,
@@ -80,7 +98,8 @@ export function createConnection (url: string, logger: Logger, lost: (reason: st
     commandTimeout: commandTimeoutMs,
     keepAlive: 10_000,
     retryStrategy: (times) => Math.min(reconnectMs.first * 2 ** times, reconnectMs.most),
-    // The word stands behind others where a script failed. A primary that became a replica takes no more batches; its name may by now lead to the new primary.
+    // Where a script failed, the word comes after others. A primary that became a replica takes no more batches, and
+    // its name may by now lead to the new primary.
     reconnectOnError: (error) => error.message.includes('READONLY'),
     scripts,
   })
@@ -105,10 +124,13 @@ export function createConnection (url: string, logger: Logger, lost: (reason: st
   return redis
 }
 
-/** A Redis before 6.0 knows no users. ioredis says so on the console at every attempt and goes on without a login; this makes it an error like others. */
+/**
+ * A Redis before 6.0 knows no users. ioredis says so on the console at every attempt and goes on without a login; this
+ * makes it an error like others.
+ */
 function refuseOldLogin (redis: Redis): void {
   const auth = async (login: string | readonly string[]): Promise<unknown> => {
-    return await redis.call('auth', ...[login].flat()).catch((error: unknown) => { throw new QueueUnavailableError(explainRedisError(error)) })
+    return await ask(redis.call('auth', ...[login].flat()))
   }
   Object.defineProperty(redis, 'auth', { value: auth })
 }
@@ -116,12 +138,25 @@ function refuseOldLogin (redis: Redis): void {
 /** What ACL and the protocol of our connections need. */
 const majorVersionMin = 6
 
-/** The settings and identity that a new connection finds. @throws QueueUnavailableError */
-export async function readServer (redis: Redis): Promise<{ runId: string, durable: boolean, problem: string | undefined }> {
-  const [server, replication, persistence] = await Promise.all([ask(redis.info('server')), ask(redis.info('replication')), ask(redis.info('persistence'))])
+/** What a new connection finds. */
+export interface ServerState {
+  /** Names the server's process and the history of its data. */
+  readonly runId: string
+  /** Whether it keeps what was pushed through its own death, as far as its settings tell. */
+  readonly durable: boolean
+  /** The setting that stands in the way of that. */
+  readonly problem: string | undefined
+}
+
+/** Reads a server's identity and settings. @throws QueueUnavailableError also if it is too old */
+export async function readServer (redis: Redis): Promise<ServerState> {
+  const [server, replication, persistence] = await Promise.all([
+    ask(redis.info('server')), ask(redis.info('replication')), ask(redis.info('persistence')),
+  ])
   const version = /^redis_version:(\d+)\.(\S+)/m.exec(server)
   if (version !== null && Number(version[1]) < majorVersionMin) {
-    throw new QueueUnavailableError(`it is Redis ${version[1]}.${version[2]}, and ${majorVersionMin}.0 or newer is needed`)
+    const found = `${version[1]}.${version[2]}`
+    throw new QueueUnavailableError(`it is Redis ${found}, and ${majorVersionMin}.0 or newer is needed`)
   }
   const runId = parseRunId(server, replication)
   const problem = /^aof_enabled:1/m.test(persistence) ? await settingsProblem(redis) : 'appendonly is off'
@@ -152,7 +187,7 @@ async function settingsProblem (redis: Redis): Promise<string | undefined> {
   return undefined
 }
 
-/** Awaits a command. @throws QueueUnavailableError instead of whatever ioredis or Redis say, which would hold all that was sent */
+/** Awaits a command. @throws QueueUnavailableError instead of ioredis's own errors, which hold all that was sent */
 export async function ask<T> (reply: Promise<T>): Promise<T> {
   try {
     return await reply
@@ -161,7 +196,10 @@ export async function ask<T> (reply: Promise<T>): Promise<T> {
   }
 }
 
-/** Runs commands in one go. @throws QueueUnavailableError with the first failure: a pipeline resolves even if all of it failed */
+/**
+ * Runs a pipeline.
+ * @throws QueueUnavailableError with the first failure: a pipeline resolves even if all of it failed
+ */
 export async function askAll (pipeline: ReturnType<Redis['pipeline']>): Promise<unknown[]> {
   const results = await ask(pipeline.exec())
   if (results === null) throw new QueueUnavailableError('no reply')
@@ -171,8 +209,10 @@ export async function askAll (pipeline: ReturnType<Redis['pipeline']>): Promise<
   })
 }
 
-/** Warns, once a change, where `queued` promises more than these settings keep. @returns the problem warned of */
-export function warnOfSettings (logger: Logger, name: string, problem: string | undefined, before: string | undefined): string | undefined {
+/** Warns, once per change, if `queued` promises more than these settings keep. @returns the problem warned of */
+export function warnOfSettings (
+  logger: Logger, name: string, problem: string | undefined, before: string | undefined
+): string | undefined {
   if (problem !== undefined && problem !== before) {
     logger.warn(`${name}: ${problem}. An increment answered as queued may be lost with Redis and its worker; ` +
       'set "appendonly yes", "appendfsync always" and "maxmemory-policy noeviction" to keep it')
@@ -180,27 +220,33 @@ export function warnOfSettings (logger: Logger, name: string, problem: string | 
   return problem
 }
 
-// A subscription shows no sign of life by itself; this often it is asked for one.
+// A subscription shows no sign of life by itself; this often it is pinged.
 const subscriptionCheckMs = 5000
 
-/** Hears one channel for as long as it is open, on a connection of its own. A message may be lost at any time. */
+/**
+ * A subscription to one channel, on its own connection. A message may be lost at any time.
+ *
+ * Closed (at first): `start` leads to connecting. Connecting: a connection that is ready leads to subscribed, and where
+ * Redis refuses that it is tried again every few seconds. Subscribed: pinged as often; a lost connection leads back to
+ * connecting. `close` ends it for good.
+ */
 export class Subscription {
   readonly #redis: Redis
   readonly #channel: string
   readonly #logger: Logger
   readonly #warns: boolean
   #subscribed = false
-  #said: string | undefined
+  #warnedOf: string | undefined
   #check: NodeJS.Timeout | undefined
 
-  /** @param warns whether to say where the channel can't be subscribed to */
-  constructor (url: string, channel: string, logger: Logger, heard: (message: string) => void, warns: boolean) {
+  /** @param warns whether to log that the channel can't be subscribed to */
+  constructor (url: string, channel: string, logger: Logger, received: (message: string) => void, warns: boolean) {
     this.#channel = channel
     this.#logger = logger
     this.#warns = warns
     this.#redis = createConnection(url, logger, () => { this.#subscribed = false })
     this.#redis.on('ready', () => { this.#subscribe().catch(() => {}) })
-    this.#redis.on('message', (_channel, message) => heard(message))
+    this.#redis.on('message', (_channel, message) => received(message))
   }
 
   start (): void {
@@ -221,13 +267,15 @@ export class Subscription {
     try {
       await this.#redis.subscribe(this.#channel)
       this.#subscribed = true
-      this.#said = undefined
+      this.#warnedOf = undefined
     } catch (error) {
       // Where the connection is lost, the next one subscribes.
       const reason = betterReason('', explainRedisError(error))
       if (this.#redis.status !== 'ready' || reason === '') return
-      if (this.#warns && reason !== this.#said) this.#logger.warn(`Redis sends no messages, so everything takes longer: ${reason}`)
-      this.#said = reason
+      if (this.#warns && reason !== this.#warnedOf) {
+        this.#logger.warn(`Redis sends no messages, so everything takes longer: ${reason}`)
+      }
+      this.#warnedOf = reason
     }
   }
 }

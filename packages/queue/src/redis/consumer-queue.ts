@@ -7,20 +7,26 @@ import { ownerText, parseOwner, SupersededError, type Owner } from '@gearbox/pro
 import { parseProgress, type Progress, encodeProgress } from '@gearbox/protocol/progress.ts'
 import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
 import { elementBytesMax, QueueUnavailableError, runBytesMax, runElementsMax, type ConsumerQueue } from '../queue.ts'
-import { betterReason } from './errors.ts'
-import { ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys } from './connection.ts'
+import { betterReason, explainRedisError } from './errors.ts'
+import {
+  ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
+} from './connection.ts'
 import type { RedisQueueOptions } from './producer-queue.ts'
 import { AutoResetEvent } from '../auto-reset-event.ts'
 
-/** Fields that one command deletes: each is an argument, and a call takes only so many. */
+/** Fields that one command deletes, at most: each is an argument, and a call takes only so many. */
 const forgetMax = 1000
 
-/**
- * Looks at a queue without becoming a part of it.
- * @returns batches that wait, and how many consumers listen; undefined where this user may not ask for that
- * @throws QueueUnavailableError
- */
-export async function inspectQueue ({ url, queueName, logger }: RedisQueueOptions): Promise<{ waiting: number, consumers: number | undefined }> {
+/** What `inspectQueue` finds. */
+export interface QueueState {
+  /** Batches that wait. */
+  readonly waiting: number
+  /** Consumers that listen; undefined if this user of Redis may not ask for that. */
+  readonly consumers: number | undefined
+}
+
+/** Looks at a queue without taking from it or pushing to it. @throws QueueUnavailableError */
+export async function inspectQueue ({ url, queueName, logger }: RedisQueueOptions): Promise<QueueState> {
   const keys = redisKeys(queueName)
   let unreachable: string | undefined
   const redis = createConnection(url, logger, (reason) => { unreachable ??= reason })
@@ -28,18 +34,31 @@ export async function inspectQueue ({ url, queueName, logger }: RedisQueueOption
     await ask(redis.connect())
     await readServer(redis)
     const waiting = await ask(redis.llen(keys.batches))
-    const reply = await redis.pubsub('NUMSUB', keys.wake).catch((error: unknown) => error instanceof ReplyError ? undefined : ask(Promise.reject(error)))
+    const reply = await redis.pubsub('NUMSUB', keys.wake).catch((error: unknown) => {
+      if (!(error instanceof ReplyError)) throw error
+    })
     return { waiting, consumers: reply === undefined ? undefined : Number(reply[1]) }
   } catch (error) {
-    throw new QueueUnavailableError(unreachable ?? reasonOf(error))
+    throw new QueueUnavailableError(unreachable ?? explainRedisError(error))
   } finally {
     redis.disconnect()
   }
 }
 
-/** What was reported is worth nothing once nobody repeats it: that consumer is gone. The longest pause between two tries is 1 s. */
+/**
+ * A reported trouble expires after this long: a consumer that does not repeat it is gone. Its tries are 1 s apart at
+ * most.
+ */
 const troubleMs = 5000
 
+/**
+ * Takes from the list in Redis, acknowledges, and reports progress.
+ *
+ * Unbound (at first): only `readOwner` and `bind` work. Bound, from a `bind` that succeeded: take and acknowledge check
+ * the owner in their scripts. Where Redis lost the owner or has an older one of this database, they bind again; where
+ * it has another, they throw SupersededError, and the consumer must leave. A lost connection changes neither: it is
+ * made again, and calls meanwhile throw QueueUnavailableError.
+ */
 export class RedisConsumerQueue implements ConsumerQueue {
   readonly name: string
   readonly keepsBatches = true
@@ -47,7 +66,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   readonly #logger: Logger
   readonly #warnOfSettings: boolean
   readonly #redis: Redis
-  /** Hears of pushes. Losing it delays a commit by a look's interval. */
+  /** Wakes the consumer at a push. Without it a commit is delayed until the next poll. */
   readonly #subscription: Subscription
   readonly #pushed = new AutoResetEvent()
   #owner: Owner | undefined
@@ -93,7 +112,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   }
 
   async readOwner (): Promise<{ owner: Owner | undefined, stored: ReadonlyMap<string, Progress> }> {
-    // A Redis that is not one for us is refused before anything of it is believed.
+    // A Redis that can't be used is refused before any of its data is read.
     await readServer(this.#redis)
     const text = await ask(this.#redis.get(this.#keys.owner))
     const fields = await ask(this.#redis.hgetall(this.#keys.stored))
@@ -106,9 +125,10 @@ export class RedisConsumerQueue implements ConsumerQueue {
   }
 
   async bind (expected: Owner | undefined, owner: Owner): Promise<boolean> {
-    const bound = await ask(this.#redis.gearboxBind(this.#keys.owner, expected === undefined ? '' : ownerText(expected), ownerText(owner)))
-    if (bound === 1) this.#owner = owner
-    return bound === 1
+    const before = expected === undefined ? '' : ownerText(expected)
+    const bound = await ask(this.#redis.gearboxBind(this.#keys.owner, before, ownerText(owner))) === 1
+    if (bound) this.#owner = owner
+    return bound
   }
 
   async forgetProgress (): Promise<void> {
@@ -129,7 +149,8 @@ export class RedisConsumerQueue implements ConsumerQueue {
   async acknowledge (elements: readonly Buffer[]): Promise<void> {
     const owner = this.#requireOwner()
     const hashes = elements.map((element) => createHash('sha1').update(element).digest('hex'))
-    const [found, length] = await ask(this.#redis.gearboxAcknowledge(this.#keys.owner, this.#keys.batches, ownerText(owner), ...hashes))
+    const [found, length] = await ask(
+      this.#redis.gearboxAcknowledge(this.#keys.owner, this.#keys.batches, ownerText(owner), ...hashes))
     this.#length = length
     // Nothing was removed if Redis lost the owner; what is taken again then is skipped as applied before.
     if (found !== ownerText(owner)) await this.#stayOwner(found)
@@ -139,7 +160,8 @@ export class RedisConsumerQueue implements ConsumerQueue {
     if (stored.size === 0) return
     const fields = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
     // Published first: at maxmemory HSET is refused and PUBLISH is not.
-    await askAll(this.#redis.pipeline().publish(this.#keys.told, JSON.stringify(fields)).hset(this.#keys.stored, fields))
+    const message = JSON.stringify(fields)
+    await askAll(this.#redis.pipeline().publish(this.#keys.progress, message).hset(this.#keys.stored, fields))
   }
 
   async forget (producers: readonly string[]): Promise<void> {
@@ -162,7 +184,7 @@ export class RedisConsumerQueue implements ConsumerQueue {
   }
 
   async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
-    // A take that had to bind anew first found nothing, and no push to a list that is not empty wakes.
+    // A take that had to bind again found nothing, and a push to a list that is not empty wakes nobody.
     if (this.#length === 0) await this.#pushed.wait(ms, signal)
   }
 
@@ -175,7 +197,8 @@ export class RedisConsumerQueue implements ConsumerQueue {
     const { durable, problem } = await readServer(this.#redis)
     this.#durable = durable
     this.#unreachable = undefined
-    if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.name, problem, this.#settingsProblem)
+    if (!this.#warnOfSettings) return
+    this.#settingsProblem = warnOfSettings(this.#logger, this.name, problem, this.#settingsProblem)
   }
 
   #requireOwner (): Owner {
@@ -183,7 +206,10 @@ export class RedisConsumerQueue implements ConsumerQueue {
     return this.#owner
   }
 
-  /** Finds itself not to be the owner: leaves to a newer one, and takes the place of an older one or of none at all (Redis lost it). */
+  /**
+   * Another owner was found: takes the place of an older one, or of none if Redis lost it.
+   * @throws SupersededError if the other one is newer, or of another database
+   */
   async #stayOwner (found: string): Promise<void> {
     const owner = this.#requireOwner()
     const other = found === '' ? undefined : parseOwner(found)

@@ -1,15 +1,16 @@
-// What Redis, ioredis and the network say when something is wrong, as one line that says what to do about it. Their own words are long,
-// are meant for other readers, and can repeat what was sent to them: even a password.
+// What is wrong with a connection to Redis, as one line that says what to do about it. The messages of Redis, ioredis
+// and the network are long, are meant for other readers, and can repeat what was sent: even a password.
 import { QueueUnavailableError } from '../queue.ts'
 import { scriptCommands } from './scripts.ts'
 
-/** Of a message that nobody here knows, this much is shown. */
+/** Characters of an unknown message that are shown. */
 const shownMax = 100
 
-const wrongLogin = 'the user or password in REDIS_URL is wrong, or that user is off; percent-encode everything but letters and digits in both'
+const wrongLogin = 'the user or password in REDIS_URL is wrong, or that user is off; ' +
+  'percent-encode everything but letters and digits in both'
 const cluster = 'it is a node of a Redis Cluster, which Gearbox does not use; name a Redis without cluster mode'
 
-/** By the code that begins Redis's error, or stands in that of a script. */
+/** By the code that begins Redis's error, or that is in the error of a script. */
 const byCode: Readonly<Record<string, string>> = {
   NOAUTH: 'it wants a password; put it into REDIS_URL: redis://:PASSWORD@HOST',
   WRONGPASS: wrongLogin,
@@ -20,7 +21,8 @@ const byCode: Readonly<Record<string, string>> = {
   OOM: 'its memory is full (maxmemory); it takes batches again when the consumer has stored some, or with more memory',
   NOREPLICAS: 'it has fewer replicas than its min-replicas-to-write',
   BUSY: "somebody's script keeps it busy; SCRIPT KILL ends that",
-  DENIED: 'it is in protected mode: without a password it serves only its own machine; give it one (requirepass) and put it into REDIS_URL',
+  DENIED: 'it is in protected mode: without a password it serves only its own machine; ' +
+    'give it one (requirepass) and put it into REDIS_URL',
   NOPROTO: 'it speaks an older protocol; Redis 6.0 or newer is needed',
   MOVED: cluster,
   ASK: cluster,
@@ -31,7 +33,8 @@ const byCode: Readonly<Record<string, string>> = {
 
 /** By what Redis says under its general code ERR. */
 const byText: ReadonlyArray<readonly [pattern: RegExp, reason: string]> = [
-  [/DB index is out of range/, 'it has no database of the number in REDIS_URL (its setting "databases" says how many there are)'],
+  [/DB index is out of range/,
+    'it has no database of the number in REDIS_URL (its setting "databases" says how many there are)'],
   [/max number of clients/, 'it has as many clients as it may (maxclients)'],
   [/invalid password|invalid username-password/, wrongLogin],
   [/without any password|no password is set/, 'it has no password, and REDIS_URL has one'],
@@ -54,7 +57,7 @@ const bySystemCode: Readonly<Record<string, string>> = {
 const closed = 'the connection was closed'
 const notConnected = 'not connected'
 
-/** What to say of a connection: what is told of it now, unless that only follows from what was told before. */
+/** The reason to show for a connection: the new one, unless that is only a consequence of the one before. */
 export function betterReason (before: string | undefined, now: string): string {
   return now === closed || now === notConnected ? before ?? now : now
 }
@@ -63,14 +66,16 @@ const notRedis = 'what answers there is not Redis: correct the port, or use redi
 const hangsUp = 'it closes connections at once: use rediss:// if the port wants TLS, or raise its maxclients'
 const noTls = 'no TLS is spoken there: use redis://, or its port with TLS'
 const certificate = (code: string): string =>
-  `its certificate is not accepted (${code}); NODE_EXTRA_CA_CERTS names a file with your own authority, and REDIS_URL must have the name of the certificate`
+  `its certificate is not accepted (${code}); NODE_EXTRA_CA_CERTS names a file with your own authority, ` +
+  'and REDIS_URL must have the name of the certificate'
 
 /** Where the rights are documented. */
 const rights = 'docs/redis.md lists the rights that Gearbox needs'
 
-/** What ioredis hangs on an error of Redis. */
+/** The command that ioredis adds to an error of Redis. */
 interface FailedCommand { readonly name: string, readonly args: readonly unknown[] }
 
+/** A connection at the moment of its error. */
 export interface ConnectionState {
   /** Whether the connection uses TLS. */
   readonly tls: boolean
@@ -79,7 +84,9 @@ export interface ConnectionState {
 }
 
 /** The reason that a connection or command of ioredis failed, as one line without anything that could be a secret. */
-export function explainRedisError (error: unknown, { tls, ready }: ConnectionState = { tls: false, ready: true }): string {
+export function explainRedisError (
+  error: unknown, { tls, ready }: ConnectionState = { tls: false, ready: true }
+): string {
   if (!(error instanceof Error)) return 'it failed'
   if (error instanceof QueueUnavailableError) return error.message
   if (!('code' in error) || typeof error.code !== 'string') return explainReply(error) ?? explainClient(error)
@@ -91,7 +98,7 @@ export function explainRedisError (error: unknown, { tls, ready }: ConnectionSta
   return Object.hasOwn(bySystemCode, code) ? bySystemCode[code]! : code
 }
 
-/** A connection that was closed without an error. */
+/** The reason of a connection that was closed without an error. */
 export function explainClose ({ tls, ready }: ConnectionState): string {
   if (ready) return closed
   return tls ? noTls : hangsUp
@@ -109,7 +116,8 @@ function explainReply (error: Error): string | undefined {
   // Whatever came with a login is not repeated, also where it is not understood.
   if (command.name === 'hello' || command.name === 'auth') return 'it refused the login'
   return /unknown command/i.test(message)
-    ? `it does not know the command ${command.name.toUpperCase()}; Gearbox needs Redis 6.0 or newer, and its commands under their own names`
+    ? `it does not know the command ${command.name.toUpperCase()}; ` +
+      'Gearbox needs Redis 6.0 or newer, and its commands under their own names'
     : firstLine(message)
 }
 
@@ -119,11 +127,13 @@ function explainDenied (message: string, { name, args }: FailedCommand): string 
   if (/\bchannels?\b/.test(message)) return `its user may not use the channels ${namesOf(args)}; ${rights}`
   const named = /run the '([^']+)' command/.exec(message)?.[1]?.replace('|', ' ')
   const inScript = name === 'eval' || name === 'evalsha' ? scriptCommands(String(args[0])) : []
-  if (named === undefined && inScript.length > 0) return `its user may not run all commands of a script (${inScript.join(', ')}); ${rights}`
+  if (named === undefined && inScript.length > 0) {
+    return `its user may not run all commands of a script (${inScript.join(', ')}); ${rights}`
+  }
   return `its user may not run the command ${(named ?? name).toUpperCase()}; ${rights}`
 }
 
-/** `gearbox:*` for the keys and channels of queue gearbox; where a script has none of them as an argument, just that they are its own. */
+/** `gearbox:*` for the keys and channels of queue gearbox; less exact if no argument names one of them. */
 function namesOf (args: readonly unknown[]): string {
   for (const arg of args) {
     const [, queueName] = /^([A-Za-z0-9._-]{1,64}):\{\d+\}:/.exec(String(arg)) ?? []
@@ -132,7 +142,7 @@ function namesOf (args: readonly unknown[]): string {
   return 'of its queue'
 }
 
-/** What ioredis says by itself: it explains its own options, where a reader of the log wants to know what happened. */
+/** ioredis's own errors: they explain its options, where a reader of the log wants to know what happened. */
 function explainClient ({ name, message }: Error): string {
   if (/RESP type|[Pp]rotocol error/.test(message) || name === 'ParserError') return notRedis
   if (name === 'MaxRetriesPerRequestError' || name === 'AbortError') return 'the connection was lost'

@@ -4,31 +4,45 @@ import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
 import { databaseOf } from '@gearbox/protocol/owner.ts'
 import { parseProgress } from '@gearbox/protocol/progress.ts'
-import { connecting, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled } from '../queue.ts'
 import {
-  ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
+  connecting, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled,
+} from '../queue.ts'
+import {
+  ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings,
+  type RedisKeys,
 } from './connection.ts'
 import { betterReason, explainRedisError } from './errors.ts'
 import { redisQueueName, type Origin } from '../spool-file.ts'
 
+/** Which queue in which Redis. */
 export interface RedisQueueOptions {
+  /** REDIS_URL. */
   readonly url: string
+  /** The first part of every key. */
   readonly queueName: string
   readonly logger: Logger
-  /** Whether to warn of settings under which `queued` keeps less than it promises: one process of several does. */
+  /** Whether to warn of settings under which `queued` keeps less than it promises; one process of several does. */
   readonly warnOfSettings: boolean
 }
 
+/**
+ * Pushes to the list in Redis, and learns what is stored from a channel and by polling.
+ *
+ * Unreachable (at first, and whenever the connection is lost): calls throw QueueUnavailableError; connections are made
+ * until one is ready. Identifying: reads the server's run id and settings, and the queue's generation, or sets one if
+ * Redis has none; a failure closes the connection. Reachable: `incarnation` is defined, and an event was emitted. A
+ * push or a poll that finds another generation adopts it, which changes the incarnation. `close` ends it for good.
+ */
 export class RedisProducerQueue extends ProducerQueue {
   readonly pushIsStored = false
   readonly #keys: RedisKeys
   readonly #logger: Logger
   readonly #name: string
-  /** Address and name, for what is written down. */
+  /** Address and name, for the spool. */
   readonly #queue: string
   readonly #warnOfSettings: boolean
   readonly #redis: Redis
-  /** Hears what is stored. Losing it delays replies; it cannot lose counts. */
+  /** Receives progress. Losing it delays replies; it can't lose counts. */
   readonly #subscription: Subscription
   #runId: string | undefined
   #generation: string | undefined
@@ -45,7 +59,8 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#queue = redisQueueName(url, this.#name, queueName)
     this.#warnOfSettings = warnOfSettings
     this.#redis = createConnection(url, logger, (reason) => this.#lost(reason))
-    this.#subscription = new Subscription(url, this.#keys.told, logger, (message) => this.#onProgress(message), warnOfSettings)
+    const onMessage = (message: string): void => this.#onProgress(message)
+    this.#subscription = new Subscription(url, this.#keys.progress, logger, onMessage, warnOfSettings)
     this.#redis.on('ready', () => {
       this.#identify().catch((error: unknown) => {
         this.#lost(explainRedisError(error))
@@ -55,7 +70,8 @@ export class RedisProducerQueue extends ProducerQueue {
   }
 
   get incarnation (): string | undefined {
-    return this.#runId === undefined || this.#generation === undefined ? undefined : `${this.#runId}/${this.#generation}`
+    if (this.#runId === undefined || this.#generation === undefined) return undefined
+    return `${this.#runId}/${this.#generation}`
   }
 
   get unreachable (): string | undefined {
@@ -84,7 +100,8 @@ export class RedisProducerQueue extends ProducerQueue {
   async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
     if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
     if (this.incarnation !== incarnation || this.#generation === undefined) return 'moved'
-    const pushed = await ask(this.#redis.gearboxPush(this.#keys.generation, this.#keys.batches, this.#generation, this.#keys.wake, ...elements))
+    const { generation, batches, wake } = this.#keys
+    const pushed = await ask(this.#redis.gearboxPush(generation, batches, this.#generation, wake, ...elements))
     if (pushed === 1) return 'pushed'
     await this.#adoptGeneration()
     return 'moved'
@@ -96,16 +113,19 @@ export class RedisProducerQueue extends ProducerQueue {
       .info('server').info('replication'))
     this.#noteOwner(owner)
     const runId = parseRunId(String(server), String(replication))
-    if (this.#runId !== undefined && (generation !== this.#generation || runId !== this.#runId)) await this.#adoptGeneration(runId)
+    const moved = generation !== this.#generation || runId !== this.#runId
+    if (this.#runId !== undefined && moved) await this.#adoptGeneration(runId)
     return { stored: typeof text === 'string' ? parseProgress(text) : undefined, length: Number(length) }
   }
 
   async missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>> {
     const missing = new Set(sequences)
-    // From the tail: what is pushed meanwhile moves the others away from it, so that one may be read twice but none is skipped.
+    // From the tail: what is pushed meanwhile moves the others away from it, so one may be read twice but none is
+    // skipped.
     for (let read = 0; missing.size > 0;) {
       if (signal.aborted) throw new QueueUnavailableError('no time to look through the queue')
-      const [count, ...found] = await ask(this.#redis.gearboxWaiting(this.#keys.batches, producer, read, runElementsMax, runBytesMax))
+      const [count, ...found] = await ask(
+        this.#redis.gearboxWaiting(this.#keys.batches, producer, read, runElementsMax, runBytesMax))
       for (const seq of found) missing.delete(Number(seq))
       if (count === 0) break
       read += count
@@ -128,17 +148,25 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#subscription.close()
   }
 
-  /** What every new connection does before its first push: find out whether this is the Redis that we knew, with all it knew. */
+  /**
+   * Before the first push of a new connection: finds out whether this Redis is the same as before, with all its data.
+   */
   async #identify (): Promise<void> {
     const { runId, durable, problem } = await readServer(this.#redis)
     this.#durable = durable
-    if (this.#warnOfSettings) this.#settingsProblem = warnOfSettings(this.#logger, this.#name, problem, this.#settingsProblem)
+    if (this.#warnOfSettings) {
+      this.#settingsProblem = warnOfSettings(this.#logger, this.#name, problem, this.#settingsProblem)
+    }
     this.#noteOwner(await ask(this.#redis.get(this.#keys.owner)))
     await this.#adoptGeneration(runId)
     this.#unreachable = undefined
   }
 
-  /** An owner that is gone was lost by Redis: what was pushed belongs to its database all the same. @returns the database as it says now */
+  /**
+   * Keeps the database that owns the queue. An owner that is gone was lost by Redis: what was pushed still belongs to
+   * its database.
+   * @returns the database that Redis has now
+   */
   #noteOwner (owner: unknown): string | undefined {
     const database = typeof owner === 'string' ? databaseOf(owner) : undefined
     this.#database = database ?? this.#database
@@ -164,14 +192,14 @@ export class RedisProducerQueue extends ProducerQueue {
   }
 
   #onProgress (message: string): void {
-    let told: unknown
+    let progress: unknown
     try {
-      told = JSON.parse(message)
+      progress = JSON.parse(message)
     } catch {
       return
     }
-    if (typeof told !== 'object' || told === null) return
-    for (const [producer, value] of Object.entries(told)) {
+    if (typeof progress !== 'object' || progress === null) return
+    for (const [producer, value] of Object.entries(progress)) {
       const stored = typeof value === 'string' ? parseProgress(value) : undefined
       if (stored !== undefined) this.emit('progress', producer, stored)
     }

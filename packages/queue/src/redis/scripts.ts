@@ -7,7 +7,7 @@ function lua (name: string): string {
   return readFileSync(join(import.meta.dirname, `${name}.lua`), 'utf8')
 }
 
-/** As ioredis defines them: each becomes a method of a connection. */
+/** The scripts as ioredis takes them: each becomes a method of a connection. */
 export const scripts = {
   gearboxPush: { lua: lua('push'), numberOfKeys: 2 },
   gearboxTake: { lua: lua('take'), numberOfKeys: 2 },
@@ -26,7 +26,7 @@ function sha1 (text: string): string {
   return createHash('sha1').update(text).digest('hex')
 }
 
-/** The commands that a script of ours runs. @param script its text, or the SHA-1 of that */
+/** The commands that one of these scripts runs; none for any other. @param script its text, or the SHA-1 of that */
 export function scriptCommands (script: string): readonly string[] {
   return commandsBySha1.get(script) ?? commandsBySha1.get(sha1(script)) ?? []
 }

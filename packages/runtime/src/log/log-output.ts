@@ -1,5 +1,6 @@
-// Standard output for the log: a line is written at once or kept for a moment, and where that does not help it is dropped and counted.
-// Nothing ever waits for it: a full disk, a pipe that nobody reads, a stopped terminal or a reader that left cost lines and nothing else.
+// Standard output for the log: a line is written at once or kept for a moment, and where that does not help it is
+// dropped and counted. Nothing ever waits for it: a full disk, a pipe that nobody reads, a stopped terminal or a reader
+// that left cost lines and nothing else.
 import { closeSync, constants, fstatSync, openSync, write, writeSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 
@@ -14,15 +15,15 @@ const flushTimeoutMs = 500
 
 const newline = Buffer.from('\n')
 
-/** What a write can do to the thread that makes it: nothing; take as long as the disk does; or stop it for ever. */
+/** What a write can do to its thread: nothing; take as long as the disk does; or stop it for ever. */
 export type Blocking = 'never' | 'file' | 'for ever'
 
 /**
  * Lines on their way to a file descriptor.
  *
  * Idle: nothing waits. Writing: one of libuv's threads writes a line, as it could block. Waiting: the descriptor took
- * nothing (EAGAIN); the timer or the next line tries again. From any of them, an error other than EAGAIN drops all lines
- * that wait, counts them, and leads back to idle: the next line finds out how things are.
+ * nothing (EAGAIN); the timer or the next line tries again. From any of them, an error other than EAGAIN drops all
+ * lines that wait, counts them, and leads back to idle: the next line finds out how things are.
  */
 export class LogOutput {
   readonly #fd: number
@@ -36,7 +37,7 @@ export class LogOutput {
   #writing = false
   #timer: NodeJS.Timeout | undefined
   #lost = 0
-  #lostTold = 0
+  #lostReported = 0
   #onEnd: (() => void) | undefined
   #onRecovered: ((lost: number) => void) | undefined
 
@@ -137,9 +138,9 @@ export class LogOutput {
     this.#written += written
     if (this.#written < this.#lines[0]!.length) return
     this.#shift()
-    if (this.#lost === this.#lostTold) return
-    const lost = this.#lost - this.#lostTold
-    this.#lostTold = this.#lost
+    if (this.#lost === this.#lostReported) return
+    const lost = this.#lost - this.#lostReported
+    this.#lostReported = this.#lost
     this.#onRecovered?.(lost)
   }
 
@@ -192,9 +193,9 @@ export function leave (code: number): never {
 }
 
 /**
- * A write to a pipe or a terminal can block for ever. O_NONBLOCK on what is shared with other processes would be set for all of
- * them, and each of them can unset it (libuv does so with every child). So they are opened once more, for this process alone.
- * A socket can't be, nor can what belongs to another user.
+ * A write to a pipe or a terminal can block for ever. O_NONBLOCK on what is shared with other processes would be set
+ * for all of them, and each of them can unset it (libuv does so with every child). So they are opened once more, for
+ * this process alone. A socket can't be, nor can what belongs to another user.
  */
 function open (): LogOutput {
   const fd = 1

@@ -1,4 +1,4 @@
-// pino, pretty where a person looks on and JSON lines elsewhere. What repeats is summed up, and no line is ever waited for.
+// pino: pretty on a terminal, JSON lines elsewhere. What repeats is summed up, and nothing ever waits for a line.
 import { isatty } from 'node:tty'
 import { pino, type Logger, type LoggerOptions } from 'pino'
 import { prettyFactory } from 'pino-pretty'
@@ -7,15 +7,15 @@ import { Repeats, repeatsIntervalMs } from './repeats.ts'
 
 export type { Logger } from 'pino'
 
-/** Beside a line's figures it says that the line comes at a pace of our own, and is never left out. */
+/** Among a line's fields it says that the line comes at a fixed pace, and is never left out. */
 export const everyLine = Symbol('every line')
 
-/** Details that somebody asked for are all shown. */
+/** Lines below this level are never left out: somebody asked for details. */
 const infoLevel = 30
 
 /**
  * A logger that writes to stdout. Lines of one kind beyond a few in ten seconds are counted and summed up in one.
- * @param part the process it speaks for: gearbox, web 1, consumer
+ * @param part the process whose log it is: gearbox, web 1, consumer
  */
 export function createLogger (part: string, level: string): Logger {
   const output = standardOutput()
@@ -26,19 +26,17 @@ export function createLogger (part: string, level: string): Logger {
     hooks: {
       logMethod (args, method, level) {
         const [first, second] = args as readonly unknown[]
-        const message = typeof first === 'string' ? first : typeof second === 'string' ? second : first instanceof Error ? first.message : ''
+        const message = messageOf(first, second)
         const sumUp = (leftOut: number): void => {
-          method.call(this, { leftOut }, `${leftOut} more lines like this in ${repeatsIntervalMs / 1000} s, the last: ${message}`)
+          const summary = `${leftOut} more lines like this in ${repeatsIntervalMs / 1000} s, the last: ${message}`
+          method.call(this, { leftOut }, summary)
         }
         const every = level < infoLevel || (typeof first === 'object' && first !== null && everyLine in first)
         if (every || repeats.accept(level, message, sumUp)) method.apply(this, args)
       },
     },
   }
-  // The messages say it all; the objects beside them are for programs.
-  const prettify = isatty(1)
-    ? prettyFactory({ colorize: true, translateTime: 'SYS:HH:MM:ss.l', ignore: 'part', hideObject: level !== 'debug' && level !== 'trace', messageFormat: `[${part}] {msg}` })
-    : (line: string) => line
+  const prettify = isatty(1) ? makePretty(part, level) : (line: string) => line
   const logger = pino(options, { write: (line: string) => output.write(prettify(line)) })
   output.on(
     (lost) => logger.warn({ lost }, `${lost} log lines were lost: standard output did not take them`),
@@ -47,7 +45,28 @@ export function createLogger (part: string, level: string): Logger {
   return logger
 }
 
-/** An error that nobody caught ends the process, and its last line goes the way of all others: one to a blocked stderr would keep it from ending. */
+/** The message of a call of a log method, whose first argument may be an object or an error. */
+function messageOf (first: unknown, second: unknown): string {
+  if (typeof first === 'string') return first
+  if (typeof second === 'string') return second
+  return first instanceof Error ? first.message : ''
+}
+
+/** Makes a JSON line one for a person. The message says it all; the fields are for programs. */
+function makePretty (part: string, level: string): (line: string) => string {
+  return prettyFactory({
+    colorize: true,
+    translateTime: 'SYS:HH:MM:ss.l',
+    ignore: 'part',
+    hideObject: level !== 'debug' && level !== 'trace',
+    messageFormat: `[${part}] {msg}`,
+  })
+}
+
+/**
+ * Logs an error that nobody caught, and ends the process. The line goes to the log like all others: one to a stderr
+ * that is blocked would keep the process from ending.
+ */
 export function logCrash (logger: Logger): void {
   process.on('uncaughtException', (error) => {
     logger.fatal({ err: error }, `unexpected: ${error.stack ?? String(error)}`)

@@ -1,7 +1,7 @@
 // What a command prints on standard output, which may be a pipe that somebody reads slowly, or no longer.
 import { once } from 'node:events'
 
-/** So many characters are written at once. */
+/** Characters that are written at once. */
 const chunkCharacters = 64 * 1024
 
 /**

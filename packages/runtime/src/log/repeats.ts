@@ -1,18 +1,18 @@
 // Sums up log lines that repeat: a client, a peer or a broken disk can cause them as often as it likes.
 
-/** So many lines of one kind are logged in one interval; what follows is counted. */
+/** Lines of one kind that are logged per interval, at most; what follows is counted. */
 const linesPerIntervalMax = 5
 
 /** What was left out is summed up in one line after this long. */
 export const repeatsIntervalMs = 10_000
 
-/** Kinds that are told apart in one interval; all others are one kind. */
+/** Kinds that are distinguished per interval, at most; all others are one kind. */
 const kindsMax = 100
 
-/** What differs between two lines of one kind: numbers, ids, and whatever is quoted. */
+/** What may differ between two lines of one kind: numbers, ids, and whatever is quoted. */
 const variable = /"(?:[^"\\]|\\.)*"?|[0-9a-f]{8}-[0-9a-f-]{27}|[0-9]+/gi
 
-/** Of a message, what tells its kind: longer ones begin with what is the same. */
+/** Characters of a message that make its kind: longer messages begin with what is the same. */
 const kindLengthMax = 200
 
 interface Kind {
@@ -22,7 +22,10 @@ interface Kind {
   sumUp: (leftOut: number) => void
 }
 
-/** Decides for each line whether it is logged or counted. Kinds are told apart by level and by what does not vary in their message. */
+/**
+ * Decides for each line whether it is logged or counted. Kinds are told apart by level and by what does not vary in
+ * their message.
+ */
 export class Repeats {
   readonly #kinds = new Map<string, Kind>()
   #timer: NodeJS.Timeout | undefined
@@ -43,7 +46,7 @@ export class Repeats {
     return false
   }
 
-  /** Logs what was left out so far, and begins anew. */
+  /** Logs what was left out so far, and begins the next interval. */
   sumUp (): void {
     clearTimeout(this.#timer)
     this.#timer = undefined

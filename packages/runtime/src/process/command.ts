@@ -3,7 +3,9 @@ import { describeConfig, type Config } from '../config.ts'
 import { parseOptions, type Arguments, type Options } from './options.ts'
 import { runMain } from './run-main.ts'
 
-/** One thing that Gearbox can be told to do. Its module does nothing when it is loaded, unless it is the program itself. */
+/**
+ * One thing that Gearbox can be told to do. Its module does nothing when it is loaded, unless it is the program itself.
+ */
 export interface Command<O extends Options = Options> {
   /** The npm script, and the word behind `gearbox`. */
   readonly name: string
@@ -17,7 +19,10 @@ export interface Command<O extends Options = Options> {
   readonly positionals?: boolean
   /** The settings that it reads; its --help lists these variables and no others. */
   readonly settings: ReadonlyArray<keyof Config>
-  /** Whether it runs until it is told to stop. Others end when they are done, and wait for a slow reader of what they print. */
+  /**
+   * Whether it runs until it is told to stop. Others end when they are done, and wait for a slow reader of what they
+   * print.
+   */
   readonly service?: boolean
   /** Does it. @returns the exit code @throws FatalError */
   run (args: Arguments<O>): Promise<number>

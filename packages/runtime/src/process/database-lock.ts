@@ -1,5 +1,5 @@
-// One `npm start` a database. The lock is SQLite's own, on an empty database beside the real one: the kernel lets go of it
-// when its process ends, however it ends. A record beside it says who holds it and which parts may outlive it.
+// One `npm start` per database. The lock is SQLite's own, on an empty database next to the real one: the kernel
+// releases it when its process ends, however it ends. A record next to it names the holder and its child processes.
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -13,14 +13,17 @@ interface Process {
   readonly startedAt: string
 }
 
+/** The file next to the lock. Its field `parts` is older than the word child process. */
 interface LockRecord {
   readonly parent: Process
   readonly address: string
   readonly parts: readonly Process[]
 }
 
+/** How often it is checked whether those of an earlier parent have left. */
 const leavingCheckMs = 50
 
+/** The lock of one `npm start`, held from its construction until `release` or the end of the process. */
 export class DatabaseLock {
   readonly #db: Database.Database
   readonly #recordPath: string
@@ -32,26 +35,28 @@ export class DatabaseLock {
   constructor (databasePath: string, advice = 'Stop that one, or name another DATABASE_PATH and PORT') {
     this.#recordPath = `${databasePath}.lock.json`
     const path = `${databasePath}.lock`
+    const unwritable = (error: unknown): FatalError => new FatalError(
+      `nothing can be written beside the database ${databasePath} (${reasonOf(error)}). ` +
+      "Check DATABASE_PATH and its directory's permissions")
     try {
       mkdirSync(dirname(path), { recursive: true })
       this.#db = new Database(path, { timeout: 0 })
     } catch (error) {
-      throw new FatalError(`nothing can be written beside the database ${databasePath} (${reasonOf(error)}). Check DATABASE_PATH and its directory's permissions`)
+      throw unwritable(error)
     }
     try {
       this.#db.exec('BEGIN EXCLUSIVE')
     } catch (error) {
       this.#db.close()
-      if (!(error instanceof Error) || !('code' in error) || error.code !== 'SQLITE_BUSY') {
-        throw new FatalError(`nothing can be written beside the database ${databasePath} (${reasonOf(error)}). Check DATABASE_PATH and its directory's permissions`)
-      }
+      if (!(error instanceof Error) || !('code' in error) || error.code !== 'SQLITE_BUSY') throw unwritable(error)
       const other = readRecord(this.#recordPath)
-      throw new FatalError(`another npm start ${other === undefined ? '' : `(process ${other.parent.pid}, at ${other.address}) `}already works on ${databasePath}. ${advice}`)
+      const which = other === undefined ? '' : `(process ${other.parent.pid}, at ${other.address}) `
+      throw new FatalError(`another npm start ${which}already works on ${databasePath}. ${advice}`)
     }
   }
 
   /**
-   * Waits for the parts that an earlier parent left behind when it was killed: they are flushing, and still have port and database.
+   * Waits for the child processes of an earlier parent that was killed: they flush, and still use port and database.
    * @throws FatalError if they don't leave in time
    */
   async waitForLeaving (): Promise<void> {
@@ -61,13 +66,19 @@ export class DatabaseLock {
       const leaving = parts.filter(({ pid, startedAt }) => startTime(pid) === startedAt)
       if (leaving.length === 0) return
       if (performance.now() > deadline) {
-        throw new FatalError(`parts of an earlier npm start are still leaving (processes ${leaving.map(({ pid }) => pid).join(', ')}). Wait for them, or look at what holds them up`)
+        const pids = leaving.map(({ pid }) => pid).join(', ')
+        throw new FatalError(
+          `parts of an earlier npm start are still leaving (processes ${pids}). ` +
+          'Wait for them, or look at what holds them up')
       }
       await delay(leavingCheckMs)
     }
   }
 
-  /** Writes down who is at work now. Where that fails (a full disk) the parts work on; a later start only knows less of them. */
+  /**
+   * Writes down which processes run now. Where that fails (a full disk) they run on; a later start only knows less of
+   * them.
+   */
   record (address: string, parts: readonly number[]): void {
     const processes = [process.pid, ...parts].map((pid): Process => ({ pid, startedAt: startTime(pid) ?? '' }))
     const [parent, ...rest] = processes
@@ -77,7 +88,7 @@ export class DatabaseLock {
     } catch {}
   }
 
-  /** Lets go; only after all parts have left. */
+  /** Releases the lock; only after all child processes have left. */
   release (): void {
     rmSync(this.#recordPath, { force: true })
     this.#db.close()
@@ -95,14 +106,16 @@ function readRecord (path: string): LockRecord | undefined {
 
 function isRecord (value: unknown): value is LockRecord {
   return typeof value === 'object' && value !== null && 'parent' in value && isProcess(value.parent) &&
-    'address' in value && typeof value.address === 'string' && 'parts' in value && Array.isArray(value.parts) && value.parts.every(isProcess)
+    'address' in value && typeof value.address === 'string' &&
+    'parts' in value && Array.isArray(value.parts) && value.parts.every(isProcess)
 }
 
 function isProcess (value: unknown): value is Process {
-  return typeof value === 'object' && value !== null && 'pid' in value && typeof value.pid === 'number' && 'startedAt' in value && typeof value.startedAt === 'string'
+  return typeof value === 'object' && value !== null && 'pid' in value && typeof value.pid === 'number' &&
+    'startedAt' in value && typeof value.startedAt === 'string'
 }
 
-/** When a living process started, in the kernel's words; '' where there is no /proc to ask; undefined for a dead one. */
+/** When a living process started, as the kernel writes it; '' where there is no /proc; undefined for a dead one. */
 function startTime (pid: number): string | undefined {
   try {
     process.kill(pid, 0)

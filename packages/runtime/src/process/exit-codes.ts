@@ -1,4 +1,5 @@
-// What a Gearbox process says to its supervisor when it ends. systemd's units and the parent of `npm start` act on these numbers.
+// What a Gearbox process says to its supervisor when it ends. systemd's units and the parent of `npm start` act on
+// these numbers.
 
 /** Exit codes, from sysexits.h where it has a fitting one. */
 export const exitCode = {

@@ -1,18 +1,24 @@
-// A part's line to the `npm start` that runs it: ready, stop, figures. A part that runs alone has none.
+// A child process's link to the `npm start` that runs it: ready, stop, metrics. A process that runs alone has none.
 
-/** What the parent tells a part. */
+/** A message from the parent. */
 export type ToChild =
   | { readonly type: 'stop', readonly atOnce: boolean }
   | { readonly type: 'consumerExited', readonly reason: string }
   | { readonly type: 'collect', readonly id: number, readonly scraping: boolean }
   | { readonly type: 'scraped', readonly id: number, readonly text: string }
 
-/** What a part tells its parent. */
+/** A message to the parent. */
 export type ToParent =
   | { readonly type: 'ready', readonly restartArgs: readonly string[] }
   | { readonly type: 'collected', readonly id: number, readonly metrics: object[] }
   | { readonly type: 'scrape', readonly id: number }
 
+/**
+ * The child's end of the channel to its parent.
+ *
+ * Connected (at first): messages go both ways. Orphaned: the parent is gone, which happens once; from then on nothing
+ * is sent, and scrapes in progress and later ones return an empty text.
+ */
 export class ParentLink {
   #collect: ((scraping: boolean) => Promise<object[]>) | undefined
   #scrapes = new Map<number, (text: string) => void>()
@@ -21,7 +27,7 @@ export class ParentLink {
   #onOrphaned: (() => void) | undefined
   #consumerExited: string | undefined
 
-  /** The line of this process, or undefined where nobody forked it. */
+  /** The link of this process; undefined if nobody forked it. Made once. */
   static ofThisProcess (): ParentLink | undefined {
     return process.connected ? new ParentLink() : undefined
   }
@@ -45,7 +51,7 @@ export class ParentLink {
     this.#onOrphaned = orphaned
   }
 
-  /** Sets where this part's metrics come from. They are also collected when nobody scrapes, for the log. */
+  /** Sets where this process's metrics come from. The parent also collects them for the log, not `scraping` then. */
   onCollect (collect: (scraping: boolean) => Promise<object[]>): void {
     this.#collect = collect
   }
@@ -55,12 +61,12 @@ export class ParentLink {
     return this.#consumerExited
   }
 
-  /** @param restartArgs arguments for a process that takes this one's place should it die */
+  /** Reports that this process works. @param restartArgs arguments for its successor, should it die */
   ready (restartArgs: readonly string[] = []): void {
     this.#send({ type: 'ready', restartArgs })
   }
 
-  /** The figures of the parent and all of its parts as Prometheus text; empty if the parent dies meanwhile. */
+  /** The metrics of the parent and all of its children as Prometheus text; empty if the parent is gone or dies. */
   scrape (): Promise<string> {
     if (!process.connected) return Promise.resolve('')
     const id = ++this.#scrapeId
@@ -78,12 +84,13 @@ export class ParentLink {
     else if (message.type === 'consumerExited') this.#consumerExited = message.reason
     else if (message.type === 'scraped') this.#scrapes.get(message.id)?.(message.text)
     else {
-      this.#collect?.(message.scraping).then((metrics) => this.#send({ type: 'collected', id: message.id, metrics }), () => {})
+      const send = (metrics: object[]): void => this.#send({ type: 'collected', id: message.id, metrics })
+      this.#collect?.(message.scraping).then(send, () => {})
     }
   }
 
   #send (message: ToParent): void {
-    // A parent that has just died closes the channel under the message: 'disconnect' tells of it.
+    // A parent that has just died closes the channel under the message; 'disconnect' follows.
     if (process.connected) process.send?.(message, undefined, undefined, () => {})
   }
 }

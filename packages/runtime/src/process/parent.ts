@@ -1,4 +1,5 @@
-// The parent of the parts of one `npm start`: forks them, starts dead ones again, collects their figures, stops them in order.
+// The parent of the child processes of one `npm start`: forks them, starts dead ones again, collects their metrics, and
+// stops them in order.
 import { fork, type ChildProcess } from 'node:child_process'
 import type { Logger } from '../log/logger.ts'
 import { aggregate, countsOf, createLogRegistry, snapshot } from '../metrics.ts'
@@ -6,16 +7,18 @@ import { exitCode } from './exit-codes.ts'
 import type { ToParent, ToChild } from './parent-link.ts'
 import { stopDeadlineMs } from './shutdown.ts'
 
-/** Pause before a dead part is started again: doubles while it keeps dying, and is the first one again once it lived for a while. */
+/** Pause before a dead role is started again: doubles while it keeps dying, until it has lived for a while. */
 const restartMs = { first: 100, most: 1000, livedFor: 5000 }
 
-/** A part that does not tell its figures in time is shown with its last ones. */
+/** A child that does not send its metrics in time is shown with its last ones. */
 const collectTimeoutMs = 1000
 
-/** A part that is told to stop keeps to its own deadline; past this much more it is killed. */
+/** A child keeps to the deadline of a stop by itself; past this it is killed. */
 const killAfterMs = stopDeadlineMs + 2000
 
+/** What one child process is and how it is started. */
 export interface RoleOptions {
+  /** As the log calls it: consumer, web 1. */
   readonly name: string
   /** Path of its main module. */
   readonly module: string
@@ -23,14 +26,22 @@ export interface RoleOptions {
   readonly env: NodeJS.ProcessEnv
 }
 
+/** What a parent reports to. */
 export interface ParentOptions {
   readonly logger: Logger
-  /** Called whenever other processes are at work than before. */
+  /** Called whenever the set of running processes changes. */
   readonly onChange: (pids: readonly number[]) => void
-  /** Called when a part left for good because starting it again would not help. */
+  /** Called when a role exited for good: its exit code says that starting it again would not help. */
   readonly onRefused: (name: string, code: number) => void
 }
 
+/** A child's metrics that are awaited. */
+interface Collection {
+  readonly child: ChildProcess
+  readonly settle: (metrics: object[] | undefined) => void
+}
+
+/** One role, and the process that has it at present. */
 class Role {
   readonly options: RoleOptions
   child: ChildProcess | undefined
@@ -39,9 +50,9 @@ class Role {
   restartMs: number = restartMs.first
   restart: NodeJS.Timeout | undefined
   metrics: object[] = []
-  /** Whether it was ever: one that can't start at all is not started again. */
+  /** Whether it ever was: a role that can't start at all is not started again. */
   ready = false
-  /** What it said its successor needs to know. */
+  /** Arguments for its successor, as it sent them. */
   restartArgs: readonly string[] = []
   stopping = false
 
@@ -50,6 +61,15 @@ class Role {
   }
 }
 
+/**
+ * Runs roles, each a child process, and answers for all of them.
+ *
+ * A role is starting from its fork until its `ready` message; an exit before that is final. Ready: an exit with refused
+ * or config is final and reported to `onRefused`; after any other, it is waiting. Waiting: a timer forks it again, so
+ * it is starting. `stop` makes it stopping from any of these: it is asked to stop, and killed if it does not; its exit
+ * is final. Only `#fork`, `#ended` and `stop` change a role's state. The counts of a process that exited are kept, so
+ * that sums never fall.
+ */
 export class Parent {
   readonly #options: ParentOptions
   readonly #roles: Role[] = []
@@ -57,17 +77,17 @@ export class Parent {
   readonly #exited: object[] = []
   /** What this process itself counts. */
   readonly #registry = createLogRegistry()
-  /** What parts that are started later have to be told first. */
+  /** The first message to children that are started later. */
   #announced: ToChild | undefined
   #merging: Promise<void> = Promise.resolve()
   #collectId = 0
-  readonly #collecting = new Map<number, { readonly child: ChildProcess, readonly settle: (metrics: object[] | undefined) => void }>()
+  readonly #collecting = new Map<number, Collection>()
 
   constructor (options: ParentOptions) {
     this.#options = options
   }
 
-  /** Starts a part. @returns undefined once it is ready, or the exit code with which it ended before */
+  /** Starts a role. @returns undefined once it is ready, or the exit code with which it ended before */
   async start (options: RoleOptions): Promise<number | undefined> {
     const role = new Role(options)
     this.#roles.push(role)
@@ -79,15 +99,15 @@ export class Parent {
     return this.#roles.filter(({ child }) => child !== undefined).map(({ options }) => options.name)
   }
 
-  /** Tells all parts, and those that are started again later. */
+  /** Sends a message to all children, and to those that are started later. */
   announce (message: ToChild): void {
     this.#announced = message
     for (const { child } of this.#roles) if (child !== undefined) this.#send(child, message)
   }
 
   /**
-   * Stops parts, all at once, and waits for them.
-   * @param drainMs how long they go on before they begin to stop (DRAIN_MS); 0: not at all
+   * Stops roles, all at once, and waits for them.
+   * @param drainMs how long they go on before they begin to stop (DRAIN_MS)
    * @returns their highest exit code
    */
   async stop (names: (name: string) => boolean, drainMs = 0): Promise<number> {
@@ -108,11 +128,14 @@ export class Parent {
     return Math.max(0, ...codes)
   }
 
-  /** The figures of all parts, dead ones' counts included. @param scraping whether they are for a scrape, and not for the log */
+  /**
+   * The metrics of all roles, with the counts of processes that exited.
+   * @param scraping whether they are for a scrape, and not for the log
+   */
   async collect (scraping = false): Promise<object[]> {
     await Promise.all(this.#roles.map(async (role) => { await this.#collectFrom(role, scraping) }))
     const own = await snapshot(this.#registry)
-    // Read in one go: a part that dies now must be found among the living or among the buried, not in both.
+    // In one event-loop iteration: a child that dies now must be found among the running or the exited, not in both.
     return await snapshot(aggregate([own, this.#exited, ...this.#roles.map(({ metrics }) => metrics)]))
   }
 
@@ -167,23 +190,35 @@ export class Parent {
       return status
     }
     if (performance.now() - role.startedAt > restartMs.livedFor) role.restartMs = restartMs.first
-    this.#options.logger.warn(`${name} ended (${signal ?? `exit code ${status}`}); it is started again in ${role.restartMs} ms`)
-    role.restart = setTimeout(() => { this.#fork(role).catch((error: unknown) => this.#options.logger.error({ err: error }, `${name} can't be started`)) }, role.restartMs)
-    role.restartMs = Math.min(role.restartMs * 2, restartMs.most)
+    this.#restart(role, signal ?? `exit code ${status}`)
     return status
   }
 
+  #restart (role: Role, ending: string): void {
+    const { options: { name }, restartMs: pauseMs } = role
+    this.#options.logger.warn(`${name} ended (${ending}); it is started again in ${pauseMs} ms`)
+    role.restart = setTimeout(() => {
+      this.#fork(role).catch((error: unknown) => {
+        this.#options.logger.error({ err: error }, `${name} can't be started`)
+      })
+    }, pauseMs)
+    role.restartMs = Math.min(pauseMs * 2, restartMs.most)
+  }
+
+  /** Keeps the counts of a process that exited. */
   #retire (role: Role): void {
     this.#exited.push(...countsOf(role.metrics))
     role.metrics = []
-    // A part that dies every second must not make this grow.
+    // A role that dies every second must not make this grow.
     this.#merging = this.#merging.then(async () => {
       const merging = this.#exited.length
       this.#exited.splice(0, merging, ...await snapshot(aggregate([this.#exited.slice(0, merging)])))
-    }).catch((error: unknown) => this.#options.logger.error({ err: error }, 'the figures of a dead role could not be added up'))
+    }).catch((error: unknown) => {
+      this.#options.logger.error({ err: error }, 'the metrics of an exited process could not be added up')
+    })
   }
 
-  /** Brings a living part's figures up to date. */
+  /** Brings the metrics of a running role up to date. */
   async #collectFrom (role: Role, scraping: boolean): Promise<void> {
     const { child } = role
     if (child === undefined) return
@@ -198,7 +233,7 @@ export class Parent {
       this.#send(child, { type: 'collect', id, scraping })
     })
     this.#collecting.delete(id)
-    // A process that died meanwhile is among the buried by now.
+    // A process that died meanwhile is among the exited by now.
     if (role.child === child && metrics !== undefined) role.metrics = metrics
   }
 
@@ -207,7 +242,7 @@ export class Parent {
       this.#collecting.get(message.id)?.settle(message.metrics)
     } else if (message.type === 'scrape') {
       this.scrape().then((text) => this.#send(child, { type: 'scraped', id: message.id, text }), (error: unknown) => {
-        this.#options.logger.error({ err: error }, 'the figures could not be collected')
+        this.#options.logger.error({ err: error }, 'the metrics could not be collected')
         this.#send(child, { type: 'scraped', id: message.id, text: '' })
       })
     }

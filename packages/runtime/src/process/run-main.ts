@@ -5,8 +5,8 @@ import { flushOutput, ignoreClosedOutput } from '../log/output.ts'
 import { exitCode } from './exit-codes.ts'
 
 /**
- * Runs a program's main function and ends the process with the code that it returns. A FatalError becomes one line on stderr
- * and its exit code; anything else keeps its stack. What was printed goes out first, however slowly it is read.
+ * Runs a program's main function and ends the process with the code that it returns. A FatalError becomes one line on
+ * stderr and its exit code; anything else keeps its stack. What was printed goes out first, however slowly it is read.
  * @param outputMs how long to wait for whoever should read what was printed
  */
 export async function runMain (main: () => Promise<number>, outputMs = Number.POSITIVE_INFINITY): Promise<void> {

@@ -1,4 +1,5 @@
-// When a process is to stop: signals for one that runs alone, its parent's word or its parent's death for a part.
+// When a process is to stop: at a signal if it runs alone; at its parent's message or its parent's death if it is a
+// child.
 import { isatty } from 'node:tty'
 import type { ParentLink } from './parent-link.ts'
 
@@ -7,22 +8,22 @@ const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const
 /** A signal that asks for a graceful stop. */
 export type StopSignal = typeof stopSignals[number]
 
-/** Requests in hand, the final flush and all the rest of a graceful stop have this long. */
+/** Requests in progress, the final flush and all the rest of a graceful stop have this long. */
 export const stopDeadlineMs = 10_000
 
-/** A terminal and npm both pass one Ctrl-C on: signals this close together are one request. */
+/** Signals this close together are one request: a terminal and npm both pass a Ctrl-C on. */
 export const sameRequestMs = 1000
 
-/** parent: it asks for a stop; failure: it asks for one at once, as another of its parts failed; orphaned: it is gone. */
+/** parent: it asks for a stop; failure: for one at once, as another child failed; orphaned: the parent is gone. */
 export type StopReason = StopSignal | 'parent' | 'failure' | 'orphaned'
 
-/** Whether a terminal could hang up. Looked at once: afterwards it is none any more. */
+/** Whether a terminal could hang up. Read once: after it hung up it is no terminal any more. */
 const hasTerminal = [0, 1, 2].some((fd) => isatty(fd))
 
 /**
- * Calls back at each signal that asks for a stop; from then on none of them ends the process by itself. SIGHUP is one only
- * where there is a terminal. Elsewhere it is ignored, as nohup had asked: Node forgets at its start what it was to ignore,
- * and npm, which is Node too, before it.
+ * Calls back at each signal that asks for a stop; from then on none of them ends the process by itself. SIGHUP is one
+ * only if there is a terminal. Otherwise it is ignored, as nohup had asked: Node forgets at its start what it was to
+ * ignore, and so does npm, which is Node too, before it.
  */
 export function onStopSignal (listener: (signal: StopSignal) => void): void {
   for (const signal of stopSignals) {
@@ -32,7 +33,7 @@ export function onStopSignal (listener: (signal: StopSignal) => void): void {
 
 /**
  * Resolves once, with the first reason to stop; later ones are ignored.
- * @param signals whether signals count: under a living parent the consumer waits for its word
+ * @param signals whether signals count: under a living parent the consumer waits for its message
  */
 export function stopRequested (link: ParentLink | undefined, signals: boolean): Promise<StopReason> {
   return new Promise((resolve) => {
@@ -43,8 +44,8 @@ export function stopRequested (link: ParentLink | undefined, signals: boolean): 
 }
 
 /**
- * Waits before a stop that somebody asked for, so that whoever sends requests here can see in time that they had better go elsewhere.
- * Resolves after `drainMs`, or sooner: at a second signal, or when the parent is gone.
+ * Waits before a stop that somebody asked for, so that whoever sends requests here can see in time that they had better
+ * go elsewhere. Resolves after `drainMs`, or sooner: at a second signal, or when the parent is gone.
  */
 export async function drain (drainMs: number, reason: StopReason, link: ParentLink | undefined): Promise<void> {
   if (drainMs === 0 || reason === 'failure' || link?.orphaned === true) return

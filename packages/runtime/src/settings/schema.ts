@@ -32,6 +32,7 @@ export function mergeSettings<S extends readonly Schema[]> (...schemas: S): Merg
   return merged as Merged<S[number]>
 }
 
+/** What else an environment must be. */
 export interface ReadOptions<S extends Schema> {
   /** Variables that must be set, each with the reason. */
   readonly required?: { readonly [variable: string]: string }
