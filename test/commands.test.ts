@@ -8,8 +8,9 @@ import { root, startCommand } from '@gearbox/test-kit/gearbox.ts'
 
 const names = ['start', 'web', 'consumer', 'verify', 'rejected', 'rebind', 'backup']
 
-function gearbox (...args: readonly string[]): { readonly code: number | null, readonly out: string, readonly error: string } {
-  const { status, stdout, stderr } = spawnSync(process.execPath, ['bin/gearbox.ts', ...args], { cwd: root, encoding: 'utf8' })
+function gearbox (...args: readonly string[]): { readonly code: number | null, out: string, error: string } {
+  const command = ['bin/gearbox.ts', ...args]
+  const { status, stdout, stderr } = spawnSync(process.execPath, command, { cwd: root, encoding: 'utf8' })
   return { code: status, out: stdout, error: stderr }
 }
 
@@ -19,10 +20,9 @@ test('gearbox --help names every command with what it does', () => {
   expect(Array.from(out.matchAll(/^ {2}(\w+) +\S.*\.$/gm), ([, name]) => name)).toEqual(names)
 })
 
-test.each([[], ['nonsense'], ['__proto__'], ['--port']])('gearbox %s is refused with the commands that there are', (...args) => {
-  expect(gearbox(...args)).toEqual({
-    code: 64, out: '', error: expect.stringMatching(new RegExp(`^gearbox: .*; there are ${names.join(', ')}\n$`)),
-  })
+test.each([[], ['nonsense'], ['__proto__'], ['--port']])('gearbox %s is refused, with all commands', (...args) => {
+  const error = expect.stringMatching(new RegExp(`^gearbox: .*; there are ${names.join(', ')}\n$`))
+  expect(gearbox(...args)).toEqual({ code: 64, out: '', error })
 })
 
 test.each(names)('npm runs %s through the table', (name) => {
@@ -35,7 +35,8 @@ async function listed (name: string): Promise<readonly string[]> {
   const program = startCommand(name, ['--help'], { PORT: 'wrong' })
   expect(await program.exited).toBe(0)
   expect(program.output).toMatch(new RegExp(`^usage: npm (?:run )?${name}`, 'm'))
-  return Array.from(program.output.split('\nEnvironment:\n')[1]!.matchAll(/^ {2}([A-Z_]+) /gm), ([, variable]) => variable!)
+  const [, table = ''] = program.output.split('\nEnvironment:\n')
+  return Array.from(table.matchAll(/^ {2}([A-Z_]+) /gm), ([, variable]) => variable!)
 }
 
 describe('--help', () => {
@@ -45,8 +46,8 @@ describe('--help', () => {
   })
 
   test.each<{ readonly name: string, readonly reads: readonly string[], readonly ignores: readonly string[] }>([
-    { name: 'web', reads: ['PORT', 'FLUSH_INTERVAL_MS', 'CORS_ORIGINS'], ignores: ['COMMIT_INTERVAL_MS', 'WEB_WORKERS', 'REJECTED_ROWS_MAX'] },
-    { name: 'consumer', reads: ['COMMIT_INTERVAL_MS', 'METRICS_PORT', 'API_KEYS'], ignores: ['PORT', 'FAST_LANE', 'DRAIN_MS'] },
+    { name: 'web', reads: ['PORT', 'FLUSH_INTERVAL_MS'], ignores: ['COMMIT_INTERVAL_MS', 'WEB_WORKERS'] },
+    { name: 'consumer', reads: ['COMMIT_INTERVAL_MS', 'METRICS_PORT'], ignores: ['PORT', 'FAST_LANE', 'DRAIN_MS'] },
     { name: 'verify', reads: ['HOST', 'PORT', 'UNSENT_DIR', 'API_KEYS'], ignores: ['ACK', 'COMMIT_INTERVAL_MS'] },
     { name: 'rejected', reads: ['DATABASE_PATH', 'REJECTED_BYTES_MAX'], ignores: ['PORT', 'REDIS_URL'] },
     { name: 'rebind', reads: ['REDIS_URL', 'QUEUE_NAME'], ignores: ['PORT', 'DATABASE_PATH'] },

@@ -2,7 +2,7 @@
 // to anything else.
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { int64Max } from '@gearbox/protocol/batch.ts'
+import { int64Max } from '@gearbox/protocol/int64.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { Store } from '../src/store/store.ts'
 import { freshPath, openStore, query, totals } from './open-store.ts'

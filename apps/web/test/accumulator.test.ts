@@ -1,7 +1,6 @@
 // Sums in memory and the batches they leave in, held against a plain model of BigInts.
-import {
-  batchBytesMax, encodeBatch, int64Max, int64Min, narrow, readHeader, type IdempotentRequest,
-} from '@gearbox/protocol/batch.ts'
+import { batchBytesMax, encodeBatch, readHeader, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min, narrow } from '@gearbox/protocol/int64.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { Accumulator, type Drain } from '../src/accumulate/accumulator.ts'

@@ -1,5 +1,5 @@
 // The page of /docs in a real browser: it has our name and icon, shows what came, and sends what was typed.
-import { int64Min } from '@gearbox/protocol/batch.ts'
+import { int64Min } from '@gearbox/protocol/int64.ts'
 import { chromium, type Browser, type Locator, type Page } from 'playwright-core'
 import { afterAll, afterEach, beforeAll, expect, onTestFinished, test } from 'vitest'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'

@@ -1,7 +1,8 @@
 // The first gear: when a flush leaves, what is in its batches, and what it leaves behind at the end.
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { batchBytesMax, int64Max } from '@gearbox/protocol/batch.ts'
+import { batchBytesMax } from '@gearbox/protocol/batch.ts'
+import { int64Max } from '@gearbox/protocol/int64.ts'
 import { producerA } from '@gearbox/test-kit/batches.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import type { Outcome } from '../src/deliver/pending-replies.ts'

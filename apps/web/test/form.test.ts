@@ -1,5 +1,5 @@
 // Bodies to increments, or to what is wrong with them.
-import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { echo } from '@gearbox/runtime/http/echo.ts'

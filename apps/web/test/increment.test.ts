@@ -1,5 +1,5 @@
 // POST /increment over a real socket: what is counted, what is not, and what each reply says.
-import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from 'vitest'
 import { until } from '@gearbox/test-kit/until.ts'
 import { acceptedRows, refusedRows, sumsOfRow } from './fixtures/odd-bodies.ts'

@@ -1,7 +1,7 @@
 // Which replies are given, when, and with which outcome.
 import { setImmediate as turn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
-import { int64Max } from '@gearbox/protocol/batch.ts'
+import { int64Max } from '@gearbox/protocol/int64.ts'
 import { producerA } from '@gearbox/test-kit/batches.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import type { Outcome } from '../src/deliver/pending-replies.ts'

@@ -4,9 +4,6 @@ import { isUtf8 } from 'node:buffer'
 import type { Sum } from './int64.ts'
 import { JsonBytes, type SumEntry } from './json-bytes.ts'
 
-export { add, int64Max, int64Min, narrow, type Sum } from './int64.ts'
-export type { SumEntry } from './json-bytes.ts'
-
 /** The version that this program writes. A consumer reads it and the one before. */
 export const batchVersion = 1
 

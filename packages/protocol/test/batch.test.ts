@@ -1,9 +1,8 @@
 // The batch's bytes: what an encoded one says, and what is made of bytes that are none.
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import {
-  add, batchBytesMax, encodeBatch, int64Max, int64Min, readHeader, withoutRefusals, type IdempotentRequest, type Sum,
-} from '../src/batch.ts'
+import { batchBytesMax, encodeBatch, readHeader, withoutRefusals, type IdempotentRequest } from '../src/batch.ts'
+import { add, int64Max, int64Min, type Sum } from '../src/int64.ts'
 import { asEntry, element, producerA } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
 

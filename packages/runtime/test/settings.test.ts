@@ -34,7 +34,7 @@ describe('a merged schema', () => {
     const read = (): unknown => readSettings(merged, env, { required: { HOOK_URL: 'it has no default' } })
     expect(read).toThrow(FatalError)
     expect(read).toThrow(/^3 problems in the environment/)
-    expect(read).toThrow(/\n {2}PORT must be .*\n {2}HOOK_URL must be set: it has no default\n {2}HOOK_TIMEOUT_MS must /)
+    expect(read).toThrow(/\n {2}PORT must .*\n {2}HOOK_URL must be set: it has no default\n {2}HOOK_TIMEOUT_MS must /)
   })
 
   test('has a line for each of its rows in --help, in their order', () => {

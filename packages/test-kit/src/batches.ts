@@ -1,5 +1,7 @@
 // Batches for tests, encoded as a worker encodes them.
-import { encodeBatch, type SumEntry, type Sum } from '@gearbox/protocol/batch.ts'
+import { encodeBatch } from '@gearbox/protocol/batch.ts'
+import type { Sum } from '@gearbox/protocol/int64.ts'
+import type { SumEntry } from '@gearbox/protocol/json-bytes.ts'
 
 /** What a test says of a batch. */
 export interface Content {

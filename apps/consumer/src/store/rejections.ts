@@ -1,7 +1,7 @@
 // What was promised (2xx) and could not be applied: the table `rejected`, within its limits. Written only in the
 // store's transactions; `npm run rejected` lists it, tries entries again and discards them.
 import type Database from 'better-sqlite3'
-import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
 import type { RejectReason } from '@gearbox/protocol/progress.ts'
 import type { Entry } from './statements.ts'
 

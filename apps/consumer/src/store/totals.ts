@@ -1,5 +1,5 @@
 // The table `numbers`, key by key, with a check before each write. A whole run at once is insert-sums.ts.
-import { int64Max, int64Min } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
 import { LeftOutByTriggerError } from './owner-triggers.ts'
 import type { Entry, Statements } from './statements.ts'
 

@@ -1,8 +1,8 @@
 // The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
 // It has no clock and knows neither batches nor replies.
-import {
-  int64Max, int64Min, narrow, type SumEntry, type IdempotentRequest, type Source, type Sum,
-} from '@gearbox/protocol/batch.ts'
+import type { IdempotentRequest, Source } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/int64.ts'
+import type { SumEntry } from '@gearbox/protocol/json-bytes.ts'
 import type { IncrementColumns } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'

@@ -1,6 +1,6 @@
 // The pairs of a request's body in columns, without an object or a string per pair. Filled by the form, read by the
 // accumulator.
-import { add, type Sum } from '@gearbox/protocol/batch.ts'
+import { add, type Sum } from '@gearbox/protocol/int64.ts'
 import { noBytes } from './key-table.ts'
 
 /** One pair, as the slow methods of IncrementColumns and tests have it. */

@@ -1,6 +1,6 @@
 // Key → sum, exact whatever the sums become, for very many keys: doubles in plain memory, and bigints only past 2^53.
 // The accumulator adds to it, and reads it when it is drained.
-import { add, type Sum } from '@gearbox/protocol/batch.ts'
+import { add, type Sum } from '@gearbox/protocol/int64.ts'
 import { KeyTable, pageBits, pageKeys, type Slice } from './key-table.ts'
 
 /**

@@ -4,7 +4,8 @@
 // With an interval of `auto` a flush leaves as soon as the one before is acknowledged: batches are small and fast under
 // light load and grow by themselves under heavy load. With a number of ms, flushes leave that far apart.
 import type { AckLevel } from '@gearbox/protocol/ack-levels.ts'
-import { narrow, withoutRefusals, type Batch, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
+import { withoutRefusals, type Batch, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
+import { narrow } from '@gearbox/protocol/int64.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
 import type { ProducerQueue, StoreFailure } from '@gearbox/queue/queue.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'

@@ -1,7 +1,7 @@
 // Parses a request's body, application/x-www-form-urlencoded, into its increments, or into an error that says what is
 // wrong with it. Pure: `admit` passes it the bytes, and passes on to the flusher what comes out.
 import { isUtf8 } from 'node:buffer'
-import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/batch.ts'
+import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/int64.ts'
 import { echo, echoPair, textOf } from '@gearbox/runtime/http/echo.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { IncrementColumns } from '../accumulate/columns.ts'
