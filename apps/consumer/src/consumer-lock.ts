@@ -1,5 +1,5 @@
-// Who works on a database: consumers share this lock, and a command that needs them gone takes it alone. It is SQLite's
-// own, on an empty file next to the database: the kernel releases it however its process ends.
+// Who works on a database: consumers share this lock, and a rebind, which needs them gone, takes it alone. It is a lock
+// of SQLite's on an empty file next to the database: the kernel releases it however its process ends.
 import { mkdirSync } from 'node:fs'
 import { dirname } from 'node:path'
 import Database from 'better-sqlite3'
@@ -38,6 +38,7 @@ export class ConsumerLock {
     return new ConsumerLock(databasePath, 'BEGIN EXCLUSIVE')
   }
 
+  /** Ends it; so does the end of the process. */
   release (): void {
     this.#db.close()
   }

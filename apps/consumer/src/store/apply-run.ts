@@ -124,7 +124,7 @@ function findEnding ({ reader, totals, triggers }: Connection, elements: readonl
     for (const [name, entries] of candidates) {
       const newTotals = totals.plus(entries)
       if (typeof newTotals === 'string' || ending.has(name)) continue
-      if (triggers.endTransaction(() => totals.write(newTotals))) ending.add(name)
+      if (triggers.wouldEndTransaction(() => totals.write(newTotals))) ending.add(name)
     }
   }
 }

@@ -19,7 +19,7 @@ export interface ConnectionLimits extends RejectedLimits {
 }
 
 /** What this process knew on the connection before. */
-export interface Before {
+interface Before {
   readonly owner: Owner
   readonly clock: DatabaseClock
 }

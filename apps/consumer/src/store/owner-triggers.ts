@@ -68,7 +68,7 @@ export class OwnerTriggers {
   /**
    * Whether a trigger ends the transaction in which `write` is run. To be called outside of one; nothing is written.
    */
-  endTransaction (write: () => void): boolean {
+  wouldEndTransaction (write: () => void): boolean {
     this.#db.exec('BEGIN IMMEDIATE')
     try {
       write()
