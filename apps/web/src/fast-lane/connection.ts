@@ -290,8 +290,8 @@ export class Connection implements ReplyOwner {
   }
 
   #readOn (): void {
-    const mayRead = this.#state === 'reading' && this.#due.length < dueMax && !this.socket.writableNeedDrain
-    if (mayRead && this.socket.isPaused()) this.socket.resume()
+    if (!this.socket.isPaused() || this.#state !== 'reading') return
+    if (this.#due.length < dueMax && !this.socket.writableNeedDrain) this.socket.resume()
   }
 
   /** The client has ended its side, and has all replies. */
