@@ -19,8 +19,8 @@ export default [
   {
     files: ['**/*.ts', '**/*.js'],
     rules: {
-      '@stylistic/max-len': ['warn', { code: 120 }],
-      'max-lines': ['warn', { max: 600 }],
+      '@stylistic/max-len': ['error', { code: 120 }],
+      'max-lines': ['error', { max: 600 }],
     },
   },
   {
@@ -34,7 +34,7 @@ export default [
   {
     files: ['apps/*/src/**/*.ts', 'packages/*/src/**/*.ts', 'bin/**/*.ts'],
     rules: {
-      'gearbox/doc-comments': 'warn',
+      'gearbox/doc-comments': 'error',
       'gearbox/no-cycles': 'error',
     },
   },

@@ -1,4 +1,5 @@
 // The rules that keep the house in order, each shown to refuse what it is there to refuse.
+import { existsSync, globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { ESLint } from 'eslint'
 import { describe, expect, test } from 'vitest'
@@ -130,3 +131,17 @@ test('a line of more than 120 characters is refused, and a file of more than 600
   expect(await lint('test/x.ts', '// x\n'.repeat(600))).toEqual([])
   expect((await lint('test/x.ts', '// x\n'.repeat(601))).map(([rule]) => rule)).toEqual(['max-lines'])
 })
+
+const workspaces = globSync('{apps,packages}/*', { cwd: root })
+
+test.each(workspaces)(
+  '%s exports what others import, and nothing else', (workspace) => {
+    const manifest: { name: string, exports: Record<string, string> } =
+      JSON.parse(readFileSync(join(root, workspace, 'package.json'), 'utf8'))
+    const sources = globSync('{apps,packages,bin,test,bench,vegeta}/**/*.ts', { cwd: root })
+      .filter((path) => !path.startsWith(`${workspace}/`) && path !== 'test/lint.test.ts')
+    const text = sources.map((path) => readFileSync(join(root, path), 'utf8')).join('\n')
+    const exported = Object.keys(manifest.exports).map((subpath) => manifest.name + subpath.slice(1))
+    expect(exported.filter((specifier) => !text.includes(`'${specifier}'`))).toEqual([])
+    expect(Object.values(manifest.exports).filter((path) => !existsSync(join(root, workspace, path)))).toEqual([])
+  })
