@@ -9,15 +9,10 @@ import {
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 
 /** Past this a second signal is no echo of the first. */
 const sameRequestMs = 1000
-
-async function later (ms: number): Promise<void> {
-  const due = performance.now() + ms
-  await until(`${ms} ms to pass`, () => performance.now() > due)
-}
 
 describe('run-node', () => {
   interface Tree {

@@ -10,7 +10,7 @@ import {
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 
 /** Past this a second signal is no echo of the first. */
 const sameRequestMs = 1000
@@ -46,11 +46,6 @@ async function start ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Pro
 /** What Gearbox itself has left in its temporary directory. */
 function leftIn ({ tmp }: Place): string[] {
   return readdirSync(tmp).filter((name) => name.startsWith('gearbox-'))
-}
-
-async function later (ms: number): Promise<void> {
-  const due = performance.now() + ms
-  await until(`${ms} ms to pass`, () => performance.now() > due)
 }
 
 async function refusesConnections (url: string): Promise<void> {

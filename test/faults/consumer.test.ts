@@ -5,9 +5,9 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, expectExact, figure, freeze, later, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query,
+  batchesKey, expectExact, figure, freeze, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query,
   runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing,
 } from './fixtures.ts'
 

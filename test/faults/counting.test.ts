@@ -4,10 +4,10 @@ import { randomUUID } from 'node:crypto'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 import { canSetClocks, WrongClock } from '@gearbox/test-kit/wrong-clock.ts'
 import {
-  batchesKey, expectExact, figure, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer,
+  batchesKey, expectExact, figure, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer,
   startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
 } from './fixtures.ts'
 

@@ -5,9 +5,9 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals, type Program } from '@gearbox/test-kit/gearbox.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  figure, later, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
+  figure, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
   startGearbox, stop, stopAndExpectExact, trace, type Mode,
 } from './fixtures.ts'
 

@@ -145,11 +145,6 @@ export async function readiness (url: string): Promise<number> {
   return (await fetch(`${url}/readyz`, { headers: { connection: 'close' } })).status
 }
 
-export async function later (ms: number): Promise<void> {
-  const due = performance.now() + ms
-  await until(`${ms} ms to pass`, () => performance.now() > due, ms + 1000)
-}
-
 /** A process of `npm start`, by its module. */
 export async function childOf (gearbox: Program, module: string): Promise<number> {
   return (await until(`a process of ${module}`, () => gearbox.children(module)[0])).pid

@@ -7,9 +7,9 @@ import { expect, onTestFinished, test } from 'vitest'
 import { Load, root } from '@gearbox/test-kit/gearbox.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  figure, freeze, later, makePlace, readiness, startGearbox, startRedis, stopAndExpectExact,
+  figure, freeze, makePlace, readiness, startGearbox, startRedis, stopAndExpectExact,
 } from './fixtures.ts'
 
 /** Longer than every timeout of a connection, so that all commands of before are given up. */

@@ -5,9 +5,9 @@ import { randomUUID } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, figure, freeze, later, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox,
+  batchesKey, figure, freeze, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox,
   startRedis, stop, type Place,
 } from './fixtures.ts'
 

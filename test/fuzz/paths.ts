@@ -92,7 +92,7 @@ class Path {
     const flusher = new Flusher({ ...config, queue, producer, logger, observeFlush: () => {} })
     const totals = new Totals(config.databasePath)
     queue.onPush = () => {
-      const header = readHeader(queue.elements.at(-1)!)
+      const header = readHeader(queue.list.at(-1)!)
       if (typeof header === 'string') throw new Error(header)
       queue.emit('progress', producer, { high: header.seq, gaps: [], rejected: [], omittedRejections: [] })
     }
@@ -205,7 +205,8 @@ async function run (path: Path, cases: readonly Case[], hold: Hold, over: Over):
   counted: string
 }> {
   const { queue } = path
-  queue.elements.length = 0
+  queue.list = []
+  queue.attempts.length = 0
   const clients = await Promise.all(cases.map(async () => await path.open()))
   const rounds = Math.max(...cases.map(({ pieces }) => pieces.length))
   for (let round = 0; round < rounds; round++) {
@@ -238,7 +239,7 @@ async function run (path: Path, cases: readonly Case[], hold: Hold, over: Over):
   await settle([path], over, false)
   // Not the worker's count of increments: in that a repeat under an Idempotency-Key counts or not, as what it repeats
   // has left already or not.
-  return { outcomes, counted: describeCounts(queue.elements) }
+  return { outcomes, counted: describeCounts(queue.list) }
 }
 
 function mask (received: string): string {

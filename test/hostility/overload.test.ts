@@ -6,9 +6,9 @@ import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
-import { until } from '@gearbox/test-kit/until.ts'
+import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  consumerModule, figure, freeze, gapsIn, later, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place,
+  consumerModule, figure, freeze, gapsIn, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place,
 } from '../faults/fixtures.ts'
 
 /** How long the queue is away. */

@@ -282,7 +282,7 @@ describe('slow clients', () => {
     expect(reply.status).toBe(408)
     expect(errorOf(reply).code).toBe('GBX_REQUEST_TIMEOUT')
     expect(worker.flusher.counts.increments).toBe(0)
-    expect(queue.elements).toEqual([])
+    expect(queue.list).toEqual([])
   })
 
   test('a client that leaves in the middle of its body counts nothing', async () => {
@@ -432,7 +432,7 @@ describe('a queue out of reach', () => {
     'all comes in', async () => {
     const { worker, queue } = await startOne({ ACK_TIMEOUT_MS: '300' })
     expect((await increment(worker, 'a=1')).status).toBe(204)
-    queue.lose()
+    queue.disconnect()
     expect((await increment(worker, 'a=1')).status).toBe(202)
     await until('it to be too long', () => worker.flusher.failingMs > 300)
     for (const query of ['', '?ack=queued', '?ack=stored']) {
@@ -441,12 +441,12 @@ describe('a queue out of reach', () => {
       expect(reply.headers['retry-after']).toMatch(/^[1-9]\d*$/)
       const { code, message } = errorOf(reply)
       expect(code).toBe('GBX_QUEUE_UNREACHABLE')
-      expect(message).toContain('the cable is out')
+      expect(message).toContain('cut')
     }
     expect((await increment(worker, 'a=x')).status).toBe(400)
     expect((await increment(worker, 'a=1', '?ack=memory')).status).toBe(202)
     expect((await send(worker, { path: '/healthz' })).status).toBe(200)
-    queue.regain()
+    queue.connect()
     await until('all of it', () => queue.totals().get('a') === 3n)
     await until('to be ready', async () => (await increment(worker, 'a=1')).status === 204)
     expect(queue.totals()).toEqual(new Map([['a', 4n]]))
@@ -455,15 +455,15 @@ describe('a queue out of reach', () => {
   test('shows in /readyz with its reason', async () => {
     const { worker, queue } = await startOne()
     await until('to be ready', async () => (await send(worker, { path: '/readyz' })).status === 200)
-    queue.lose()
+    queue.disconnect()
     const reply = await send(worker, { path: '/readyz' })
     expect(reply.status).toBe(503)
     expect(errorOf(reply)).toEqual({
       code: 'GBX_QUEUE_UNREACHABLE',
-      message: "the queue can't be reached: the cable is out",
+      message: "the queue can't be reached: cut",
     })
     expect((await send(worker, { path: '/healthz' })).status).toBe(200)
-    queue.regain()
+    queue.connect()
     await until('to be ready again', async () => (await send(worker, { path: '/readyz' })).status === 200)
   })
 })

@@ -268,7 +268,7 @@ describe('the ack level', () => {
     const told = await startWorker({ ACK_TIMEOUT_MS: '1000' }, queue)
     onTestFinished(told.end)
     queue.onPush = () => {
-      for (const high of [queue.elements.length, queue.elements.length - 1]) {
+      for (const high of [queue.list.length, queue.list.length - 1]) {
         queue.emit('progress', told.producer, { high, gaps: [], rejected: [], omittedRejections: [] })
       }
     }

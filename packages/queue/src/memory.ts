@@ -26,6 +26,8 @@ export class MemoryQueue extends ProducerQueue {
   readonly durable = true
   /** How often `readOrigin` was called. */
   origins = 0
+  /** Called when it has taken elements, before their push resolves. */
+  onPush = (): void => {}
   /** The database that it belongs to. */
   database: string | undefined = 'of the tests'
   /** What the queue has. */
@@ -69,6 +71,7 @@ export class MemoryQueue extends ProducerQueue {
     if (misfortune === 'move') this.forget()
     if (incarnation !== this.incarnation) return 'moved'
     this.list.push(...elements)
+    this.onPush()
     if (misfortune === 'fail after') throw new QueueUnavailableError('failed after')
     return 'pushed'
   }
