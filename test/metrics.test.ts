@@ -179,7 +179,7 @@ test('the log has a line of metrics an interval while there is traffic, and none
       lagMs: expect.any(
         Number
       ),
-      msg: expect.stringMatching(/requests.*increments.*requests a batch.*batches a commit.*pending.*queued.*lag/),
+      msg: expect.stringMatching(/requests.*increments.*requests per batch.*batches per commit.*pending.*queued.*lag/),
     })
     for (const ratio of [line.requestsPerBatch, line.batchesPerCommit]) {
       expect(ratio === null || Number(ratio) > 0, String(ratio)).toBe(true)
