@@ -148,7 +148,7 @@ test('lag grows while nothing can be stored, and is gone afterwards', async () =
   await until('no lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds') === 0)
 })
 
-test('the log has a line of metrics an interval while there is traffic, and none without', async () => {
+test('the log has one line of metrics per interval while there is traffic, and none without', async () => {
   const intervalMs = 100
   const gearbox = await start('Redis', { STATS_INTERVAL_MS: String(intervalMs) })
   const metricsLines = (): Array<Record<string, unknown>> =>

@@ -32,7 +32,7 @@ export const coreSettings = {
   queueName: { fallback: 'gearbox', about: 'first part of every key in Redis', parse: parseQueueName },
   databasePath: path('./data/numbers.db', 'the SQLite database'),
   unsentDir: optional(
-    path('', 'where a stopping worker leaves batches that it could not push'), 'unsent/ beside the database'),
+    path('', 'where a stopping worker leaves batches that it could not push'), 'unsent/ next to the database'),
   flushIntervalMs: {
     fallback: 'auto',
     unit: 'ms',
@@ -127,7 +127,7 @@ export const coreSettings = {
   logLevel: oneOf(
     'info', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'least level that is logged'),
   statsIntervalMs: integer({
-    fallback: 10_000, range: [100, 24 * hourMs], unit: 'ms', about: 'between two lines of figures in the log',
+    fallback: 10_000, range: [100, 24 * hourMs], unit: 'ms', about: 'between two lines of metrics in the log',
   }),
 } as const
 

@@ -163,7 +163,7 @@ describe('an environment', () => {
     expect(loadConfig({ BASE_PATH: '/' }).basePath).toBe('')
   })
 
-  test('has paths that are relative to the working directory, and unsent batches beside the database', () => {
+  test('has paths that are relative to the working directory, and unsent batches next to the database', () => {
     expect(loadConfig({ DATABASE_PATH: 'x/y.db' }))
       .toMatchObject({ databasePath: resolve('x/y.db'), unsentDir: join(resolve('x'), 'unsent') })
     expect(loadConfig({ UNSENT_DIR: 'z' }).unsentDir).toBe(resolve('z'))
@@ -290,5 +290,5 @@ test('--help lists every variable with its default', () => {
   expect(shown.get('FLUSH_INTERVAL_MS')).toBe('auto')
   expect(shown.get('REDIS_URL')).toBe('unset')
   expect(shown.get('WEB_WORKERS')).toMatch(/cores/)
-  expect(shown.get('UNSENT_DIR')).toMatch(/beside the database/)
+  expect(shown.get('UNSENT_DIR')).toMatch(/next to the database/)
 })

@@ -23,8 +23,7 @@ interface Kind {
 }
 
 /**
- * Decides for each line whether it is logged or counted. Kinds are told apart by level and by what does not vary in
- * their message.
+ * Decides for each line whether it is logged or counted. A kind is a level, and what does not vary in the message.
  */
 export class Repeats {
   readonly #kinds = new Map<string, Kind>()

@@ -36,7 +36,7 @@ export class DatabaseLock {
     this.#recordPath = `${databasePath}.lock.json`
     const path = `${databasePath}.lock`
     const unwritable = (error: unknown): FatalError => new FatalError(
-      `nothing can be written beside the database ${databasePath} (${reasonOf(error)}). ` +
+      `nothing can be written next to the database ${databasePath} (${reasonOf(error)}). ` +
       "Check DATABASE_PATH and its directory's permissions")
     try {
       mkdirSync(dirname(path), { recursive: true })
@@ -68,7 +68,7 @@ export class DatabaseLock {
       if (performance.now() > deadline) {
         const pids = leaving.map(({ pid }) => pid).join(', ')
         throw new FatalError(
-          `parts of an earlier npm start are still leaving (processes ${pids}). ` +
+          `processes of an earlier npm start are still leaving (${pids}). ` +
           'Wait for them, or look at what holds them up')
       }
       await delay(leavingCheckMs)
