@@ -79,7 +79,7 @@ async function run (
     logger,
     onChange: (pids) => lock.record(address, pids),
     onRefused: (name, code) => {
-      // With Redis the workers' batches reach whichever consumer has taken over; embedded ones would have nowhere to
+      // With Redis the workers' batches reach whichever consumer has superseded it; embedded ones would have nowhere to
       // go.
       if (config.redisUrl !== undefined && running) {
         const reason = `${name} exited and will not be restarted`

@@ -57,8 +57,19 @@ export async function makePlaceFor (mode: Mode, more: NodeJS.ProcessEnv = {}): P
 }
 
 export async function startGearbox ({ env }: Place): Promise<Program & { url: string }> {
-  return endWithTest(await startAll(env, { detached: true }))
+  const gearbox = endWithTest(await startAll(env, { detached: true }))
+  // On a busy machine a worker may listen before it has reached its queue, and then refuses for a moment. Where a test
+  // has taken care that it never is ready, that is what it gets.
+  let ready = 0
+  await until('every worker to be ready', async () => {
+    ready = await readiness(gearbox.url) === 200 ? ready + 1 : 0
+    return ready === readyAnswers
+  }, 5000).catch(() => {})
+  return gearbox
 }
+
+/** So many answers in a row, each on another connection: some of every worker. */
+const readyAnswers = 8
 
 /** One web worker, started alone. On `port` with others it shares their requests, but not their metrics. */
 export async function startWeb ({ env }: Place, more: NodeJS.ProcessEnv = {}): Promise<Program & {

@@ -104,14 +104,15 @@ async function start (mode: Mode, stdout: number | Socket): Promise<{
 for (const mode of modes) {
   for (const { what, loses, skip = false, make } of outputs) {
     test.skipIf(skip)(`${what} as standard output, with ${mode}: counting goes on, parts are started again, SIGTERM ` +
-      'stops it all in time', async () => {
+      'stops it all in time', { timeout: 60_000 }, async () => {
       const { program, url, databasePath } = await start(mode, await make())
       const load = new Load(url)
       await load.more(100)
       const [worker] = program.children('apps/web')
       process.kill(worker!.pid, 'SIGTERM')
+      // A stop may take its whole deadline of 10 s before the next worker starts.
       await until('another worker',
-        () => program.children('apps/web').filter(({ pid }) => pid !== worker!.pid).length === 2)
+        () => program.children('apps/web').filter(({ pid }) => pid !== worker!.pid).length === 2, 30_000)
       const [consumer] = program.children('apps/consumer')
       process.kill(consumer!.pid, 'SIGKILL')
       await until('another consumer', () => program.children('apps/consumer').some(({ pid }) => pid !== consumer!.pid))

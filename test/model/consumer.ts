@@ -1,5 +1,5 @@
-// The consumer: apps/consumer/src/consumer.ts, store.ts and binding.ts over packages/queue/src/redis/consumer-queue.ts.
-// start (check the binding, take over) → take → apply → commit → acknowledge → report → take → …
+// The consumer: apps/consumer/src/consumer.ts, store/ and ownership.ts over packages/queue/src/redis/consumer-queue.ts.
+// start (check the binding, claim ownership) → take → apply → commit → acknowledge → report → take → …
 import { has, include, isSubset } from '@gearbox/protocol/sequences.ts'
 import { show, showElements } from './producer.ts'
 import * as queue from './queue.ts'
@@ -47,7 +47,7 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
       break
     case 'raised':
       add(() => `${who}: binds the queue, ${consumer.found} → ${consumer.epoch}`,
-        () => migrateFromPiccoloDaimao(state, rules, index))
+        () => claimOwnership(state, rules, index))
       addTimeouts(state, index, { name: 'bind', expected: consumer.found, owner: consumer.epoch },
         (from) => queue.bind(from, consumer.found, consumer.epoch).state, (from) => leave(from, index), addFault)
       break
@@ -110,7 +110,7 @@ function firstRead (rules: Rules): string {
   return rules.binding === 'database first' ? 'the database\'s identity' : 'the queue\'s owner'
 }
 
-/** The first half of binding.ts checkBinding. What is read of the queue is kept as if it were a database. */
+/** The first half of ownership.ts checkBinding. What is read of the queue is kept as if it were a database. */
 function checkBinding (state: State, rules: Rules, index: number): State {
   const { owner, stored } = state.redis.data
   const queueRead: Database = { epoch: owner, counts: [], producers: stored }
@@ -142,8 +142,8 @@ function raiseEpoch (state: State, index: number): State {
   return { ...withConsumer(state, index, { phase: 'raised', epoch }), database: { ...state.database, epoch } }
 }
 
-/** binding.ts migrateFromPiccoloDaimao, then Consumer.run up to its first take. */
-function migrateFromPiccoloDaimao (state: State, rules: Rules, index: number): State {
+/** ownership.ts claimOwnership, then Consumer.run up to its first take. */
+function claimOwnership (state: State, rules: Rules, index: number): State {
   const { found, epoch } = at(state.consumers, index)
   const { state: after, bound } = queue.bind(state, found, epoch)
   // One with a lower epoch can't write any more: if this one left too, nobody would consume.

@@ -8,7 +8,7 @@ export const exitCode = {
   /** EX_USAGE: an option or a command that does not exist. */
   usage: 64,
   /**
-   * EX_UNAVAILABLE: this database and this queue don't belong together, or another consumer has taken over.
+   * EX_UNAVAILABLE: this database and this queue don't belong together, or another consumer has superseded this one.
    * Starting again would not help.
    */
   refused: 69,
