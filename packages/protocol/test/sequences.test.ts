@@ -18,7 +18,7 @@ function fromList (list: readonly number[]): { sequences: Sequences, model: Set<
   return { sequences, model }
 }
 
-test('has what was included and nothing else, in whatever order it came', () => {
+test('sequences have what was included and nothing else, in whatever order it came', () => {
   fc.assert(fc.property(arrivals, (list) => {
     const { sequences, model } = fromList(list)
     expect(numbers.filter((seq) => has(sequences, seq))).toEqual(numbers.filter((seq) => model.has(seq)))
@@ -26,7 +26,7 @@ test('has what was included and nothing else, in whatever order it came', () => 
   }), { seed })
 })
 
-test('gaps are in order, apart from each other, and below the highest', () => {
+test('gaps of sequences are in order, apart from each other, and below the highest', () => {
   fc.assert(fc.property(arrivals, (list) => {
     const { high, gaps } = fromList(list).sequences
     let before = -1
@@ -47,7 +47,7 @@ test('hasAll is has for every sequence of a range', () => {
   }), { seed })
 })
 
-test('missing is what of a range is not in', () => {
+test('missing gives the ranges of a range that sequences do not have', () => {
   fc.assert(fc.property(arrivals, fc.integer({ min: 1, max: most }), fc.nat({ max: most }), (list, from, length) => {
     const { sequences, model } = fromList(list)
     const range = Array.from({ length: length + 1 }, (_, i) => from + i)
@@ -58,11 +58,11 @@ test('missing is what of a range is not in', () => {
   }), { seed })
 })
 
-test('hasAll waits for a round whose last sequence is not known yet', () => {
+test('hasAll is false for a flush whose last sequence is not known yet', () => {
   expect(hasAll({ high: 1000, gaps: [] }, 1, Number.POSITIVE_INFINITY)).toBe(false)
 })
 
-test('isSubset is that of the sets', () => {
+test('isSubset says the same as for sets of numbers', () => {
   fc.assert(fc.property(arrivals, arrivals, fc.boolean(), (listA, listB, containing) => {
     const a = fromList(listA)
     const b = fromList(containing ? [...listA, ...listB] : listB)
@@ -70,7 +70,7 @@ test('isSubset is that of the sets', () => {
   }), { seed })
 })
 
-test('survives being written as JSON', () => {
+test('sequences survive being written as JSON', () => {
   fc.assert(fc.property(arrivals, (list) => {
     const { sequences } = fromList(list)
     expect(parseSequences(JSON.parse(JSON.stringify(sequences)))).toEqual(sequences)
@@ -90,6 +90,6 @@ test.each([
   { high: 9, gaps: [[1]] }, { high: 9, gaps: [[1, 2, 3]] }, { high: 9, gaps: [['1', 2]] },
   { high: 9, gaps: [[1.5, 2]] }, { high: 9, gaps: [null] },
   { high: 9, gaps: [[5, 4]] }, { high: 9, gaps: [[6, 7], [2, 3]] },
-])('%j is no sequences', (value) => {
+])('%j is refused as sequences', (value) => {
   expect(parseSequences(value)).toBeUndefined()
 })

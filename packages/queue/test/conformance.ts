@@ -167,7 +167,7 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       }), { seed, numRuns: 40 })
     })
 
-    test('what is told reaches its producer at once and can be asked for', async () => {
+    test('reported progress reaches its producer at once, and can be polled', async () => {
       const queue = await prepare()
       const { consumer } = queue
       const producer = await connected(queue)
@@ -271,7 +271,7 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       expect(producer.unreachable).toBeUndefined()
     })
 
-    test('a connection that is only made anew leads to the same incarnation', async () => {
+    test('a connection that is only made again leads to the same incarnation', async () => {
       const queue = await prepare()
       const first = await connected(queue)
       const before = first.incarnation

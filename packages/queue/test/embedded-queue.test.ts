@@ -93,7 +93,7 @@ test('the consumer knows when its last worker has left', async () => {
   await last
 })
 
-test('a socket file that a killed consumer left is replaced, and the own one is gone after the close', async () => {
+test('a socket file that a killed consumer left is replaced, and its own is gone after the close', async () => {
   const path = join(temporaryDir(), 'queue')
   writeFileSync(path, '')
   const consumer = await startConsumer(path)

@@ -269,7 +269,7 @@ test('an owner that Redis lost is written again', async () => {
   expect((await consumer.take()).map(String)).toEqual(['a'])
 })
 
-test('a lower epoch of the own database is overwritten', async () => {
+test('a lower epoch of the same database is overwritten', async () => {
   const queueName = randomUUID()
   const keys = redisKeys(queueName)
   const redis = client(server)

@@ -56,7 +56,7 @@ test.each<[url: string, address: Partial<RedisAddress>]>([
   expect(parseRedisUrl(url)).toEqual({ ...plain, ...address })
 })
 
-describe('refused', () => {
+describe('a REDIS_URL is refused', () => {
   test.each([
     'http://127.0.0.1', 'redis:127.0.0.1', '127.0.0.1:6379', 'redis://', 'redis:///', 'redis:///1', 'redis://:pw@',
     'redis://h:0', 'redis://h:65536', 'redis://h:x', 'redis://h/x', 'redis://h/1/2',
