@@ -43,7 +43,7 @@ const marks = {
 }
 
 function scriptMark (name: string): string {
-  return createHash('sha1').update(readFileSync(join(root, 'packages/queue/src', `${name}.lua`))).digest('hex')
+  return createHash('sha1').update(readFileSync(join(root, 'packages/queue/src/redis', `${name}.lua`))).digest('hex')
 }
 
 for (const [command, mark] of Object.entries(marks)) {
