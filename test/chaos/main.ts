@@ -20,9 +20,7 @@ Exit code 0: every total is exact; 1: it is not, or something else went wrong, a
 `
 
 async function main (): Promise<number> {
-  const {
-    values,
-  } = parseArgs({
+  const { values } = parseArgs({
     options: {
       help: { type: 'boolean', short: 'h' },
       seed: { type: 'string' },
@@ -51,10 +49,7 @@ async function main (): Promise<number> {
   const endAt = minutes * 60_000
   for (const [i, queue] of queues.entries()) {
     try {
-      const {
-        summary,
-        problems,
-      } = await runChaos({
+      const { summary, problems } = await runChaos({
         seed,
         queue,
         durationMs: Math.max(0, (endAt - performance.now()) / (queues.length - i)),

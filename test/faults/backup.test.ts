@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, postWith, readTotals } from '@gearbox/test-kit/gearbox.ts'
-import { figure, makePlaceFor, modes, query, runCommand, startGearbox, stop } from './fixtures.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
+import { makePlaceFor, modes, query, runCommand, startGearbox, stop } from './fixtures.ts'
 
 describe.each(modes)('with %s', (mode) => {
   test('a copy made under load is one moment of it, and counts again from there when it is restored', async () => {
@@ -16,12 +17,12 @@ describe.each(modes)('with %s', (mode) => {
     const pairs = (async () => { while (!counting.signal.aborted) await postWith(false, url, 'left=1&right=-1') })()
     await load.more(300)
     const least = readTotals(place.databasePath)
-    const commits = await figure(gearbox.url, 'gearbox_commit_duration_seconds_count')
+    const commits = await metric(gearbox.url, 'gearbox_commit_duration_seconds_count')
     const copy = join(place.dir, 'copy.db')
     const made = await runCommand(place, 'backup', [copy])
     expect(made.code, made.output).toBe(0)
     expect(made.output).toMatch(/\d+ keys, checked/)
-    expect(await figure(gearbox.url, 'gearbox_commit_duration_seconds_count'),
+    expect(await metric(gearbox.url, 'gearbox_commit_duration_seconds_count'),
       'commits meanwhile').toBeGreaterThan(commits)
     await load.more(50)
     const most = readTotals(place.databasePath)

@@ -5,9 +5,10 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, expectExact, figure, freeze, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query,
+  batchesKey, expectExact, freeze, launchConsumer, makePlace, makePlaceFor, noStrace, childOf, query,
   runCommand, startConsumer, startGearbox, startRedis, startWeb, stop, stopAndExpectExact, trace, tracing,
 } from './fixtures.ts'
 
@@ -154,8 +155,8 @@ describe('no replay storm', () => {
     await until('the queue to be empty', async () => await client.llen(batchesKey) === 0, 60_000)
     let pushed = 0
     for (const web of webs) {
-      expect(await figure(web.metricsUrl, 'gearbox_window_replays_total')).toBe(0)
-      pushed += await figure(web.metricsUrl, 'gearbox_batches_pushed_total')
+      expect(await metric(web.metricsUrl, 'gearbox_window_replays_total')).toBe(0)
+      pushed += await metric(web.metricsUrl, 'gearbox_batches_pushed_total')
     }
     expect(query(place.databasePath, 'SELECT sum(high) AS high FROM producers')).toEqual([{ high: pushed }])
     await stop(...webs, next)
@@ -180,8 +181,8 @@ describe('no replay storm', () => {
       await until('another consumer', () => gearbox.children('apps/consumer').some((part) => part.pid !== pid))
     }
     await load.more(200)
-    expect(await figure(gearbox.url, 'gearbox_window_replays_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
-    expect(await figure(gearbox.url, 'gearbox_batches_duplicate_total'))
+    expect(await metric(gearbox.url, 'gearbox_window_replays_total')).toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
+    expect(await metric(gearbox.url, 'gearbox_batches_duplicate_total'))
       .toBeLessThanOrEqual(signal === 'SIGSTOP' ? 0 : 2)
     await stopAndExpectExact(gearbox, place, load)
   })

@@ -3,11 +3,12 @@
 import { randomUUID } from 'node:crypto'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import { canSetClocks, WrongClock } from '@gearbox/test-kit/wrong-clock.ts'
 import {
-  batchesKey, expectExact, figure, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer,
+  batchesKey, expectExact, makePlace, makePlaceFor, modes, childOf, query, runCommand, startConsumer,
   startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
 } from './fixtures.ts'
 
@@ -53,7 +54,7 @@ test('junk and half of a batch pushed by others, under load: set aside, and noth
     await load.more(10)
   }
   expect((await postWith(false, `${gearbox.url}/increment?ack=stored`, 'behind=1'))).toBe(204)
-  expect(await figure(gearbox.url, 'gearbox_rejected_total')).toBeGreaterThanOrEqual(junk.length - 1)
+  expect(await metric(gearbox.url, 'gearbox_rejected_total')).toBeGreaterThanOrEqual(junk.length - 1)
   await stopAndExpectExact(gearbox, place, load)
   expect(query(place.databasePath, 'SELECT DISTINCT reason FROM rejected')).toEqual([{ reason: 'unreadable' }])
   expect(readTotals(place.databasePath).has('poison')).toBe(false)
@@ -134,7 +135,7 @@ test('an Idempotency-Key that a worker could not push in time is refused as too 
   const consumer = await startConsumer(place)
   proxy.blackHole()
   const late = [once(cutOff.url, 'repeated'), once(cutOff.url, 'never seen')]
-  await until('it to be on its way', async () => await figure(cutOff.metricsUrl, 'gearbox_unstored_batches') > 0)
+  await until('it to be on its way', async () => await metric(cutOff.metricsUrl, 'gearbox_unstored_batches') > 0)
   expect((await once(other.url, 'repeated')).status).toBe(204)
   for (let i = 0; i < 6; i++) expect((await once(other.url, `filler ${i}`)).status).toBe(204)
   proxy.heal()

@@ -5,9 +5,10 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  figure, launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
+  launchConsumer, makePlaceFor, modes, noStrace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
   startGearbox, stop, stopAndExpectExact, trace, type Mode,
 } from './fixtures.ts'
 
@@ -26,7 +27,7 @@ function count (program: Program, text: string): number {
  */
 async function expectToGoOn ({ url, output }: { url: string, output: string }, load: Load,
   mode: Mode): Promise<bigint> {
-  await until('lag to rise', async () => await figure(url, 'gearbox_lag_seconds') > 0.5)
+  await until('lag to rise', async () => await metric(url, 'gearbox_lag_seconds') > 0.5)
   if (mode === 'Redis') {
     expect(await readiness(url)).toBe(200)
     expect((await post(`${url}/increment?ack=queued`, 'probe=1')).status).toBe(204)

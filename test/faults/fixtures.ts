@@ -143,15 +143,6 @@ export async function stopAndExpectExact (gearbox: Program, { databasePath }: Pl
   expectExact(databasePath, load, mayLose)
 }
 
-/** One figure of /metrics, summed over its labels. @param url of `npm start`, or a worker's `metricsUrl` */
-export async function figure (url: string, name: string): Promise<number> {
-  const response = await fetch(`${url}/metrics`, { headers: { connection: 'close' } })
-  const text = await response.text()
-  if (!response.ok) throw new Error(text)
-  return Array.from(text.matchAll(new RegExp(`^${name}(?:\\{.*\\})? (\\S+)$`, 'gm')),
-    ([, value]) => Number(value)).reduce((sum, value) => sum + value, 0)
-}
-
 export async function readiness (url: string): Promise<number> {
   return (await fetch(`${url}/readyz`, { headers: { connection: 'close' } })).status
 }

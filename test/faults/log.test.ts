@@ -7,11 +7,12 @@ import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import { expect, onTestFinished, test } from 'vitest'
 import { endWithTest, Load, Program } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import { freePort } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, expectExact, figure, freeze, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop,
+  batchesKey, expectExact, freeze, makePlaceFor, modes, noTmpfs, readiness, SmallDisk, startConsumer, stop,
   type Mode,
 } from './fixtures.ts'
 
@@ -118,7 +119,7 @@ for (const mode of modes) {
       await until('another consumer', () => program.children('apps/consumer').some(({ pid }) => pid !== consumer!.pid))
       await load.more(100)
       if (loses) {
-        await until('lost lines to be counted', async () => await figure(url, 'gearbox_log_lines_lost_total') > 0)
+        await until('lost lines to be counted', async () => await metric(url, 'gearbox_log_lines_lost_total') > 0)
       }
       const stoppedAt = performance.now()
       program.kill('SIGTERM')

@@ -6,10 +6,11 @@ import { join } from 'node:path'
 import type { Redis } from 'ioredis'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, figure, freeze, gapsIn, launchConsumer, makePlace, startConsumer, startRedis, startWeb, stop,
+  batchesKey, freeze, gapsIn, launchConsumer, makePlace, startConsumer, startRedis, startWeb, stop,
 } from './fixtures.ts'
 
 interface Losing {
@@ -76,7 +77,7 @@ describe.each(losses)('%s, while the consumer is away', (_name, lose) => {
     await lose({ redis, older, client })
     const consumer = await startConsumer(place)
     await until('all to be counted', () => readTotals(place.databasePath).get('a') === BigInt(requests))
-    await until('all to be reported', async () => await figure(web.metricsUrl, 'gearbox_unstored_batches') === 0)
+    await until('all to be reported', async () => await metric(web.metricsUrl, 'gearbox_unstored_batches') === 0)
     expect((await post(`${web.url}/increment?ack=stored`, 'a=1')).status).toBe(204)
     await stop(web, consumer)
     expect(sorted(readTotals(place.databasePath))).toEqual(sorted(expected(1)))

@@ -5,11 +5,12 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { Load, root } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  figure, freeze, makePlace, readiness, startGearbox, startRedis, stopAndExpectExact,
+  freeze, makePlace, readiness, startGearbox, startRedis, stopAndExpectExact,
 } from './fixtures.ts'
 
 /** Longer than every timeout of a connection, so that all commands of before are given up. */
@@ -77,7 +78,7 @@ test('Redis stands still for longer than every timeout', async () => {
   await until('it to be ready', async () => await readiness(gearbox.url) === 200)
   await load.more(200)
   // It has forgotten nothing: nothing but what was in flight is sent again.
-  expect(await figure(gearbox.url, 'gearbox_window_replays_total')).toBe(0)
+  expect(await metric(gearbox.url, 'gearbox_window_replays_total')).toBe(0)
   await end()
 })
 
@@ -89,7 +90,7 @@ test('the network swallows everything for longer than every timeout', async () =
   proxy.heal()
   await until('it to be ready', async () => await readiness(gearbox.url) === 200)
   await load.more(200)
-  expect(await figure(gearbox.url, 'gearbox_window_replays_total')).toBe(0)
+  expect(await metric(gearbox.url, 'gearbox_window_replays_total')).toBe(0)
   await end()
 })
 

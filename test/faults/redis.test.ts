@@ -5,10 +5,11 @@ import { cpSync, readdirSync, rmSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Load, post, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import type { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, expectExact, figure, freeze, makePlace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
+  batchesKey, expectExact, freeze, makePlace, noTmpfs, childOf, readiness, SmallDisk, startConsumer,
   startGearbox, startRedis, startWeb, stop, stopAndExpectExact,
 } from './fixtures.ts'
 
@@ -59,7 +60,7 @@ test.each([1, 37, 1000,
   // Before the consumer goes on: one that reports all as stored sooner than a worker connects leaves nothing to push
   // again.
   await until('a worker to push its window again',
-    async () => await figure(gearbox.url, 'gearbox_window_replays_total') > 0).finally(thaw)
+    async () => await metric(gearbox.url, 'gearbox_window_replays_total') > 0).finally(thaw)
   await load.more(200)
   await stopAndExpectExact(gearbox, place, load)
 })
@@ -139,7 +140,7 @@ describe('at maxmemory', () => {
         60_000).replace(/&[^&]*$/, '')
       await post(`${one.url}/increment?ack=memory`, body)
       fillers++
-      return await figure(one.metricsUrl, 'gearbox_push_retries_total') > 3
+      return await metric(one.metricsUrl, 'gearbox_push_retries_total') > 3
     })
     for (const load of loads) await load.more(30)
     const consumer = await startConsumer(place)

@@ -5,9 +5,10 @@ import { randomUUID } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  batchesKey, figure, freeze, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox,
+  batchesKey, freeze, makePlace, makePlaceFor, modes, childOf, query, runCommand, startGearbox,
   startRedis, stop, type Place,
 } from './fixtures.ts'
 
@@ -97,7 +98,7 @@ test('what is set aside after a 204 is in the metrics from their start, in the l
   const place = makePlace((await startRedis()).url)
   const gearbox = await startGearbox(place)
   for (const name of ['gearbox_set_aside_total', 'gearbox_rejected_rows', 'gearbox_rejected_dropped_total']) {
-    expect(await figure(gearbox.url, name), name).toBe(0)
+    expect(await metric(gearbox.url, name), name).toBe(0)
   }
   const text = await (await fetch(`${gearbox.url}/metrics`)).text()
   for (const reason of ['overflow', 'unreadable', 'other body', 'too late', 'trigger']) {
@@ -105,8 +106,8 @@ test('what is set aside after a 204 is in the metrics from their start, in the l
   }
   expect((await add(gearbox, 'stored', 'foo=1', 'k')).status).toBe(204)
   expect((await add(gearbox, 'queued', 'foo=2&bar=-3', 'k')).status).toBe(204)
-  await until('it to be set aside', async () => await figure(gearbox.url, 'gearbox_set_aside_total') === 1)
-  expect(await figure(gearbox.url, 'gearbox_rejected_rows')).toBe(1)
+  await until('it to be set aside', async () => await metric(gearbox.url, 'gearbox_set_aside_total') === 1)
+  expect(await metric(gearbox.url, 'gearbox_rejected_rows')).toBe(1)
   await gearbox.printed(/an Idempotency-Key came again with another body.*npm run rejected/)
   const list = (await runCommand(place, 'rejected', [])).output
   expect(list).toMatch(/^1: other body: "foo" 2, "bar" -3 \(20\d\d-.*Z, worker [0-9a-f-]{36}, batch \d+\)\n$/)
@@ -114,7 +115,7 @@ test('what is set aside after a 204 is in the metrics from their start, in the l
     .toEqual({ code: 1, output: '2: there is no such entry\n' })
   expect(await runCommand(place, 'rejected', ['--discard', '1'])).toEqual({ code: 0, output: '1: discarded\n' })
   expect((await runCommand(place, 'rejected', [])).output).toBe('nothing was rejected\n')
-  expect(await figure(gearbox.url, 'gearbox_rejected_rows')).toBe(0)
+  expect(await metric(gearbox.url, 'gearbox_rejected_rows')).toBe(0)
   await stop(gearbox)
   expect(readTotals(place.databasePath)).toEqual(new Map([['foo', 1n]]))
 })

@@ -179,9 +179,7 @@ Exit code 0: no difference; 1: the output shows each.
 `
 
 async function main (): Promise<number> {
-  const {
-    values,
-  } = parseArgs({
+  const { values } = parseArgs({
     options: {
       help: { type: 'boolean', short: 'h' },
       seed: { type: 'string' },

@@ -5,10 +5,11 @@ import { Agent } from 'node:http'
 import { connect } from 'node:net'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { post, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { metric } from '@gearbox/test-kit/metrics.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import {
-  consumerModule, figure, freeze, gapsIn, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place,
+  consumerModule, freeze, gapsIn, makePlace, modes, childOf, startGearbox, stop, type Mode, type Place,
 } from '../faults/fixtures.ts'
 
 /** How long the queue is away. */
@@ -120,7 +121,7 @@ describe.each(modes)('with %s', (mode) => {
     await until('room', async () => {
       const { status } = await post(gearbox.url, 'hot=1')
       if (status === 204 || status === 202) again++
-      return status === 204 && await figure(gearbox.url, 'gearbox_pending_keys') === 0
+      return status === 204 && await metric(gearbox.url, 'gearbox_pending_keys') === 0
     })
     expected.set('hot', expected.get('hot')! + again)
     await expectTotals(system, expected)
@@ -189,7 +190,7 @@ async function outage (mode: Mode): Promise<void> {
       [1, 2].map(async () => { await whileAway(async () => { await count(level) }) })),
     whileAway(async () => {
       most = Math.max(most, memoryOf(worker))
-      expect(await figure(gearbox.url, 'gearbox_pending_keys'), 'distinct keys').toBeLessThanOrEqual(keys)
+      expect(await metric(gearbox.url, 'gearbox_pending_keys'), 'distinct keys').toBeLessThanOrEqual(keys)
       await later(1000)
     }),
   ])
@@ -268,7 +269,7 @@ test('pending replies of very many keys, with a consumer that stands still, stop
   const { statuses, end } = await sendLarge(gearbox.url)
   onTestFinished(end)
   // What is refused is answered in its turn, behind what is held.
-  await until('requests to be refused', async () => await figure(gearbox.url, 'gearbox_requests_total') > 1000, 30_000)
+  await until('requests to be refused', async () => await metric(gearbox.url, 'gearbox_requests_total') > 1000, 30_000)
   await later(1000)
   // Keys of 52 bytes take 60 each while they are held. What else came with it are 200 requests half read, and V8's
   // garbage between two collections: 130 to 180 MiB were seen in all. Without the limit it was 440.
@@ -296,7 +297,7 @@ test('when a part of the keys of very many requests is refused, the worker goes 
   const { statuses, end } = await sendLarge(gearbox.url)
   onTestFinished(end)
   await until('all of it to be held',
-    async () => await figure(gearbox.url, 'gearbox_increments_total') >= connections * pipelined * pairs, 30_000)
+    async () => await metric(gearbox.url, 'gearbox_increments_total') >= connections * pipelined * pairs, 30_000)
   thaw()
   let slowest = 0
   await until('all replies', async () => {

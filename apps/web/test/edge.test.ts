@@ -311,10 +311,7 @@ describe('slow clients', () => {
   })
 
   test('a reply that waits for its ack level longer than a request may take to arrive is not cut off', async () => {
-    const {
-      worker,
-      queue,
-    } = await startOne({
+    const { worker, queue } = await startOne({
       HEADERS_TIMEOUT_MS: '100',
       REQUEST_TIMEOUT_MS: '200',
       KEEP_ALIVE_TIMEOUT_MS: '100',

@@ -277,11 +277,7 @@ describe('clients that are slow', () => {
   })
 
   test('whose reply is pending are not idle', async () => {
-    const {
-      worker,
-      queue,
-      slow,
-    } = await start({
+    const { worker, queue, slow } = await start({
       KEEP_ALIVE_TIMEOUT_MS: '100',
       ACK_TIMEOUT_MS: '2500',
       HEADERS_TIMEOUT_MS: '100',

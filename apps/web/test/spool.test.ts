@@ -59,10 +59,7 @@ test('a directory that can not be written is an error', async () => {
 test('a disk that gets full in the middle is an error and leaves no file that would pass for whole', () => {
   const dir = temporaryDir()
   // 64 blocks of 512 bytes are far less than what is to be written.
-  const {
-    stdout,
-    stderr,
-  } = spawnSync('sh',
+  const { stdout, stderr } = spawnSync('sh',
     ['-c', 'ulimit -f 64 && exec "$@"', 'sh', process.execPath, join(import.meta.dirname, 'write-spool.ts'), dir],
     { encoding: 'utf8' })
   expect({ stdout, stderr }).toEqual({ stdout: 'failed', stderr: '' })
