@@ -4,11 +4,11 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
 import http2 from 'node:http2'
-import { Agent, request } from 'node:https'
+import { Agent } from 'node:https'
 import { connect, createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, Program, readTotals, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { endWithTest, formHeaders, Program, readTotals, root, send, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { freePort } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -104,29 +104,14 @@ async function startFront ({ name, configure }: typeof fronts[number], upstreams
 /** One request, on its own TLS connection unless an agent keeps one. */
 async function ask ({ url, ca }: Front, method: string, path: string, body = '', headers: Record<string, string> = {},
   agent: Agent | false = false): Promise<{ status: number, text: string }> {
-  return await new Promise((resolve, reject) => {
-    const outgoing = request(`${url}${path}`, {
-      method,
-      ca,
-      agent,
-      family: 4,
-      servername: 'localhost',
-      headers: {
-        ...(body === ''
-          ? {}
-          : { 'content-type': 'application/x-www-form-urlencoded', 'content-length': Buffer.byteLength(body) }),
-        ...headers,
-      },
-    }, (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk) => { text += String(chunk) })
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
-      response.on('error', reject)
-    })
-    outgoing.on('error', reject)
-    outgoing.end(body)
-  })
+  return await send(`${url}${path}`, {
+    method,
+    ca,
+    agent,
+    family: 4,
+    servername: 'localhost',
+    headers: { ...(body === '' ? {} : formHeaders(body)), ...headers },
+  }, body)
 }
 
 async function listen (server: Server): Promise<number> {

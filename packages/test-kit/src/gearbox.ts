@@ -1,6 +1,7 @@
 // The product as its users run it: processes started by the programs of its npm scripts, watched through their output.
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { Agent, request } from 'node:http'
+import { Agent, request as requestHttp } from 'node:http'
+import { request as requestHttps, type RequestOptions as HttpsOptions } from 'node:https'
 import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
@@ -283,23 +284,31 @@ export async function postWith (agent: Agent | false, url: string, body: string 
 /** The same, with the reply's text. */
 export async function replyTo (agent: Agent | false, url: string, body: string | Buffer,
   headers: Record<string, string> = {}): Promise<{ status: number, text: string }> {
+  return await send(url, { agent, method: 'POST', headers: { ...formHeaders(body), ...headers } }, body)
+}
+
+/** What says that a body is a form, and how long it is. */
+export function formHeaders (body: string | Buffer): Record<string, string> {
+  return {
+    'content-type': 'application/x-www-form-urlencoded',
+    'content-length': String(Buffer.byteLength(body)),
+  }
+}
+
+/** One request over HTTP or HTTPS, with every option of Node's client. Rejects if there is no whole reply. */
+export async function send (url: string, options: HttpsOptions, body: string | Buffer = ''): Promise<{
+  status: number
+  text: string
+}> {
   return await new Promise((resolve, reject) => {
-    const outgoing = request(url,
-      {
-        agent,
-        method: 'POST',
-        headers: {
-          'content-type': 'application/x-www-form-urlencoded',
-          'content-length': Buffer.byteLength(body),
-          ...headers,
-        },
-      }, (response) => {
-        let text = ''
-        response.setEncoding('utf8')
-        response.on('data', (chunk) => { text += String(chunk) })
-        response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
-        response.on('error', reject)
-      })
+    const request = url.startsWith('https:') ? requestHttps : requestHttp
+    const outgoing = request(url, options, (response) => {
+      let text = ''
+      response.setEncoding('utf8')
+      response.on('data', (chunk) => { text += String(chunk) })
+      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
+      response.on('error', reject)
+    })
     outgoing.on('error', reject)
     outgoing.end(body)
   })
