@@ -1,14 +1,14 @@
 // What the documents say of the product is compared with the product.
-import { spawnSync } from 'node:child_process'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, globSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
 import { describeConfig } from '@gearbox/runtime/config.ts'
 import { root } from '@gearbox/test-kit/gearbox.ts'
 
 /** All documents that are this project's own. */
-const documents = spawnSync('git', ['ls-files', '--cached', '--others', '--exclude-standard', '*.md'],
-  { cwd: root, encoding: 'utf8' }).stdout.split('\n').filter((name) => name !== '')
+const documents = globSync(['*.md', '{apps,bench,docs,install,packages,test,vegeta}/**/*.md'], {
+  cwd: root, exclude: (path) => path.includes('node_modules'),
+}).sort()
 const designs = documents.filter((name) => /(?:^|\/)(?:DESIGN|CONTRIBUTING)\.md$/.test(name))
 
 function read (name: string): string {
