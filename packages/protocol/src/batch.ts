@@ -3,9 +3,13 @@
 import { isUtf8 } from 'node:buffer'
 import type { Sum } from './int64.ts'
 import { JsonBytes, type SumEntry } from './json-bytes.ts'
+import { entryBytesMax, parseEntries, type PluginEntry } from './plugin-entry.ts'
 
-/** The version that this program writes. A consumer reads it and the one before. */
-export const batchVersion = 1
+/**
+ * The newest version. A consumer reads it and the ones before. A batch without entries of plugins is written as version
+ * 1, so that a consumer of the release before can read it.
+ */
+export const batchVersion = 2
 
 /**
  * JSON bytes of a batch, at most about this many. Redis copies and hashes an element in one go, and a worker
@@ -40,6 +44,8 @@ export interface Batch {
   /** When the oldest increment in it was accepted, Unix ms. */
   readonly at: number
   readonly increments: number
+  /** How many entries of plugins it has; undefined: unknown, as it was read from a file. */
+  readonly entries?: number
   readonly element: Buffer
 }
 
@@ -52,6 +58,8 @@ export interface Header {
   readonly increments: number
   /** False only if the batch surely has no idempotent requests. */
   readonly once: boolean
+  /** Whether it has entries of plugins; `readEntries` returns them. */
+  readonly entries: boolean
   /**
    * How long replies wait, in ms, if everything in `sums` was asked for at level `stored`: nothing of it was promised
    * yet, so what can't be applied can be refused. Undefined if any of it was promised, or may have been.
@@ -68,6 +76,11 @@ export interface Source {
   nextSum (): Readonly<SumEntry> | undefined
   /** The next idempotent request; undefined at the end. */
   nextIdempotent (): IdempotentRequest | undefined
+  /**
+   * The next entry of a plugin as JSON, at most entryBytesMax of it; undefined at the end. `entry` is its number in
+   * this batch, from 0.
+   */
+  nextEntry? (seq: number, entry: number): string | undefined
   /** False if what was returned must not be refused although the header says that it may be. Read last. */
   readonly refusable?: boolean
 }
@@ -76,10 +89,10 @@ export interface Source {
 const json = new JsonBytes(batchBytesMax)
 
 /** Encodes the next entries of a source, up to about batchBytesMax, as one batch. The source may have more. */
-export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batch {
+export function encodeBatch (header: Omit<Header, 'once' | 'entries'>, source: Source): Batch {
   const { producer, seq, at, requests, increments, storedWithinMs } = header
   json.clear()
-  json.text(`{"v":${batchVersion},"producer":"${producer}","seq":${seq},"at":${at},` +
+  json.text(`{"v":1,"producer":"${producer}","seq":${seq},"at":${at},` +
     `"requests":${requests},"increments":${increments},"sums":{`)
   for (let first = true; json.length < batchBytesMax; first = false) {
     const sum = source.nextSum()
@@ -93,9 +106,36 @@ export function encodeBatch (header: Omit<Header, 'once'>, source: Source): Batc
     const { id, at, storedWithinMs } = once
     json.text(`${separator}{"id":"${id}","at":${at}${refusable(storedWithinMs)},"sums":{${sumsText(once)}}}`)
   }
-  // Last, behind what a consumer of the version before reads.
-  json.text(`]${refusable(source.refusable === false ? undefined : storedWithinMs)}}`)
-  return { seq, at, increments, element: json.copy() }
+  json.text(`]${refusable(source.refusable === false ? undefined : storedWithinMs)}`)
+  const entries = encodeEntries(seq, source)
+  json.text(entries === 0 ? '}' : ']}')
+  const element = json.copy()
+  if (entries > 0) element[versionAt] = versionTwo
+  return { seq, at, increments, entries, element }
+}
+
+/** Where `{"v":1` has its version, and what is written there if the batch has entries of plugins. */
+const [versionAt, versionTwo] = ['{"v":'.length, 0x32]
+
+const entriesStart = ',"plugins":['
+
+/** @returns how many entries were written; if any, their array is still open */
+function encodeEntries (seq: number, source: Source): number {
+  let entries = 0
+  for (; json.length < batchBytesMax; entries++) {
+    const entry = source.nextEntry?.(seq, entries)
+    if (entry === undefined) break
+    json.text(entries === 0 ? `${entriesStart}${entry}` : `,${entry}`)
+  }
+  return entries
+}
+
+/** An entry as JSON. @throws RangeError if that is longer than entryBytesMax */
+export function encodeEntry ({ plugin, data, id, at }: PluginEntry): string {
+  const text = JSON.stringify({ plugin, data, id, at })
+  const bytes = Buffer.byteLength(text)
+  if (bytes > entryBytesMax) throw new RangeError(`an entry of ${bytes} bytes; at most ${entryBytesMax} can be sent`)
+  return text
 }
 
 function sumsText ({ sums }: Pick<IdempotentRequest, 'sums'>): string {
@@ -127,7 +167,11 @@ function refusable (storedWithinMs: number | undefined): string {
 export function withoutRefusals (element: Buffer): Buffer {
   const json = element.toString('latin1')
   if (!json.includes('"ack":"stored"')) return element
-  return Buffer.from(json.replace(/,"ack":"stored","timeout":\d{1,15}/g, ''), 'latin1')
+  // In an entry of a plugin the same bytes can be data.
+  const end = json.indexOf(entriesStart)
+  const sums = end === -1 ? json : json.slice(0, end)
+  const rest = end === -1 ? '' : json.slice(end)
+  return Buffer.from(sums.replace(/,"ack":"stored","timeout":\d{1,15}/g, '') + rest, 'latin1')
 }
 
 /**
@@ -148,14 +192,16 @@ export function readHeader (element: Buffer): Header | string {
   if (!isUtf8(element)) return 'not UTF-8'
   // A worker's batch is matched without parsing a megabyte of sums; the database checks the rest.
   const match = written.exec(element.toString('latin1', 0, 256))
-  if (match !== null && Number(match[1]) === batchVersion && Number(match[3]) > 0) {
+  const entriesAt = match?.[1] === '2' ? element.indexOf(entriesStart) : -1
+  if (match !== null && (match[1] === '1' || entriesAt > 0) && Number(match[3]) > 0) {
     return {
       producer: match[2]!,
       seq: Number(match[3]),
       at: Number(match[4]),
       requests: Number(match[5]),
       increments: Number(match[6]),
-      ...readEnd(element),
+      ...readEnd(element, entriesAt > 0 ? entriesAt : element.length - 1),
+      entries: entriesAt > 0,
     }
   }
   if (element.length > foreignBytesMax) return `not written by a worker, and longer than ${foreignBytesMax} bytes`
@@ -168,18 +214,37 @@ export function readHeader (element: Buffer): Header | string {
   return checkHeader(value)
 }
 
+/**
+ * Reads the entries of plugins of a batch whose header says that there are some.
+ * @returns the entries, in their order; or why they can't be read
+ */
+export function readEntries (element: Buffer): PluginEntry[] | string {
+  // Our own begin where the first of these bytes are: in a key their quotes would be escaped.
+  const start = element.indexOf(entriesStart)
+  const isOurs = written.test(element.toString('latin1', 0, 256)) && start > 0
+  try {
+    const value: unknown = isOurs
+      ? JSON.parse(element.toString('utf8', start + entriesStart.length - 1, element.length - 1))
+      : Reflect.get(JSON.parse(element.toString()), 'plugins')
+    return parseEntries(value) ?? '"plugins" is not an array of entries'
+  } catch {
+    return '"plugins" is not JSON'
+  }
+}
+
 const emptyOnce = ',"once":['
 const [bracket, brace] = [0x5d, 0x7d]
 
-/** What a worker writes behind the last idempotent request, and whether there is any. */
-function readEnd (element: Buffer): Pick<Header, 'once' | 'storedWithinMs'> {
-  const { length } = element
-  if (element[length - 2] === bracket && element[length - 1] === brace) {
-    return { once: !hasEmptyOnce(element, length - 2) }
-  }
-  const end = /\](,"ack":"stored","timeout":(\d{1,15}))\}$/.exec(element.toString('latin1', Math.max(0, length - 48)))
-  if (end === null) return { once: true }
-  return { once: !hasEmptyOnce(element, length - end[1]!.length - 2), storedWithinMs: Number(end[2]) }
+/**
+ * What a worker writes behind the last idempotent request, and whether there is any.
+ * @param end where the entries of plugins begin, or else the last brace
+ */
+function readEnd (element: Buffer, end: number): Pick<Header, 'once' | 'storedWithinMs'> {
+  if (element[element.length - 1] !== brace) return { once: true }
+  if (element[end - 1] === bracket) return { once: !hasEmptyOnce(element, end - 1) }
+  const tail = /\](,"ack":"stored","timeout":(\d{1,15}))$/.exec(element.toString('latin1', Math.max(0, end - 47), end))
+  if (tail === null) return { once: true }
+  return { once: !hasEmptyOnce(element, end - tail[1]!.length - 1), storedWithinMs: Number(tail[2]) }
 }
 
 /** @param end where `once` ends, with its bracket */
@@ -191,9 +256,7 @@ function checkHeader (value: unknown): Header | string {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'not a JSON object'
   const field = (name: string): unknown => Object.hasOwn(value, name) ? Reflect.get(value, name) : undefined
   const version = field('v')
-  if (version !== batchVersion && version !== batchVersion - 1) {
-    return `"v" is not ${batchVersion} or ${batchVersion - 1}`
-  }
+  if (version !== 0 && version !== 1 && version !== batchVersion) return `"v" is not a version up to ${batchVersion}`
   const producer = field('producer')
   if (typeof producer !== 'string' || !/^[0-9a-f-]{36}$/i.test(producer)) return '"producer" is not a UUID'
   const numbers: { [name: string]: number } = {}
@@ -209,6 +272,8 @@ function checkHeader (value: unknown): Header | string {
   if (typeof sums !== 'object' || sums === null || Array.isArray(sums)) return '"sums" is not an object'
   const once = field('once') ?? []
   if (!Array.isArray(once)) return '"once" is not an array'
+  const entries = version === batchVersion ? parseEntries(field('plugins') ?? []) : []
+  if (entries === undefined) return '"plugins" is not an array of entries'
   const { seq, at, requests, increments } = numbers as Record<'seq' | 'at' | 'requests' | 'increments', number>
   const timeout = field('ack') === 'stored' ? field('timeout') : undefined
   return {
@@ -218,8 +283,29 @@ function checkHeader (value: unknown): Header | string {
     requests,
     increments,
     once: once.length > 0,
+    entries: entries.length > 0,
     ...(typeof timeout === 'number' && Number.isInteger(timeout) && timeout >= 0
       ? { storedWithinMs: timeout }
       : {}),
   }
 }
+
+/**
+ * The version of a well-formed batch that a newer program wrote, and that this one can't read without losing something;
+ * undefined of everything else, whether it can be read or not.
+ */
+export function newerVersion (element: Buffer): number | undefined {
+  if (element.length > elementReadMax || !isUtf8(element)) return undefined
+  let value: unknown
+  try {
+    value = JSON.parse(element.toString())
+  } catch {
+    return undefined
+  }
+  if (typeof value !== 'object' || value === null || !('v' in value) || typeof value.v !== 'number') return undefined
+  if (!Number.isSafeInteger(value.v) || value.v <= batchVersion) return undefined
+  return typeof checkHeader({ ...value, v: 1 }) === 'string' ? undefined : value.v
+}
+
+/** No version will make elements longer: Redis would be busy with them for too long. */
+const elementReadMax = 8 * 1024 * 1024

@@ -1,5 +1,6 @@
 // How far a producer's batches have come: the message that the consumer sends to web workers, through whichever queue.
 // It travels as JSON, in which `omittedRejections` is called `untold` and `omittedFiled` is called `untoldFiled`.
+import { parseResults, type EntryResult } from './plugin-entry.ts'
 import { parseSequences, type Sequences } from './sequences.ts'
 
 /** Why an entry of a batch was not applied. `trigger`: a trigger or an index of the database's owner refuses it. */
@@ -31,12 +32,42 @@ export interface Progress extends Sequences {
   readonly omittedRejections: readonly number[]
   /** Those of `omittedRejections` whose rejections were filed. */
   readonly omittedFiled?: readonly number[]
+  /**
+   * Outcomes of entries of plugins. Unlike all else these are only news: a stored sequence may have others, which its
+   * worker asks for (ResultRequest).
+   */
+  readonly results?: readonly EntryResult[]
+}
+
+/** What a worker tells and asks the consumer about the outcomes of its entries. It can be lost, and be repeated. */
+export interface ResultRequest {
+  readonly producer: string
+  /** Sequences of which it has all outcomes: they need not be kept any longer. */
+  readonly received: readonly number[]
+  /** Sequences that are stored and of which it lacks outcomes. */
+  readonly missing: readonly number[]
+}
+
+/** Parses a ResultRequest; undefined if the text is not one. */
+export function parseResultRequest (text: string): ResultRequest | undefined {
+  let value: unknown
+  try {
+    value = JSON.parse(text)
+  } catch {
+    return undefined
+  }
+  if (typeof value !== 'object' || value === null || !('producer' in value)) return undefined
+  const { producer } = value
+  if (typeof producer !== 'string' || !/^[0-9a-f-]{36}$/.test(producer)) return undefined
+  const received = 'received' in value ? parseNumbers(value.received) : []
+  return { producer, received, missing: 'missing' in value ? parseNumbers(value.missing) : [] }
 }
 
 /** A progress message as JSON. */
-export function encodeProgress ({ high, gaps, rejected, omittedRejections, omittedFiled }: Progress): string {
+export function encodeProgress (progress: Progress): string {
+  const { high, gaps, rejected, omittedRejections, omittedFiled, results } = progress
   const untoldFiled = omittedFiled === undefined ? {} : { untoldFiled: omittedFiled }
-  return JSON.stringify({ high, gaps, rejected, untold: omittedRejections, ...untoldFiled })
+  return JSON.stringify({ high, gaps, rejected, untold: omittedRejections, ...untoldFiled, results })
 }
 
 /** Parses a progress message; undefined if the text is not one. */
@@ -52,7 +83,8 @@ export function parseProgress (text: string): Progress | undefined {
   const rejected = 'rejected' in value && Array.isArray(value.rejected) ? value.rejected.filter(isRejection) : []
   const omittedRejections = 'untold' in value ? parseNumbers(value.untold) : []
   const omittedFiled = 'untoldFiled' in value ? { omittedFiled: parseNumbers(value.untoldFiled) } : {}
-  return { ...sequences, rejected, omittedRejections, ...omittedFiled }
+  const results = 'results' in value ? { results: parseResults(value.results) } : {}
+  return { ...sequences, rejected, omittedRejections, ...omittedFiled, ...results }
 }
 
 function parseNumbers (value: unknown): number[] {
