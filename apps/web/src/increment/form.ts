@@ -288,5 +288,6 @@ function looksLikeJson (body: Buffer): boolean {
 }
 
 function addJsonHint (error: RequestError): RequestError {
-  return new RequestError(error.code, `that looks like JSON; send foo=1&bar=-2 (${error.message})`)
+  const { code, statusCode } = error
+  return new RequestError({ code, statusCode, message: `that looks like JSON; send foo=1&bar=-2 (${error.message})` })
 }

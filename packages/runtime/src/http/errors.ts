@@ -1,6 +1,7 @@
 // Every error that a client can get: its code and status. Whoever refuses a request makes a RequestError, on any port;
 // error-reply.ts writes it.
 import { STATUS_CODES } from 'node:http'
+import type { EntryError, Json } from '@gearbox/protocol/plugin-entry.ts'
 
 /** 4xx and 503: nothing of the request was counted (GBX_TOTAL_OVERFLOW names the keys that were refused). */
 const statuses = {
@@ -28,6 +29,7 @@ const statuses = {
   GBX_HEADERS_TOO_LARGE: 431,
   GBX_INTERNAL: 500,
   GBX_NO_DATABASE: 503,
+  GBX_NO_PLUGIN: 503,
   GBX_OVERLOADED: 503,
   GBX_QUEUE_UNREACHABLE: 503,
   GBX_STOPPING: 503,
@@ -43,23 +45,31 @@ const noHeaders: ErrorHeaders = {}
 
 /** A reply that is an error. Its message is for the client: it says what to change, and echoes little. */
 export class RequestError extends Error {
-  readonly code: ErrorCode
+  /** One of the catalogue, or of a plugin. */
+  readonly code: ErrorCode | (string & {})
   readonly statusCode: number
+  /** What else the body says. */
+  readonly details: { readonly [name: string]: Json } | undefined
   /** Headers that this error has in addition to those of every error, such as `allow`. */
   readonly headers: ErrorHeaders
 
-  constructor (code: ErrorCode, message: string, headers: ErrorHeaders = noHeaders) {
-    super(message)
+  constructor (code: ErrorCode, message: string, headers?: ErrorHeaders)
+  /** @param ofPlugin an error that is not of the catalogue */
+  constructor (ofPlugin: EntryError)
+  constructor (error: ErrorCode | EntryError, message = '', headers: ErrorHeaders = noHeaders) {
+    const isOurs = typeof error === 'string'
+    super(isOurs ? message : error.message)
     this.name = 'RequestError'
-    this.code = code
-    this.statusCode = statuses[code]
+    this.code = isOurs ? error : error.code
+    this.statusCode = isOurs ? statuses[error] : error.statusCode
+    this.details = isOurs ? undefined : error.details
     this.headers = headers
   }
 
   /** The reply's body. */
   toJSON (): { statusCode: number, code: string, error: string, message: string } {
-    const { statusCode, code, message } = this
-    return { statusCode, code, error: STATUS_CODES[statusCode] ?? 'Error', message }
+    const { statusCode, code, message, details } = this
+    return { statusCode, code, error: STATUS_CODES[statusCode] ?? 'Error', message, ...details }
   }
 }
 
