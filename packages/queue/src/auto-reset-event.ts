@@ -3,8 +3,8 @@
 /**
  * An event that one waiter at a time can wait for, and that resets itself when the wait ends.
  *
- * Unset (at first, and after every wait). `up` sets it, and ends a wait. Set: the next wait ends at once, so that an
- * event that came while nobody waited is not lost; several before one wait are one.
+ * Unset (at first, and after every wait and `reset`). `up` sets it, and ends a wait. Set: the next wait ends at once,
+ * so that an event that came while nobody waited is not lost; several before one wait are one.
  */
 export class AutoResetEvent {
   #due = false
@@ -14,6 +14,13 @@ export class AutoResetEvent {
   up (): void {
     this.#due = true
     this.#resolve?.()
+  }
+
+  /** Unsets the event. @returns whether it was set */
+  reset (): boolean {
+    const due = this.#due
+    this.#due = false
+    return due
   }
 
   /** Resolves at the next `up`, after `ms` at the latest, or when `signal` aborts. One waiter at a time. */

@@ -1,7 +1,7 @@
 // The one test double of the queue: in this process's memory, for whoever tests what pushes to a queue.
 import { readHeader } from '@gearbox/protocol/batch.ts'
 import type { Origin } from './spool-file.ts'
-import type { Progress } from '@gearbox/protocol/progress.ts'
+import type { Progress, ResultRequest } from '@gearbox/protocol/progress.ts'
 import { ProducerQueue, QueueUnavailableError, type Polled } from './queue.ts'
 
 /** What happens to a push: it fails before or after the elements were appended, or finds the queue moved. */
@@ -11,6 +11,7 @@ type Misfortune = 'fail' | 'fail after' | 'move'
 interface Attempt {
   readonly elements: readonly Buffer[]
   readonly incarnation: string
+  readonly hurry: boolean
   readonly at: number
 }
 
@@ -34,6 +35,8 @@ export class MemoryQueue extends ProducerQueue {
   list: Buffer[] = []
   /** Every push that was tried, in order. */
   readonly attempts: Attempt[] = []
+  /** Every request about outcomes that was sent, in order. */
+  readonly requests: ResultRequest[] = []
   readonly #stored = new Map<string, Progress>()
   readonly #misfortunes: Misfortune[] = []
   #generation = 1
@@ -61,8 +64,8 @@ export class MemoryQueue extends ProducerQueue {
 
   async start (): Promise<void> {}
 
-  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
-    this.attempts.push({ elements, incarnation, at: performance.now() })
+  async push (elements: readonly Buffer[], incarnation: string, hurry = false): Promise<'pushed' | 'moved'> {
+    this.attempts.push({ elements, incarnation, hurry, at: performance.now() })
     if (this.#holding !== undefined) await new Promise<void>((resolve) => this.#holding?.push(resolve))
     else await new Promise((resolve) => setImmediate(resolve))
     if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
@@ -79,6 +82,11 @@ export class MemoryQueue extends ProducerQueue {
   async pollProgress (producer: string): Promise<Polled> {
     if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
     return { stored: this.#stored.get(producer), length: this.list.length }
+  }
+
+  async requestResults (request: ResultRequest): Promise<void> {
+    if (!this.#connected || this.#down) throw new QueueUnavailableError('cut')
+    this.requests.push(request)
   }
 
   async missing (producer: string, sequences: readonly number[]): Promise<ReadonlySet<number>> {
@@ -153,8 +161,8 @@ export class MemoryQueue extends ProducerQueue {
 
   /** Reports what is stored. @param received whether the event reaches anybody; polling does in any case */
   reportProgress (producer: string, stored: Partial<Progress> & { high: number }, { received = true } = {}): void {
-    const whole = { gaps: [], rejected: [], omittedRejections: [], ...stored }
+    const { results, ...whole } = { gaps: [], rejected: [], omittedRejections: [], ...stored }
     this.#stored.set(producer, whole)
-    if (received) this.emit('progress', producer, whole)
+    if (received) this.emit('progress', producer, results === undefined ? whole : { ...whole, results })
   }
 }

@@ -2,7 +2,7 @@
 // Redis, the embedded channel and memory.ts (for tests) keep these promises; test/conformance.ts checks them.
 import { EventEmitter } from 'node:events'
 import type { Owner } from '@gearbox/protocol/owner.ts'
-import type { Progress } from '@gearbox/protocol/progress.ts'
+import type { Progress, ResultRequest } from '@gearbox/protocol/progress.ts'
 import type { Sequences } from '@gearbox/protocol/sequences.ts'
 import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
 import type { Origin } from './spool-file.ts'
@@ -69,16 +69,24 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
 
   /**
    * Appends elements at the tail, in their order, all or none. One push at a time.
+   * @param hurry whether they ask for their commit at once: it ends the consumer's pause between two commits
    * @returns 'pushed' once the queue has them; 'moved' if `incarnation` is no longer the queue's: nothing was appended
    * @throws QueueUnavailableError they may or may not have been appended: push the same bytes again
    */
-  abstract push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'>
+  abstract push (elements: readonly Buffer[], incarnation: string, hurry?: boolean): Promise<'pushed' | 'moved'>
 
   /**
    * How far a producer's batches have come. Also notices a changed incarnation, whether or not a connection was closed.
    * @throws QueueUnavailableError
    */
   abstract pollProgress (producer: string): Promise<Polled>
+
+  /**
+   * Sends the consumer a request about outcomes of entries, of at most 1,000 sequences of each kind. It may be lost,
+   * also if this resolves.
+   * @throws QueueUnavailableError
+   */
+  abstract requestResults (request: ResultRequest): Promise<void>
 
   /** What is stored of a producer; undefined if the queue knows nothing of it. @throws QueueUnavailableError */
   async progress (producer: string): Promise<Progress | undefined> {
@@ -142,7 +150,11 @@ export interface ConsumerQueue {
    */
   acknowledge (elements: readonly Buffer[]): Promise<void>
 
-  /** Reports to producers what is stored of them. To report it again is harmless. @throws QueueUnavailableError */
+  /**
+   * Reports to producers what is stored of them. To report it again is harmless. Outcomes of entries are only in the
+   * message: who polls progress gets none.
+   * @throws QueueUnavailableError
+   */
   reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void>
 
   /** Forgets the progress of producers that are long gone. */
@@ -154,8 +166,23 @@ export interface ConsumerQueue {
    */
   reportTrouble (trouble: StoreTrouble | undefined): Promise<void>
 
-  /** Resolves when something may have been pushed, after `ms` at the latest, or when `signal` aborts. */
+  /**
+   * Resolves when something may have been pushed or a request about outcomes came, after `ms` at the latest, or when
+   * `signal` aborts.
+   */
   waitForPush (ms: number, signal: AbortSignal): Promise<void>
+
+  /**
+   * Resolves when something was pushed that asks for its commit at once and that `take` may not have returned yet,
+   * after `ms` at the latest, or when `signal` aborts. Never while `waitForPush` is waited for.
+   */
+  waitForHurry (ms: number, signal: AbortSignal): Promise<void>
+
+  /**
+   * The requests about outcomes of entries that came since the last call, at most one per producer. They come from
+   * whoever reaches the queue, and are bounded.
+   */
+  takeResultRequests (): ResultRequest[]
 
   /** Why the queue can't be used, in one line; undefined while it can, as far as is known without asking. */
   readonly unreachable: string | undefined

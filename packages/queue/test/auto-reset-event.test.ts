@@ -26,6 +26,15 @@ test('an up while nobody waits ends the next wait at once, and only that one', a
   expect(await took(wake.wait(50, never))).toBeGreaterThanOrEqual(45)
 })
 
+test('a reset says whether it was up, and the next wait is for another', async () => {
+  const wake = new AutoResetEvent()
+  expect(wake.reset()).toBe(false)
+  wake.up()
+  expect(wake.reset()).toBe(true)
+  expect(wake.reset()).toBe(false)
+  expect(await took(wake.wait(50, never))).toBeGreaterThanOrEqual(45)
+})
+
 test('an up that ended a wait does not end the next one as well', async () => {
   const wake = new AutoResetEvent()
   const waiting = wake.wait(longMs, never)

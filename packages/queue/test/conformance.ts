@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { until } from '@gearbox/test-kit/until.ts'
-import type { Progress } from '@gearbox/protocol/progress.ts'
+import type { Progress, ResultRequest } from '@gearbox/protocol/progress.ts'
 import { QueueUnavailableError, type ConsumerQueue, type ProducerQueue } from '../src/queue.ts'
 import { producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
@@ -47,6 +47,26 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
         const run = (await consumer.take()).map(String)
         return run.length >= count ? run : undefined
       })
+    }
+
+    /** Takes a run of so many elements and acknowledges it. */
+    async function acknowledgeAll (consumer: ConsumerQueue, count: number): Promise<void> {
+      await waiting(consumer, count)
+      await consumer.acknowledge(await consumer.take())
+    }
+
+    /** Resolves when the consumer hears what producers send: it may still be on its way to listening. */
+    async function listening ({ consumer }: QueueUnderTest, producer: ProducerQueue): Promise<void> {
+      await until('the consumer to listen', async () => {
+        await producer.requestResults({ producer: producerB, received: [], missing: [1] })
+        return consumer.takeResultRequests().length > 0
+      })
+      // Whoever hears this has heard all that was sent before.
+      await producer.requestResults({ producer: producerB, received: [], missing: [2] })
+      await until('the last', () => consumer.takeResultRequests().some(({ missing }) => missing.includes(2)))
+      const stop = new AbortController()
+      stop.abort()
+      await consumer.waitForPush(0, stop.signal)
     }
 
     function buffers (...texts: readonly string[]): Buffer[] {
@@ -222,6 +242,93 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       await wait
     })
 
+    test('a push that asks for its commit at once ends the wait for that, also behind others; others do not',
+      async () => {
+        const queue = await prepare()
+        const { consumer } = queue
+        const producer = await connected(queue)
+        push(producer, 'a').catch(() => {})
+        await waiting(consumer, 1)
+        await listening(queue, producer)
+        producer.push(buffers('b'), producer.incarnation ?? '', true).catch(() => {})
+        await consumer.waitForHurry(60_000, never)
+        await acknowledgeAll(consumer, 2)
+
+        push(producer, 'c').catch(() => {})
+        await waiting(consumer, 1)
+        const startedAt = performance.now()
+        await consumer.waitForHurry(30, never)
+        expect(performance.now() - startedAt).toBeGreaterThanOrEqual(25)
+        const stop = new AbortController()
+        const aborted = consumer.waitForHurry(60_000, stop.signal)
+        stop.abort()
+        await aborted
+      })
+
+    test('what asked for its commit at once and was taken does not ask again; what was not taken does', async () => {
+      const queue = await prepare()
+      const { consumer } = queue
+      const producer = await connected(queue)
+      await listening(queue, producer)
+      const texts = Array.from({ length: 300 }, (_, i) => String(i))
+      producer.push(texts.map((text) => Buffer.from(text)), producer.incarnation ?? '', true).catch(() => {})
+      await consumer.waitForPush(60_000, never)
+      await acknowledgeAll(consumer, 256)
+      await consumer.waitForHurry(60_000, never)
+      await acknowledgeAll(consumer, 44)
+      const startedAt = performance.now()
+      await consumer.waitForHurry(30, never)
+      expect(performance.now() - startedAt).toBeGreaterThanOrEqual(25)
+    })
+
+    test('requests about outcomes reach the consumer, one per producer, and wake it', async () => {
+      const queue = await prepare()
+      const { consumer } = queue
+      const producer = await connected(queue)
+      await listening(queue, producer)
+      expect(consumer.takeResultRequests()).toEqual([])
+      await producer.requestResults({ producer: producerA, received: [1, 2], missing: [3] })
+      await consumer.waitForPush(60_000, never)
+      expect(consumer.takeResultRequests()).toEqual([{ producer: producerA, received: [1, 2], missing: [3] }])
+      await producer.requestResults({ producer: producerA, received: [2], missing: [3, 5] })
+      await producer.requestResults({ producer: producerB, received: [], missing: [3] })
+      await producer.requestResults({ producer: producerA, received: [3], missing: [4] })
+      const found = new Map<string, ResultRequest>()
+      await until('all of them', () => {
+        for (const request of consumer.takeResultRequests()) {
+          const before = found.get(request.producer) ?? { received: [], missing: [] }
+          const received = [...new Set([...before.received, ...request.received])]
+          const missing = [...new Set([...before.missing, ...request.missing])].filter((seq) => !received.includes(seq))
+          found.set(request.producer, { producer: request.producer, received, missing })
+        }
+        return found.get(producerA)?.missing.includes(4)
+      })
+      expect([...found.values()]).toEqual([
+        { producer: producerA, received: [2, 3], missing: [5, 4] },
+        { producer: producerB, received: [], missing: [3] },
+      ])
+      expect(consumer.takeResultRequests()).toEqual([])
+    })
+
+    test('outcomes of entries come with a report, and are in no later answer to a poll', async () => {
+      const queue = await prepare()
+      const { consumer } = queue
+      const producer = await connected(queue)
+      const heard: Progress[] = []
+      producer.on('progress', (_producer, stored) => heard.push(stored))
+      const stored: Progress = { high: 7, gaps: [], rejected: [], omittedRejections: [] }
+      const results = [
+        { seq: 7, entry: 0, outcome: { result: { first: 1, text: 'ключ "\\ \u2028' } } },
+        { seq: 7, entry: 1, outcome: { error: { statusCode: 409, code: 'X', message: 'no', details: { left: 0 } } } },
+      ]
+      await until('the report', async () => {
+        await consumer.reportProgress(new Map([[producerA, { ...stored, results }]]))
+        return heard.length > 0
+      })
+      expect(heard[0]).toEqual({ ...stored, results })
+      expect(await producer.progress(producerA)).toEqual(stored)
+    })
+
     test('a wait without a push ends with its time or an abort', async () => {
       const { consumer } = await prepare()
       const startedAt = performance.now()
@@ -244,6 +351,8 @@ export function testQueue (name: string, prepare: () => Promise<QueueUnderTest>)
       await expect(producer.check()).rejects.toThrow(QueueUnavailableError)
       await expect(producer.progress(producerA)).rejects.toThrow(QueueUnavailableError)
       await expect(producer.length()).rejects.toThrow(QueueUnavailableError)
+      await expect(producer.requestResults({ producer: producerA, received: [], missing: [1] }))
+        .rejects.toThrow(QueueUnavailableError)
       const identified = once(producer, 'incarnation')
       await producer.start()
       await identified

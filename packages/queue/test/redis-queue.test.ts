@@ -218,6 +218,41 @@ test('a push wakes the consumer where the list was empty, and only there', async
   expect(heard).toEqual(['', '', 'last'])
 })
 
+test('a push that asks for its commit at once says so on the channel, whether or not the list was empty', async () => {
+  const queueName = randomUUID()
+  const keys = redisKeys(queueName)
+  const producer = await startProducer(server.url, queueName)
+  const listener = client(server)
+  const heard: string[] = []
+  listener.on('message', (_channel, message) => { heard.push(message) })
+  await listener.subscribe(keys.wake)
+  for (const hurry of [true, false, true]) {
+    expect(await producer.push(buffers('a'), producer.incarnation!, hurry)).toBe('pushed')
+  }
+  await client(server).publish(keys.wake, 'last')
+  await until('the last message', () => heard.includes('last'))
+  expect(heard).toEqual(['now', 'now', 'last'])
+})
+
+test('whatever a stranger publishes on the channel, a consumer wakes up and goes on', async () => {
+  const queueName = randomUUID()
+  const keys = redisKeys(queueName)
+  const consumer = await startConsumer(server.url, queueName)
+  const producer = await startProducer(server.url, queueName)
+  const stranger = client(server)
+  await until('the consumer to listen', async () => await stranger.publish(keys.wake, '') > 0)
+  for (const message of ['[', '{}', '"now"', `{"producer":"${producerA}","missing":"x"}`, 'x'.repeat(1_000_000)]) {
+    await stranger.publish(keys.wake, message)
+  }
+  await producer.requestResults({ producer: producerB, received: [], missing: [1] })
+  const requests = await until('the request', () => {
+    const found = consumer.takeResultRequests()
+    return found.some(({ producer }) => producer === producerB) ? found : undefined
+  })
+  expect(requests).toContainEqual({ producer: producerB, received: [], missing: [1] })
+  await consumer.waitForPush(60_000, new AbortController().signal)
+})
+
 test('a consumer whose owner Redis lost does not sleep before what is there', async () => {
   const redis = await ownServer()
   const producer = await startProducer(redis.url, 'gearbox')

@@ -6,11 +6,12 @@ import { createServer, type Server, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { frame, readFrames, uint32, unpackElements, writeFrame } from './frames.ts'
 import type { Owner } from '@gearbox/protocol/owner.ts'
-import { type Progress, encodeProgress } from '@gearbox/protocol/progress.ts'
+import { encodeProgress, type Progress, type ResultRequest } from '@gearbox/protocol/progress.ts'
 import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
 import { runBytesMax, runElementsMax, type ConsumerQueue } from '../queue.ts'
 import { makeSocketDirectory } from './socket-directory.ts'
 import { AutoResetEvent } from '../auto-reset-event.ts'
+import { ResultRequests } from '../result-requests.ts'
 
 /**
  * How often the socket's path is checked. Programs that tidy up the temporary directory remove what looks old, and the
@@ -45,6 +46,9 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   #pathCheck: NodeJS.Timeout | undefined
   readonly #workers = new Set<Socket>()
   readonly #pushed = new AutoResetEvent()
+  /** What was pushed since the last take asks for its commit at once. */
+  readonly #hurried = new AutoResetEvent()
+  readonly #requests = new ResultRequests()
   readonly #stored = new Map<string, string>()
   #entries: Array<{ readonly element: Buffer, readonly push: Push }> = []
   #trouble: StoreTrouble | undefined
@@ -90,11 +94,13 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   async take (): Promise<Buffer[]> {
     const run: Buffer[] = []
     let bytes = 0
+    const hurried = this.#hurried.reset()
     for (const { element } of this.#entries) {
       bytes += element.length
       if (run.length === runElementsMax || (run.length > 0 && bytes > runBytesMax)) break
       run.push(element)
     }
+    if (hurried && run.length < this.#entries.length) this.#hurried.up()
     return run
   }
 
@@ -110,7 +116,9 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
     if (stored.size === 0) return
     const progress = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
-    for (const [producer, text] of Object.entries(progress)) this.#stored.set(producer, text)
+    for (const [producer, { results, ...value }] of stored) {
+      this.#stored.set(producer, results === undefined ? progress[producer]! : encodeProgress(value))
+    }
     const payload = Buffer.from(JSON.stringify(progress))
     for (const worker of this.#workers) if (worker.writable) writeFrame(worker, frame.progress, payload)
   }
@@ -127,6 +135,14 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
 
   async waitForPush (ms: number, signal: AbortSignal): Promise<void> {
     if (this.#entries.length === 0) await this.#pushed.wait(ms, signal)
+  }
+
+  async waitForHurry (ms: number, signal: AbortSignal): Promise<void> {
+    await this.#hurried.wait(ms, signal)
+  }
+
+  takeResultRequests (): ResultRequest[] {
+    return this.#requests.take()
   }
 
   /** Resolves when no worker is connected: after the parent's death the consumer stays for its workers' last flush. */
@@ -194,11 +210,17 @@ export class EmbeddedConsumerQueue implements ConsumerQueue {
   }
 
   #received (socket: Socket, type: number, payload: Buffer): void {
+    if (type === frame.resultRequest) {
+      this.#requests.add(payload.toString())
+      this.#pushed.up()
+      return
+    }
     const id = payload.readUInt32BE()
-    if (type === frame.push) {
+    if (type === frame.push || type === frame.hurriedPush) {
       const elements = unpackElements(payload.subarray(4))
       const push: Push = { socket, id, waiting: elements.length }
       for (const element of elements) this.#entries.push({ element, push })
+      if (type === frame.hurriedPush) this.#hurried.up()
       this.#pushed.up()
     } else if (type === frame.poll) {
       const stored = this.#stored.get(payload.toString('latin1', 4)) ?? ''

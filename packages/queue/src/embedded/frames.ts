@@ -19,6 +19,10 @@ export const frame = {
   database: 7,
   /** consumer → worker: JSON, why nothing can be stored; nothing: it can be again */
   trouble: 8,
+  /** worker → consumer: as `push`; what is pushed asks for its commit at once */
+  hurriedPush: 9,
+  /** worker → consumer: JSON, a request about outcomes of entries */
+  resultRequest: 10,
 } as const
 
 const headBytes = 5

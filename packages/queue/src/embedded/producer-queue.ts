@@ -3,7 +3,7 @@ import { connect, type Socket } from 'node:net'
 import { dirname } from 'node:path'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { frame, packElements, readFrames, uint32, writeFrame } from './frames.ts'
-import { parseProgress } from '@gearbox/protocol/progress.ts'
+import { parseProgress, type ResultRequest } from '@gearbox/protocol/progress.ts'
 import { parseTrouble } from '@gearbox/protocol/trouble.ts'
 import { connecting, ProducerQueue, QueueUnavailableError, type Polled, type StoreFailure } from '../queue.ts'
 import { requireOwnDirectory } from './socket-directory.ts'
@@ -74,20 +74,24 @@ export class EmbeddedProducerQueue extends ProducerQueue {
     this.#connect()
   }
 
-  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
+  async push (elements: readonly Buffer[], incarnation: string, hurry = false): Promise<'pushed' | 'moved'> {
     const socket = this.#requireSocket()
     if (this.#incarnation !== incarnation) return 'moved'
     const id = this.#nextId()
     // No timeout: a consumer whose disk is full answers when it can, and one that dies closes the socket.
     await new Promise<void>((resolve, reject) => {
       this.#pushes.set(id, { resolve, reject })
-      writeFrame(socket, frame.push, uint32(id), ...packElements(elements))
+      writeFrame(socket, hurry ? frame.hurriedPush : frame.push, uint32(id), ...packElements(elements))
     })
     return 'pushed'
   }
 
   async pollProgress (producer: string): Promise<Polled> {
     return await this.#poll(producer)
+  }
+
+  async requestResults (request: ResultRequest): Promise<void> {
+    writeFrame(this.#requireSocket(), frame.resultRequest, Buffer.from(JSON.stringify(request)))
   }
 
   /** None: a push is answered when its batches are committed. */

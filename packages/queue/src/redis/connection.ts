@@ -18,7 +18,10 @@ export interface RedisKeys {
   readonly stored: string
   /** Why the consumer can't store until a person puts it right; expires unless it is reported again. */
   readonly trouble: string
-  /** Channel: something was pushed. */
+  /**
+   * Channel: something was pushed (an empty message), or something that asks for its commit at once (hurryMessage), or
+   * a request about outcomes (its JSON). A consumer of a release before wakes up at all of them.
+   */
   readonly wake: string
   /** Channel: progress of producers. */
   readonly progress: string
@@ -39,6 +42,9 @@ export function redisKeys (queueName: string, partition = 0): RedisKeys {
   }
 }
 
+/** On the wake channel: something was pushed that asks for its commit at once. */
+export const hurryMessage = 'now'
+
 /** A URL as it may be shown: without user and password. */
 export function shownUrl (url: string): string {
   return parseRedisUrl(url).shown
@@ -53,7 +59,8 @@ const reconnectMs = { first: 50, most: 1000 }
 declare module 'ioredis' {
   interface Redis {
     gearboxPush (
-      generationKey: string, batchesKey: string, generation: string, wake: string, ...elements: readonly Buffer[]
+      generationKey: string, batchesKey: string, generation: string, wake: string, message: string,
+      ...elements: readonly Buffer[]
     ): Promise<number>
     gearboxTakeBuffer (
       ownerKey: string, batchesKey: string, owner: string,

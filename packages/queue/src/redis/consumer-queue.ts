@@ -4,15 +4,17 @@ import { ReplyError, type Redis } from 'ioredis'
 import type { Logger } from 'pino'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { ownerText, parseOwner, SupersededError, type Owner } from '@gearbox/protocol/owner.ts'
-import { parseProgress, type Progress, encodeProgress } from '@gearbox/protocol/progress.ts'
+import { encodeProgress, parseProgress, type Progress, type ResultRequest } from '@gearbox/protocol/progress.ts'
 import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
 import { elementBytesMax, QueueUnavailableError, runBytesMax, runElementsMax, type ConsumerQueue } from '../queue.ts'
 import { betterReason, explainRedisError } from './errors.ts'
 import {
-  ask, askAll, createConnection, readServer, redisKeys, shownUrl, Subscription, warnOfSettings, type RedisKeys,
+  ask, askAll, createConnection, hurryMessage, readServer, redisKeys, shownUrl, Subscription, warnOfSettings,
+  type RedisKeys,
 } from './connection.ts'
 import type { RedisQueueOptions } from './producer-queue.ts'
 import { AutoResetEvent } from '../auto-reset-event.ts'
+import { ResultRequests } from '../result-requests.ts'
 
 /** Fields that one command deletes, at most: each is an argument, and a call takes only so many. */
 const forgetMax = 1000
@@ -69,6 +71,9 @@ export class RedisConsumerQueue implements ConsumerQueue {
   /** Wakes the consumer at a push. Without it a commit is delayed until the next poll. */
   readonly #subscription: Subscription
   readonly #pushed = new AutoResetEvent()
+  /** What was pushed since the last take asks for its commit at once. */
+  readonly #hurried = new AutoResetEvent()
+  readonly #requests = new ResultRequests()
   #owner: Owner | undefined
   #length = 0
   #durable = false
@@ -84,7 +89,8 @@ export class RedisConsumerQueue implements ConsumerQueue {
     this.#redis = createConnection(url, logger, (reason) => {
       this.#unreachable = betterReason(this.#unreachable, reason)
     })
-    this.#subscription = new Subscription(url, this.#keys.wake, logger, () => this.#pushed.up(), warnOfSettings)
+    const onMessage = (message: string): void => this.#woken(message)
+    this.#subscription = new Subscription(url, this.#keys.wake, logger, onMessage, warnOfSettings)
     this.#redis.on('ready', () => {
       // As long as it loads its data, INFO is not answered either.
       this.#readSettings().catch((error: unknown) => {
@@ -137,10 +143,13 @@ export class RedisConsumerQueue implements ConsumerQueue {
 
   async take (): Promise<Buffer[]> {
     const owner = this.#requireOwner()
+    // Before the question: what is pushed after the answer was made must not be forgotten.
+    const hurried = this.#hurried.reset()
     const [found, length, ...elements] = await ask(this.#redis.gearboxTakeBuffer(
       this.#keys.owner, this.#keys.batches, ownerText(owner), runElementsMax, runBytesMax, elementBytesMax
     ))
     this.#length = length
+    if (hurried && length > elements.length) this.#hurried.up()
     if (found.toString() === ownerText(owner)) return elements
     await this.#stayOwner(found.toString())
     return []
@@ -158,9 +167,13 @@ export class RedisConsumerQueue implements ConsumerQueue {
 
   async reportProgress (stored: ReadonlyMap<string, Progress>): Promise<void> {
     if (stored.size === 0) return
-    const fields = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
+    const news = Object.fromEntries(Array.from(stored, ([producer, value]) => [producer, encodeProgress(value)]))
+    const fields = { ...news }
+    for (const [producer, { results, ...value }] of stored) {
+      if (results !== undefined) fields[producer] = encodeProgress(value)
+    }
     // Published first: at maxmemory HSET is refused and PUBLISH is not.
-    const message = JSON.stringify(fields)
+    const message = JSON.stringify(news)
     await askAll(this.#redis.pipeline().publish(this.#keys.progress, message).hset(this.#keys.stored, fields))
   }
 
@@ -188,9 +201,23 @@ export class RedisConsumerQueue implements ConsumerQueue {
     if (this.#length === 0) await this.#pushed.wait(ms, signal)
   }
 
+  async waitForHurry (ms: number, signal: AbortSignal): Promise<void> {
+    await this.#hurried.wait(ms, signal)
+  }
+
+  takeResultRequests (): ResultRequest[] {
+    return this.#requests.take()
+  }
+
   async close (): Promise<void> {
     this.#redis.disconnect()
     this.#subscription.close()
+  }
+
+  #woken (message: string): void {
+    if (message === hurryMessage) this.#hurried.up()
+    else if (message !== '') this.#requests.add(message)
+    this.#pushed.up()
   }
 
   async #readSettings (): Promise<void> {

@@ -3,13 +3,13 @@ import { randomUUID } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Logger } from 'pino'
 import { databaseOf } from '@gearbox/protocol/owner.ts'
-import { parseProgress } from '@gearbox/protocol/progress.ts'
+import { parseProgress, type ResultRequest } from '@gearbox/protocol/progress.ts'
 import {
   connecting, ProducerQueue, QueueUnavailableError, runBytesMax, runElementsMax, type Polled,
 } from '../queue.ts'
 import {
-  ask, askAll, createConnection, parseRunId, readServer, redisKeys, shownUrl, Subscription, warnOfSettings,
-  type RedisKeys,
+  ask, askAll, createConnection, hurryMessage, parseRunId, readServer, redisKeys, shownUrl, Subscription,
+  warnOfSettings, type RedisKeys,
 } from './connection.ts'
 import { betterReason, explainRedisError } from './errors.ts'
 import { redisQueueName, type Origin } from '../spool-file.ts'
@@ -97,11 +97,12 @@ export class RedisProducerQueue extends ProducerQueue {
     this.#subscription.start()
   }
 
-  async push (elements: readonly Buffer[], incarnation: string): Promise<'pushed' | 'moved'> {
+  async push (elements: readonly Buffer[], incarnation: string, hurry = false): Promise<'pushed' | 'moved'> {
     if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
     if (this.incarnation !== incarnation || this.#generation === undefined) return 'moved'
     const { generation, batches, wake } = this.#keys
-    const pushed = await ask(this.#redis.gearboxPush(generation, batches, this.#generation, wake, ...elements))
+    const message = hurry ? hurryMessage : ''
+    const pushed = await ask(this.#redis.gearboxPush(generation, batches, this.#generation, wake, message, ...elements))
     if (pushed === 1) return 'pushed'
     await this.#adoptGeneration()
     return 'moved'
@@ -116,6 +117,11 @@ export class RedisProducerQueue extends ProducerQueue {
     const moved = generation !== this.#generation || runId !== this.#runId
     if (this.#runId !== undefined && moved) await this.#adoptGeneration(runId)
     return { stored: typeof text === 'string' ? parseProgress(text) : undefined, length: Number(length) }
+  }
+
+  async requestResults (request: ResultRequest): Promise<void> {
+    if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
+    await ask(this.#redis.publish(this.#keys.wake, JSON.stringify(request)))
   }
 
   async missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>> {
