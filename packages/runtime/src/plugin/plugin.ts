@@ -51,6 +51,12 @@ export interface PluginFinding {
   readonly right: boolean
 }
 
+/** A plugin that was loaded, with what its settings say. */
+export interface LoadedPlugin {
+  readonly plugin: Plugin
+  readonly settings: ValuesOf<Schema>
+}
+
 /** A plugin, with the types of its settings taken from their rows. */
 export function definePlugin<const S extends Schema = Record<never, never>> (plugin: Plugin<S>): Plugin<S> {
   return plugin
@@ -162,8 +168,15 @@ export interface ConsumerPart<Settings> {
    * @throws refuse(…) for an entry that can't be applied: nothing of it is kept, and its client gets that error
    */
   readonly apply?: (entry: AppliedEntry, context: ConsumerContext<Settings>) => Json
-  /** Called after the sums of a run were added, in the same transaction, with exactly what was added. */
+  /**
+   * Called after the sums of a run were added, in the same transaction, with exactly what was added. If it throws,
+   * nothing of the run is stored, and it is tried again until it does not throw.
+   */
   readonly afterSums?: (run: AppliedRun, context: ConsumerContext<Settings>) => void
+  /**
+   * Called after a total was corrected, in the same transaction. If it throws, the correction is not made.
+   */
+  readonly afterCorrection?: (correction: Correction, context: ConsumerContext<Settings>) => void
   /** Called after a commit, outside of it, at most once per commit: a hint, which a crash can swallow. */
   readonly afterCommit?: (changes: Changes, context: Omit<ConsumerContext<Settings>, 'database' | 'now'>) => void
 }
@@ -190,6 +203,13 @@ export interface AppliedSums {
 /** What a run added, in its order; an idempotent request is sums of its own. */
 export interface AppliedRun {
   readonly sums: readonly AppliedSums[]
+}
+
+/** A total that was set or removed; undefined: there is no row. */
+export interface Correction {
+  readonly key: string
+  readonly before: bigint | undefined
+  readonly after: bigint | undefined
 }
 
 /** What a commit changed. */
