@@ -4,7 +4,7 @@ import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { Agent } from 'node:http'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
-import { postWith } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import type { Pause } from './event-loop-probe.ts'
 import { keyOf } from './keys.ts'
@@ -67,15 +67,15 @@ async function fill (server: Server, file: string): Promise<Pending> {
   }
 
   // The first request is flushed at once; from then on all wait for the interval.
-  await postWith(agent, url, 'first=1')
+  await post(url, 'first=1', {}, agent)
   await flushed()
   await longestPause()
   const memory = [{ keys: 0, bytes: residentBytes(pid, 'VmRSS') }]
   let keys = 0
   for (const upTo of [1000, 100_000, keysMost]) {
     for (; keys < upTo; keys += pairs) {
-      const status = await postWith(agent, url,
-        Array.from({ length: pairs }, (_, i) => `${keyOf(keys + i, keysMost)}=1`).join('&'))
+      const body = Array.from({ length: pairs }, (_, i) => `${keyOf(keys + i, keysMost)}=1`).join('&')
+      const { status } = await post(url, body, {}, agent)
       if (status !== 202) throw new Error(`filling the worker: status ${status}`)
     }
     memory.push({ keys, bytes: residentBytes(pid, 'VmRSS') })

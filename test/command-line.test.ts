@@ -3,8 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { chmodSync, copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { post, SlowRequest } from '@gearbox/test-kit/client.ts'
 import {
-  endWithTest, listening, listProcesses, post, Program, readTotals, root, SlowRequest, startAll,
+  endWithTest, listening, listProcesses, Program, readTotals, root, startAll,
 } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'

@@ -7,9 +7,8 @@ import { connect, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
-import {
-  endWithTest, listening, Load, post, postWith, Program, readTotals, startAll,
-} from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, listening, Load, Program, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -41,7 +40,7 @@ async function stop (...programs: readonly Program[]): Promise<void> {
 
 /** POST on its own connection: which of the workers on a port gets it, the kernel decides by the connection. */
 async function postAnew (url: string, body: string, headers: Record<string, string> = {}): Promise<number> {
-  return await postWith(false, url, body, headers)
+  return (await post(url, body, headers)).status
 }
 
 test('workers share a port, their batches wait in Redis as readable JSON, and a consumer started later ' +

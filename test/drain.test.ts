@@ -4,7 +4,8 @@ import { Agent } from 'node:http'
 import { join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { drain } from '@gearbox/runtime/process/shutdown.ts'
-import { endWithTest, listening, post, postWith, Program, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, listening, Program, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -57,14 +58,15 @@ test('under npm start all goes on for DRAIN_MS, but /readyz is 503, and then it 
     const gearbox = endWithTest(await startAll({ DATABASE_PATH: databasePath, DRAIN_MS: String(drainMs) }))
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
     onTestFinished(() => agent.destroy())
-    expect(await postWith(agent, `${gearbox.url}/increment`, 'foo=1')).toBe(204)
+    expect((await post(`${gearbox.url}/increment`, 'foo=1', {}, agent)).status).toBe(204)
     expect((await readyz(gearbox.url)).status).toBe(200)
     const stoppedAt = performance.now()
     gearbox.kill('SIGTERM')
     await draining(gearbox.url)
     let counted = 1n
     while (performance.now() < stoppedAt + drainMs - 2500) {
-      expect(await postWith(agent, `${gearbox.url}/increment?ack=stored`, 'foo=1'), 'on a kept connection').toBe(204)
+      const kept = await post(`${gearbox.url}/increment?ack=stored`, 'foo=1', {}, agent)
+      expect(kept.status, 'on a kept connection').toBe(204)
       expect((await post(gearbox.url, 'foo=1', { connection: 'close' })).status, 'on a new connection').toBe(204)
       counted += 2n
       expect((await readyz(gearbox.url)).status).toBe(503)

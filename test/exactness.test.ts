@@ -6,9 +6,8 @@ import Database from 'better-sqlite3'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
-import {
-  endWithTest, Program, readTotals, replyTo, startAll, startCommand,
-} from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, Program, readTotals, startAll, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -121,7 +120,7 @@ async function send (url: string, { query, body, idempotencyKey, sends }: Prepar
 }>> {
   const headers = idempotencyKey === undefined ? {} : { 'idempotency-key': idempotencyKey }
   return await Promise.all(Array.from({ length: sends },
-    async () => await replyTo(false, `${url}/increment?${query}`, body, headers)))
+    async () => await post(`${url}/increment?${query}`, body, headers)))
 }
 
 /** Keys of a run: no other run has them, and no two are the same. */
@@ -294,8 +293,7 @@ test('a stored request is in the database when its answer comes, and so is a que
   'embedded queue', async () => {
   const { gearbox, databasePath } = await startMode('the embedded queue', 'auto')
   for (let i = 1; i <= 50; i++) {
-    const { status } = await replyTo(false, `${gearbox.url}/increment?ack=${i % 2 === 0 ? 'stored' : 'queued'}`,
-      'foo=1')
+    const { status } = await post(`${gearbox.url}/increment?ack=${i % 2 === 0 ? 'stored' : 'queued'}`, 'foo=1')
     expect(status).toBe(204)
     expect(readTotals(databasePath).get('foo')).toBe(BigInt(i))
   }
@@ -304,7 +302,7 @@ test('a stored request is in the database when its answer comes, and so is a que
 test('a stored request is in the database when its answer comes, with Redis', async () => {
   const { gearbox, databasePath } = await startMode('Redis', 'auto')
   for (let i = 1; i <= 30; i++) {
-    expect((await replyTo(false, `${gearbox.url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
+    expect((await post(`${gearbox.url}/increment?ack=stored`, 'foo=1')).status).toBe(204)
     expect(readTotals(databasePath).get('foo')).toBe(BigInt(i))
   }
 })
@@ -313,7 +311,7 @@ test('what was accepted in memory reaches the database within the flush interval
   'further request', async () => {
   const { gearbox, databasePath } = await startMode('the embedded queue', '300')
   for (let i = 1; i <= 4; i++) {
-    expect((await replyTo(false, `${gearbox.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
+    expect((await post(`${gearbox.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
     const sentAt = performance.now()
     await until('the total', () => readTotals(databasePath).get('foo') === BigInt(i))
     expect(performance.now() - sentAt).toBeLessThan(2000)
@@ -323,7 +321,7 @@ test('what was accepted in memory reaches the database within the flush interval
 test('an idempotent request that was refused, repeated, and tried again by hand counts whole and once', async () => {
   const { gearbox, databasePath } = await startMode('the embedded queue', 'auto')
   const add = async (body: string, headers: Record<string, string> = {}): Promise<{ status: number, text: string }> =>
-    await replyTo(false, `${gearbox.url}/increment?ack=stored`, body, headers)
+    await post(`${gearbox.url}/increment?ack=stored`, body, headers)
   expect((await add(`foo=${int64Max}`)).status).toBe(204)
   for (let repeats = 1; repeats <= 3; repeats++) {
     const { status, text } = await add('foo=10&bar=1', { 'idempotency-key': 'k' })

@@ -4,8 +4,9 @@ import { copyFileSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 
 import { dirname, join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
+import { post, SlowRequest } from '@gearbox/test-kit/client.ts'
 import {
-  endWithTest, listening, Load, post, Program, readTotals, SlowRequest, startAll, startCommand, type ProgramOptions,
+  endWithTest, listening, Load, Program, readTotals, startAll, startCommand, type ProgramOptions,
 } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'

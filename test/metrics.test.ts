@@ -1,7 +1,8 @@
 // What an operator sees of a running Gearbox: /metrics and the metrics in its log.
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { endWithTest, Load, postWith, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, Load, Program, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -68,9 +69,9 @@ test.each(['the embedded queue', 'Redis'])('one scrape shows every worker and th
   const gearbox = await start(queue, { WEB_WORKERS: '3' })
   const posts = 45
   const statuses = await Promise.all(Array.from({ length: posts },
-    async (_, i) => await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&bar=2&key${i}=3`)))
+    async (_, i) => (await post(`${gearbox.url}/increment?ack=stored`, `foo=1&bar=2&key${i}=3`)).status))
   expect(statuses).toEqual(Array(posts).fill(204))
-  expect(await postWith(false, `${gearbox.url}/increment`, 'foo=x')).toBe(400)
+  expect((await post(`${gearbox.url}/increment`, 'foo=x')).status).toBe(400)
 
   const { types, samples } = await scrape(gearbox.url)
   expect(names.filter((name) => !types.has(name))).toEqual([])
@@ -98,7 +99,7 @@ test('under npm start, METRICS_PORT shows the same as the workers\' port', async
   const port = await freePort()
   const gearbox = await start('the embedded queue', { METRICS_PORT: String(port) })
   for (let i = 0; i < 10; i++) {
-    expect(await postWith(false, `${gearbox.url}/increment?ack=stored`, `foo=1&key${i}=3`)).toBe(204)
+    expect((await post(`${gearbox.url}/increment?ack=stored`, `foo=1&key${i}=3`)).status).toBe(204)
   }
   await until('the keys to be counted', async () => (await scrape(gearbox.url)).samples.get('gearbox_keys') === 11)
   const [own, shared] = [await scrape(`http://127.0.0.1:${port}`), await scrape(gearbox.url)]
@@ -142,7 +143,7 @@ test('lag grows while nothing can be stored, and is gone afterwards', async () =
   const [consumer] = gearbox.children('apps/consumer')
   process.kill(consumer!.pid, 'SIGSTOP')
   onTestFinished(() => { if (gearbox.children('apps/consumer').length > 0) process.kill(consumer!.pid, 'SIGCONT') })
-  expect(await postWith(false, `${gearbox.url}/increment?ack=memory`, 'foo=1')).toBe(202)
+  expect((await post(`${gearbox.url}/increment?ack=memory`, 'foo=1')).status).toBe(202)
   await until('half a second of lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds')! > 0.5)
   process.kill(consumer!.pid, 'SIGCONT')
   await until('no lag', async () => (await scrape(gearbox.url)).samples.get('gearbox_lag_seconds') === 0)
@@ -198,23 +199,23 @@ test('the line of metrics counts requests and increments of the same replies', a
     gearbox.logged().filter((entry) => 'requestsPerBatch' in entry).reduce((sum, line) => sum + Number(line[name]), 0)
   const url = `${gearbox.url}/increment?ack=stored`
   const statuses: number[] = []
-  for (let i = 0; i < 10; i++) statuses.push(await postWith(false, url, 'a=1&b=2&c=3'))
-  statuses.push(await postWith(false, `${gearbox.url}/increment?ack=memory`, 'a=1&b=2'))
-  statuses.push(await postWith(false, url, `big=${2n ** 63n - 1n}`))
+  for (let i = 0; i < 10; i++) statuses.push((await post(url, 'a=1&b=2&c=3')).status)
+  statuses.push((await post(`${gearbox.url}/increment?ack=memory`, 'a=1&b=2')).status)
+  statuses.push((await post(url, `big=${2n ** 63n - 1n}`)).status)
   expect(statuses).toEqual([...Array<number>(10).fill(204), 202, 204])
   // Repeats of one that waits add nothing, but have their replies.
   expect(await Promise.all(Array.from({ length: 4 },
-    async () => await postWith(false, url, 'k=1&l=1', { 'idempotency-key': 'same' })))).toEqual(Array(4).fill(204))
+    async () => (await post(url, 'k=1&l=1', { 'idempotency-key': 'same' })).status))).toEqual(Array(4).fill(204))
   // None of these is a reply that promises anything: what was accepted and then refused, what was not accepted, what
   // counts nothing.
-  expect(await postWith(false, url, 'big=1&other=1')).toBe(422)
-  expect(await postWith(false, url, 'a=x')).toBe(400)
+  expect((await post(url, 'big=1&other=1')).status).toBe(422)
+  expect((await post(url, 'a=x')).status).toBe(400)
   const preflight = await fetch(url,
     { method: 'OPTIONS', headers: { origin: 'https://friend.example', 'access-control-request-method': 'POST' } })
   expect(preflight.status).toBe(204)
   await until('all in the log', () => count('requests') >= 16 && count('increments') >= 41)
   // What comes later is in a later line.
-  expect(await postWith(false, url, 'last=1')).toBe(204)
+  expect((await post(url, 'last=1')).status).toBe(204)
   await until('the last one too', () => count('requests') >= 17)
   expect([count('requests'), count('increments')]).toEqual([17, 42])
 })

@@ -11,9 +11,8 @@ import Database from 'better-sqlite3'
 import { Redis } from 'ioredis'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { Store } from '@gearbox/consumer/store/store.ts'
-import {
-  endWithTest, listening, post, Program, readTotals, root, startAll, startCommand,
-} from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, listening, Program, readTotals, root, startAll, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'

@@ -1,7 +1,8 @@
 // `npm start` as a newcomer meets it.
 import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
-import { post, readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { readTotals, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'

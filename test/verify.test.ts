@@ -4,7 +4,8 @@ import { dirname, join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { readDatabaseUuid, writeSpool } from '@gearbox/web/deliver/spool.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
-import { endWithTest, listening, post, postWith, Program, startAll, startCommand } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, listening, Program, startAll, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
@@ -138,7 +139,7 @@ test('workers that share a port are asked on the METRICS_PORT of each, and the s
       { ...env, METRICS_PORT: String(port) })))))
   await consumer.printed(/consuming from/)
   const { url } = webs[0]!
-  for (let i = 0; i < 30; i++) expect(await postWith(false, `${url}/increment?ack=stored`, 'a=1')).toBe(204)
+  for (let i = 0; i < 30; i++) expect((await post(`${url}/increment?ack=stored`, 'a=1')).status).toBe(204)
 
   const shared = await verify(env)
   expect(shared.code).toBe(1)

@@ -3,7 +3,8 @@ import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileS
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, post, postWith, readTotals } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { Load, readTotals } from '@gearbox/test-kit/gearbox.ts'
 import { metric } from '@gearbox/test-kit/metrics.ts'
 import { makePlaceFor, modes, query, runCommand, startGearbox, stop } from './fixtures.ts'
 
@@ -14,7 +15,7 @@ describe.each(modes)('with %s', (mode) => {
     const [load, url] = [new Load(gearbox.url), `${gearbox.url}/increment`]
     // Both halves of a request are in one batch, which a moment has whole or not at all.
     const counting = new AbortController()
-    const pairs = (async () => { while (!counting.signal.aborted) await postWith(false, url, 'left=1&right=-1') })()
+    const pairs = (async () => { while (!counting.signal.aborted) await post(url, 'left=1&right=-1') })()
     await load.more(300)
     const least = readTotals(place.databasePath)
     const commits = await metric(gearbox.url, 'gearbox_commit_duration_seconds_count')
@@ -65,9 +66,9 @@ test('a copy ends although commits never do', async () => {
   const place = await makePlaceFor('the embedded queue', { COMMIT_INTERVAL_MS: '0' })
   const gearbox = await startGearbox(place)
   const filler = 'x'.repeat(200)
-  await Promise.all(Array.from({ length: 100 },
-    async (_, i) => await postWith(false, `${gearbox.url}/increment`,
-      Array.from({ length: 250 }, (_, j) => `${filler}${i}-${j}=1`).join('&'))))
+  await Promise.all(Array.from({ length: 100 }, async (_, i) => {
+    await post(gearbox.url, Array.from({ length: 250 }, (_, j) => `${filler}${i}-${j}=1`).join('&'))
+  }))
   const load = new Load(gearbox.url, 'busy', 6)
   await load.more(100)
   const startedAt = performance.now()

@@ -2,7 +2,8 @@
 // elements that are no batches.
 import { randomUUID } from 'node:crypto'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { Load, postWith, readTotals, replyTo, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { Load, readTotals, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { metric } from '@gearbox/test-kit/metrics.ts'
 import { TcpProxy } from '@gearbox/test-kit/tcp-proxy.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
@@ -17,7 +18,7 @@ async function once (url: string, key: string, more: {
   readonly apiKey?: string
   readonly value?: number
 } = {}): Promise<{ status: number, text: string }> {
-  return await replyTo(false, `${url}/increment?ack=stored`, `${encodeURIComponent(key)}=${more.value ?? 1}`, {
+  return await post(`${url}/increment?ack=stored`, `${encodeURIComponent(key)}=${more.value ?? 1}`, {
     'idempotency-key': key.replaceAll(' ', '-'),
     ...(more.apiKey === undefined ? {} : { authorization: `Bearer ${more.apiKey}` }),
   })
@@ -53,7 +54,7 @@ test('junk and half of a batch pushed by others, under load: set aside, and noth
     await client.lpush(batchesKey, element)
     await load.more(10)
   }
-  expect((await postWith(false, `${gearbox.url}/increment?ack=stored`, 'behind=1'))).toBe(204)
+  expect(((await post(`${gearbox.url}/increment?ack=stored`, 'behind=1')).status)).toBe(204)
   expect(await metric(gearbox.url, 'gearbox_rejected_total')).toBeGreaterThanOrEqual(junk.length - 1)
   await stopAndExpectExact(gearbox, place, load)
   expect(query(place.databasePath, 'SELECT DISTINCT reason FROM rejected')).toEqual([{ reason: 'unreadable' }])
@@ -158,7 +159,7 @@ test('an Idempotency-Key counts once whatever Authorization comes with it where 
   const gearbox = await startGearbox(free)
   for (const authorization of [undefined, 'Bearer alice', 'bearer bob', 'Basic YWxpY2U6', '']) {
     const headers = { 'idempotency-key': 'k', ...(authorization === undefined ? {} : { authorization }) }
-    expect((await replyTo(false, `${gearbox.url}/increment?ack=stored`, 'a=1', headers)).status,
+    expect((await post(`${gearbox.url}/increment?ack=stored`, 'a=1', headers)).status,
       authorization).toBe(204)
   }
   await stop(gearbox)
@@ -169,7 +170,7 @@ test('an Idempotency-Key counts once whatever Authorization comes with it where 
   const statuses = new Map<string, number>()
   for (const authorization of ['Bearer alice', 'bearer alice', 'BEARER alice', 'Bearer bob']) {
     const headers = { 'idempotency-key': 'k', authorization }
-    statuses.set(authorization, (await replyTo(false, `${checking.url}/increment?ack=stored`, 'a=1', headers)).status)
+    statuses.set(authorization, (await post(`${checking.url}/increment?ack=stored`, 'a=1', headers)).status)
   }
   expect([statuses.get('Bearer alice'), statuses.get('Bearer bob')]).toEqual([204, 204])
   await stop(checking)
@@ -235,12 +236,12 @@ describe.skipIf(!canSetClocks)(`a wrong clock${why}`, () => {
     const consumer = await startConsumer(place)
     expect((await once(wrong.url, 'ahead')).status).toBe(204)
     for (let i = 0; i < 3; i++) expect((await once(right.url, `stored ${i}`)).status).toBe(204)
-    expect((await replyTo(false, `${right.url}/increment?ack=queued`, 'queued=1',
-      { 'idempotency-key': 'queued' })).status).toBe(204)
+    const queued = await post(`${right.url}/increment?ack=queued`, 'queued=1', { 'idempotency-key': 'queued' })
+    expect(queued.status).toBe(204)
     expect((await once(wrong.url, 'ahead too')).status).toBe(204)
     // What it refuses is refused, though its clock says that it has been waiting since long before or for long to come.
-    expect((await replyTo(false, `${wrong.url}/increment?ack=stored`, 'full=9223372036854775807')).status).toBe(204)
-    expect((await replyTo(false, `${wrong.url}/increment?ack=stored`, 'full=1')).status).toBe(422)
+    expect((await post(`${wrong.url}/increment?ack=stored`, 'full=9223372036854775807')).status).toBe(204)
+    expect((await post(`${wrong.url}/increment?ack=stored`, 'full=1')).status).toBe(422)
     await stop(right, wrong, consumer)
     expect(query(place.databasePath, 'SELECT * FROM rejected')).toEqual([])
     expect(readTotals(place.databasePath).get('queued')).toBe(1n)

@@ -4,7 +4,8 @@ import { spawnSync } from 'node:child_process'
 import { copyFileSync, existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, Load, post, Program, readTotals, startCommand } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, Load, Program, readTotals, startCommand } from '@gearbox/test-kit/gearbox.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import {
   consumerModule, launchConsumer, makePlaceFor, modes, childOf, readiness, runCommand, startConsumer, startGearbox,

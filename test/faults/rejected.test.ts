@@ -4,7 +4,8 @@ import { spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
 import Database from 'better-sqlite3'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { readTotals, replyTo, root, type Program } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { readTotals, root, type Program } from '@gearbox/test-kit/gearbox.ts'
 import { metric } from '@gearbox/test-kit/metrics.ts'
 import { later, until } from '@gearbox/test-kit/until.ts'
 import {
@@ -18,8 +19,7 @@ async function add (gearbox: { readonly url: string }, ack: string, body: string
   status: number
   text: string
 }> {
-  return await replyTo(false, `${gearbox.url}/increment?ack=${ack}`, body,
-    key === undefined ? {} : { 'idempotency-key': key })
+  return await post(`${gearbox.url}/increment?ack=${ack}`, body, key === undefined ? {} : { 'idempotency-key': key })
 }
 
 const rows = (place: Place): unknown[] => query(place.databasePath, 'SELECT reason FROM rejected ORDER BY id')

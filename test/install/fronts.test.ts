@@ -8,7 +8,8 @@ import { Agent } from 'node:https'
 import { connect, createServer as createTcpServer, type AddressInfo, type Server } from 'node:net'
 import { delimiter, join } from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { endWithTest, formHeaders, Program, readTotals, root, send, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { formHeaders, send } from '@gearbox/test-kit/client.ts'
+import { endWithTest, Program, readTotals, root, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { freePort } from '@gearbox/test-kit/redis.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
@@ -111,7 +112,8 @@ async function ask ({ url, ca }: Front, method: string, path: string, body = '',
     family: 4,
     servername: 'localhost',
     headers: { ...(body === '' ? {} : formHeaders(body)), ...headers },
-  }, body)
+    body,
+  })
 }
 
 async function listen (server: Server): Promise<number> {

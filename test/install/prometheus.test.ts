@@ -4,7 +4,8 @@ import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSyn
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
-import { endWithTest, post, root, startAll } from '@gearbox/test-kit/gearbox.ts'
+import { post } from '@gearbox/test-kit/client.ts'
+import { endWithTest, root, startAll } from '@gearbox/test-kit/gearbox.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 

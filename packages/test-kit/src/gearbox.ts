@@ -1,12 +1,12 @@
 // The product as its users run it: processes started by the programs of its npm scripts, watched through their output.
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { Agent, request as requestHttp } from 'node:http'
-import { request as requestHttps, type RequestOptions as HttpsOptions } from 'node:https'
-import { connect, type Socket } from 'node:net'
+import { Agent } from 'node:http'
+import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { onTestFinished } from 'vitest'
 import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
+import { post } from './client.ts'
 import { freePort } from './redis.ts'
 import { until } from './until.ts'
 
@@ -169,18 +169,6 @@ export function endWithTest<T extends Program> (program: T): T {
   return program
 }
 
-/** POST /increment with a form body. Resolves with status and text. */
-export async function post (url: string, body: string, headers: Record<string, string> = {}): Promise<{
-  status: number
-  text: string
-  headers: Headers
-}> {
-  const path = url.includes('/increment') ? url : `${url}/increment`
-  const response = await fetch(path,
-    { method: 'POST', body, headers: { 'content-type': 'application/x-www-form-urlencoded', ...headers } })
-  return { status: response.status, text: await response.text(), headers: response.headers }
-}
-
 /** All totals in a database, as they are. */
 export function readTotals (path: string): Map<string, bigint> {
   const db = new Database(path, { readonly: true })
@@ -259,8 +247,8 @@ export class Load {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
     while (!this.#stopped) {
       try {
-        const status = await postWith(agent, `${url}/increment?ack=${tally.level}`,
-          `${encodeURIComponent(tally.key)}=1`)
+        const body = `${encodeURIComponent(tally.key)}=1`
+        const { status } = await post(`${url}/increment?ack=${tally.level}`, body, {}, agent)
         this.statuses.set(status, (this.statuses.get(status) ?? 0) + 1)
         if (status === 204 || (status === 202 && tally.level === 'memory')) tally.reached++
         else if (status === 202) tally.late++
@@ -272,84 +260,5 @@ export class Load {
       }
     }
     agent.destroy()
-  }
-}
-
-/** POST of a form over an agent's connections. Resolves with the status. */
-export async function postWith (agent: Agent | false, url: string, body: string | Buffer,
-  headers: Record<string, string> = {}): Promise<number> {
-  return (await replyTo(agent, url, body, headers)).status
-}
-
-/** The same, with the reply's text. */
-export async function replyTo (agent: Agent | false, url: string, body: string | Buffer,
-  headers: Record<string, string> = {}): Promise<{ status: number, text: string }> {
-  return await send(url, { agent, method: 'POST', headers: { ...formHeaders(body), ...headers } }, body)
-}
-
-/** What says that a body is a form, and how long it is. */
-export function formHeaders (body: string | Buffer): Record<string, string> {
-  return {
-    'content-type': 'application/x-www-form-urlencoded',
-    'content-length': String(Buffer.byteLength(body)),
-  }
-}
-
-/** One request over HTTP or HTTPS, with every option of Node's client. Rejects if there is no whole reply. */
-export async function send (url: string, options: HttpsOptions, body: string | Buffer = ''): Promise<{
-  status: number
-  text: string
-}> {
-  return await new Promise((resolve, reject) => {
-    const request = url.startsWith('https:') ? requestHttps : requestHttp
-    const outgoing = request(url, options, (response) => {
-      let text = ''
-      response.setEncoding('utf8')
-      response.on('data', (chunk) => { text += String(chunk) })
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, text }))
-      response.on('error', reject)
-    })
-    outgoing.on('error', reject)
-    outgoing.end(body)
-  })
-}
-
-/** A request whose body comes in two parts, the second when the test says so. */
-export class SlowRequest {
-  readonly #socket: Socket
-  readonly #rest: string
-  /** The whole reply as it came, empty if the connection was closed without one. */
-  readonly reply: Promise<string>
-
-  private constructor (socket: Socket, rest: string) {
-    this.#socket = socket
-    this.#rest = rest
-    let text = ''
-    socket.on('data', (chunk) => { text += String(chunk) })
-    socket.on('error', () => {})
-    this.reply = new Promise((resolve) => socket.once('close', () => resolve(text)))
-  }
-
-  /** Resolves when a worker reads the request: it has asked for the body. */
-  static async start (url: string, first: string, rest: string): Promise<SlowRequest> {
-    const { hostname, port } = new URL(url)
-    const socket = connect(Number(port), hostname)
-    socket.write(`POST /increment HTTP/1.1\r\nHost: ${hostname}\r\nConnection: close\r\nExpect: 100-continue\r\n` +
-      `Content-Type: application/x-www-form-urlencoded\r\nContent-Length: ${first.length + rest.length}\r\n\r\n`)
-    const slow = new SlowRequest(socket, rest)
-    await new Promise((resolve, reject) => {
-      socket.once('data', resolve)
-      socket.once('close', () => reject(new Error('the connection was closed')))
-    })
-    socket.write(first)
-    return slow
-  }
-
-  finish (): void {
-    this.#socket.write(this.#rest)
-  }
-
-  abort (): void {
-    this.#socket.destroy()
   }
 }
