@@ -1,11 +1,12 @@
-// The first gear's memory: key → sum of all increments since the last drain. Fed by requests, drained by the flusher.
-// It has no clock and knows neither batches nor replies.
+// The first gear's memory: key → sum of all increments since the last drain, and next to the sums what is not summed.
+// Fed by requests, drained by the flusher. It has no clock and knows neither batches nor replies.
 import type { IdempotentRequest, Source } from '@gearbox/protocol/batch.ts'
 import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/int64.ts'
 import type { SumEntry } from '@gearbox/protocol/json-bytes.ts'
 import type { IncrementColumns } from './columns.ts'
 import { keyOverheadBytes, Sums } from './sums.ts'
 import { hashOf, KeyTable, noBytes } from './key-table.ts'
+import { EntryDrain, type PendingEntry } from './pending-entries.ts'
 
 /** Estimated bytes of an idempotent request besides its keys: its id, its Map and itself. */
 const idempotentOwnBytes = 512
@@ -36,10 +37,12 @@ export interface Drain extends Source {
    * refused.
    */
   readonly refusable: boolean
-  /** Keys and idempotent requests that were not read yet. */
+  /** Keys, idempotent requests and entries that were not read yet. */
   readonly pendingKeys: number
   /** Estimated bytes that they take. */
   readonly pendingBytes: number
+  /** What the next batch is made of in place of this drain: defined if only entries are left that travel alone. */
+  readonly alone: Source | undefined
 }
 
 /** Sums of one worker. All of it is synchronous, and no call takes long, however many keys there are. */
@@ -56,6 +59,9 @@ export class Accumulator {
   #idempotentIds = new KeyTable()
   /** Idempotent requests that travel once more. */
   #idempotentAgain: IdempotentRequest[] = []
+  #entries: PendingEntry[] = []
+  /** How many are in these three. */
+  #unsummed = 0
   #refusable = true
 
   /** Whether nothing was added since the last drain. */
@@ -63,9 +69,9 @@ export class Accumulator {
     return this.#requests === 0 && this.pendingKeys === 0
   }
 
-  /** Distinct keys of the sums, and idempotent requests, which are not summed. */
+  /** Distinct keys of the sums, and idempotent requests and entries of plugins, which are not summed. */
   get pendingKeys (): number {
-    return this.#sums.size + this.#once.length + this.#idempotentAgain.length
+    return this.#sums.size + this.#unsummed
   }
 
   /** Whether everything in the sums was asked for at level `stored`. */
@@ -115,6 +121,7 @@ export class Accumulator {
   addIdempotent (once: IdempotentRequest, increments: number, at: number): void {
     this.#count(increments, at)
     this.#once.push(once)
+    this.#unsummed++
     const bytes = Buffer.from(once.id, 'latin1')
     this.#idempotentIds.put(bytes, 0, bytes.length, hashOf(bytes, 0, bytes.length))
     this.#bytes += idempotentBytes(once)
@@ -137,17 +144,28 @@ export class Accumulator {
     if (this.isEmpty) this.#oldestAt = once.at
     once.storedWithinMs = undefined
     this.#idempotentAgain.push(once)
+    this.#unsummed++
     this.#bytes += idempotentBytes(once)
+  }
+
+  /** Keeps an entry of a plugin. @param at Unix ms; ignored unless the accumulator is empty */
+  addEntry (entry: PendingEntry, at: number): void {
+    if (this.isEmpty) this.#oldestAt = at
+    this.#entries.push(entry)
+    this.#unsummed++
+    this.#bytes += entry.bytes
   }
 
   /** Empties it. What is added from now on is in the next drain. */
   drain (): Drain {
     const sums = this.#sums
     const once = this.#idempotentAgain.length === 0 ? this.#once : [...this.#once, ...this.#idempotentAgain]
-    const drain = new AccumulatorDrain(sums, once, this, () => { if (sums.clear()) this.#spare.push(sums) })
+    const release = (): void => { if (sums.clear()) this.#spare.push(sums) }
+    const drain = new AccumulatorDrain(sums, once, this.#entries, this, release)
     this.#refusable = true
     if (this.#idempotentAgain.length > 0) this.#idempotentAgain = []
-    this.#requests = this.#increments = this.#bytes = 0
+    if (this.#entries.length > 0) this.#entries = []
+    this.#requests = this.#increments = this.#unsummed = this.#bytes = 0
     this.#sums = this.#spare.pop() ?? new Sums()
     if (this.#once.length > 0) {
       this.#once = []
@@ -188,10 +206,11 @@ class AccumulatorDrain implements Drain {
   #leftOver: Sums | undefined
   #release: (() => void) | undefined
   readonly #once: Iterator<IdempotentRequest, undefined>
+  readonly #entries: EntryDrain | undefined
 
   /** @param release called when nothing of `sums` is needed any more */
   constructor (
-    sums: Sums, once: readonly IdempotentRequest[],
+    sums: Sums, once: readonly IdempotentRequest[], entries: readonly PendingEntry[],
     { requests, increments, oldestAt, refusable, pendingKeys, pendingBytes }: Accumulator, release: () => void
   ) {
     this.#counts = { requests, increments }
@@ -201,6 +220,12 @@ class AccumulatorDrain implements Drain {
     this.#pendingBytes = pendingBytes
     this.#sums = sums
     this.#once = once.values()
+    this.#entries = entries.length === 0
+      ? undefined
+      : new EntryDrain(entries, ({ bytes }) => {
+        this.#pendingKeys--
+        this.#pendingBytes -= bytes
+      })
     this.#release = release
   }
 
@@ -253,6 +278,16 @@ class AccumulatorDrain implements Drain {
     this.#pendingBytes -= idempotentBytes(once)
     this.#pendingKeys--
     return once
+  }
+
+  nextEntry (seq: number, entry: number): string | undefined {
+    return this.#entries?.nextShared(seq, entry)
+  }
+
+  get alone (): Source | undefined {
+    const entries = this.#entries
+    if (entries === undefined || entries.aloneLeft === 0) return undefined
+    return entries.aloneLeft === this.#pendingKeys ? entries.aloneSource : undefined
   }
 
   /** Ends this batch's sums: a key may be in it only once. The next call goes on with what was left over. */

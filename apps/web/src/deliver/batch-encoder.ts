@@ -38,7 +38,7 @@ export class BatchEncoder {
       at: drain.oldestAt,
       ...drain.readCounts(),
       ...(refusable ? { storedWithinMs: ackTimeoutMs } : {}),
-    }, drain)
+    }, drain.alone ?? drain)
   }
 
   /** Encodes all that is left of a drain at the end. All of its replies were given, so none of it may be refused. */

@@ -6,11 +6,12 @@
 import type { AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import { withoutRefusals, type Batch, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import { narrow } from '@gearbox/protocol/int64.ts'
-import type { Rejection } from '@gearbox/protocol/progress.ts'
+import type { Progress, Rejection } from '@gearbox/protocol/progress.ts'
 import type { ProducerQueue, StoreFailure } from '@gearbox/queue/queue.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { Accumulator, type Drain } from '../accumulate/accumulator.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
+import type { PendingEntry } from '../accumulate/pending-entries.ts'
 import { BatchEncoder } from './batch-encoder.ts'
 import { Outbox } from './outbox.ts'
 import { Pacer } from './pacer.ts'
@@ -79,6 +80,7 @@ export class Flusher {
   readonly #abandon = new AbortController()
   #running: Promise<void> | undefined
   #sweeping: NodeJS.Timeout | undefined
+  #watcher: ((stored: Progress) => void) | undefined
 
   constructor (options: FlusherOptions) {
     this.#options = options
@@ -92,7 +94,10 @@ export class Flusher {
     this.#outbox = new Outbox({
       ...options,
       abandon: this.#abandon.signal,
-      onProgress: (stored) => this.#settlement.onProgress(stored),
+      onProgress: (stored) => {
+        this.#settlement.onProgress(stored)
+        this.#watcher?.(stored)
+      },
       onLoss: () => this.#pacer.wakeUp(),
       isAwaited: () => this.#settlement.isWaiting,
     })
@@ -103,7 +108,7 @@ export class Flusher {
     return { increments: this.#accepted, ...this.#outbox.counts, setAside: this.#settlement.setAside }
   }
 
-  /** Distinct keys and idempotent requests that are in no batch yet. */
+  /** Distinct keys, idempotent requests and entries of plugins that are in no batch yet. */
   get pendingKeys (): number {
     return this.#accumulator.pendingKeys + (this.#drain?.pendingKeys ?? 0)
   }
@@ -118,9 +123,12 @@ export class Flusher {
     return this.#settlement.counts.bytes
   }
 
-  /** Counts bytes of replies that are known and can't be written yet; with a minus, as written. */
-  addReplyBytes (bytes: number): void {
-    this.#settlement.addBytes(bytes)
+  /**
+   * Counts replies that wait for something else than a flush, and bytes of replies that are known and can't be written
+   * yet; with a minus, as given or written.
+   */
+  addReplies (replies: number, bytes: number): void {
+    this.#settlement.addReplies(replies, bytes)
   }
 
   /** Bytes that would have to be written to a spool file if the queue stayed away. */
@@ -185,6 +193,11 @@ export class Flusher {
     return this.#accumulator.has(increments, i)
   }
 
+  /** Calls `watcher` with every report of what is stored, outcomes included. To be called once. */
+  watchProgress (watcher: (stored: Progress) => void): void {
+    this.#watcher = watcher
+  }
+
   /** Begins to flush. To be called once. */
   start (): void {
     this.#sweeping = setInterval(() => {
@@ -223,6 +236,12 @@ export class Flusher {
     } else {
       this.#settlement.countAnswered(increments.length)
     }
+    this.#pacer.wakeUp()
+  }
+
+  /** Accepts an entry of a plugin: it leaves with the next flush, and its batch asks for its commit at once. */
+  acceptEntry (entry: PendingEntry): void {
+    this.#accumulator.addEntry(entry, this.#accumulator.isEmpty ? Date.now() : 0)
     this.#pacer.wakeUp()
   }
 

@@ -6,7 +6,7 @@ import type { Batch } from '@gearbox/protocol/batch.ts'
 import type { Progress } from '@gearbox/protocol/progress.ts'
 import { QueueUnavailableError, type ProducerQueue } from '@gearbox/queue/queue.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
-import { pushInGroups } from './push-groups.ts'
+import { hurries, pushInGroups } from './push-groups.ts'
 import { QueueHealth } from './queue-health.ts'
 import { orAborted, retry } from './retry.ts'
 import { Window } from './window.ts'
@@ -211,7 +211,7 @@ export class Outbox {
       const inStep = queue.incarnation === this.#incarnation ? this.#incarnation : undefined
       const incarnation = inStep ?? await this.#catchUp()
       if (!this.#window.needsPush(batch.seq)) return
-      if (await queue.push([batch.element], incarnation) === 'pushed') this.#markPushed([batch])
+      if (await queue.push([batch.element], incarnation, hurries(batch)) === 'pushed') this.#markPushed([batch])
     }
   }
 

@@ -8,6 +8,13 @@ const groupBatchesMax = 256
 /** Whatever can be pushed: a batch of the window, or a line of a spool file. */
 interface Pushable {
   readonly element: Buffer
+  /** How many entries of plugins it has; undefined where nobody waits for what they come to. */
+  readonly entries?: number
+}
+
+/** Whether a batch asks for its commit at once, as somebody waits for what its entries come to. */
+export function hurries ({ entries = 0 }: Pushable): boolean {
+  return entries > 0
 }
 
 /**
@@ -57,7 +64,8 @@ export async function pushInGroups<T extends Pushable> (
 ): Promise<boolean> {
   for await (const group of pushGroups(batches, isWanted)) {
     if (signal.aborted) throw new QueueUnavailableError('abandoned')
-    if (await queue.push(group.map(({ element }) => element), incarnation) === 'moved') return false
+    const elements = group.map(({ element }) => element)
+    if (await queue.push(elements, incarnation, group.some(hurries)) === 'moved') return false
     onPushed?.(group)
   }
   return true

@@ -121,8 +121,11 @@ export class Settlement {
     this.#counts.answered.increments += increments
   }
 
-  /** Counts bytes of replies that are known and can't be written yet; with a minus, as written. */
-  addBytes (bytes: number): void {
+  /**
+   * Counts replies that wait for something else than a flush, and bytes of any; with a minus, as given or written.
+   */
+  addReplies (replies: number, bytes: number): void {
+    this.#counts.replies += replies
     this.#counts.bytes += bytes
   }
 

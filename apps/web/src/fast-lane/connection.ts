@@ -171,7 +171,7 @@ export class Connection implements ReplyOwner {
     // The usual replies share one text. Refusals that wait for others do not, and a client can cause many.
     if (typeof outcome !== 'string' && this.#due[0] !== reply) {
       reply.waitingBytes = reply.ownBytes + reply.text.length
-      this.#lane.options.flusher.addReplyBytes(reply.waitingBytes)
+      this.#lane.options.flusher.addReplies(0, reply.waitingBytes)
     }
     if (this.#writeComes) return
     this.#writeComes = true
@@ -189,7 +189,7 @@ export class Connection implements ReplyOwner {
       waitingBytes += due[known]!.waitingBytes
     }
     if (known === 0) return ''
-    if (waitingBytes > 0) this.#lane.options.flusher.addReplyBytes(-waitingBytes)
+    if (waitingBytes > 0) this.#lane.options.flusher.addReplies(0, -waitingBytes)
     if (known === due.length) due.length = 0
     else due.splice(0, known)
     return text
