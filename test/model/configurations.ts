@@ -8,6 +8,7 @@ export interface Configuration extends Size {
 }
 
 const one = { increments: [2], consumers: 1 }
+const withEntries = { ...one, entries: true }
 
 /** One kind of fault at a time. Two increments of a worker become one batch or two. */
 export const configurations = {
@@ -32,6 +33,11 @@ export const configurations = {
   'an older copy, no connection closed': { ...one, faults: { swaps: 1, saves: 1 }, statesMin: 36_000 },
   'slow report': { ...one, faults: { slowReports: 2 }, statesMin: 1_500 },
   stop: { ...one, faults: { stops: 1 }, statesMin: 650 },
+  'entries, consumer crash': { ...withEntries, faults: { consumerCrashes: 2 }, statesMin: 20_000 },
+  'entries, timeouts': { ...withEntries, faults: { timeouts: 1 }, statesMin: 13_000 },
+  'entries, two consumers': { ...withEntries, consumers: 2, faults: { secondConsumers: 1 }, statesMin: 78_000 },
+  'entries, loss unnoticed': { ...withEntries, faults: { flushes: 1 }, statesMin: 42_000 },
+  'entries, two workers': { ...withEntries, increments: [1, 1], faults: { consumerCrashes: 1 }, statesMin: 74_000 },
 } as const satisfies Record<string, Configuration>
 
 /** Two kinds at a time, where one alone can't show something. */
@@ -50,7 +56,8 @@ export interface Broken {
   readonly name: string
   readonly rules: Rules
   readonly fails: keyof typeof configurations | keyof typeof mixed
-  readonly how: RegExp
+  /** What is wrong; 'restless': it never comes to rest, as a worker asks for ever. */
+  readonly how: RegExp | 'restless'
 }
 
 const lost = /^at rest, increment \d+ is lost \(acknowledged\), and its worker lives$/m
@@ -104,6 +111,30 @@ export const broken: readonly Broken[] = [
     how: /never receives a report/,
   },
   {
+    name: 'outcomes that are not asked for again',
+    rules: { ...realRules, missing: 'not asked for' },
+    fails: 'entries, consumer crash',
+    how: /never gets the outcome/,
+  },
+  {
+    name: 'outcomes that are kept until they are reported',
+    rules: { ...realRules, outcomes: 'kept until reported' },
+    fails: 'entries, timeouts',
+    how: 'restless',
+  },
+  {
+    name: 'outcomes that are in the memory of the consumer only',
+    rules: { ...realRules, outcomes: 'kept in memory' },
+    fails: 'entries, consumer crash',
+    how: 'restless',
+  },
+  {
+    name: 'an entry that is applied again for its outcome',
+    rules: { ...realRules, duplicates: 'asked again' },
+    fails: 'entries, consumer crash',
+    how: /was applied twice/,
+  },
+  {
     name: 'a binding checked against a database that was read before the queue',
     rules: { ...realRules, binding: 'database first' },
     fails: 'two consumers',
@@ -116,7 +147,8 @@ export const broken: readonly Broken[] = [
  * reported is pushed again, and within these bounds that makes up for whatever else loses a living worker's batches; so
  * it is often the first to go.
  */
-export interface SecondLine extends Omit<Broken, 'rules'> {
+export interface SecondLine extends Omit<Broken, 'rules' | 'how'> {
+  readonly how: RegExp
   readonly first: Partial<Rules>
   readonly second: Partial<Rules>
 }

@@ -1,6 +1,7 @@
 // The consumer: apps/consumer/src/consumer.ts, store/ and ownership.ts over packages/queue/src/redis/consumer-queue.ts.
 // start (check the binding, claim ownership) → take → apply → commit → acknowledge → report → take → …
 import { has, include, isSubset } from '@gearbox/protocol/sequences.ts'
+import { addHandling, afterReport, applyEntry, outcomesOf, showOutcomes } from './entries.ts'
 import { show, showElements } from './producer.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
@@ -57,8 +58,9 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
       } else if (state.redis.data.batches.length > 0) {
         add(() => `${who}: takes ${showElements(queue.take(state, rules).run)}`, () => take(state, rules, index))
       } else if (!nothingToTell) {
-        addReport(state, index, add, addFault)
+        addReport(state, rules, index, add, addFault)
       }
+      addHandling(state, index, add)
       break
     case 'taken':
       if (!isLocked(state, index)) {
@@ -66,7 +68,8 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
       }
       break
     case 'applied':
-      add(() => `${who}: commits: ${consumer.transaction?.producers.map(show).join(', ')}`, () => commit(state, index))
+      add(() => `${who}: commits: ${consumer.transaction?.producers.map(show).join(', ')}`,
+        () => commit(state, rules, index))
       break
     case 'committed':
       add(() => `${who}: acknowledges ${showElements(consumer.taken)}`, () => acknowledge(state, rules, index))
@@ -75,7 +78,7 @@ export function consumerSteps (state: State, rules: Rules, index: number, add: A
         (from) => withConsumer(from, index, { phase: 'running', taken: [] }), addFault)
       break
     case 'acknowledged':
-      addReport(state, index, add, addFault)
+      addReport(state, rules, index, add, addFault)
       break
   }
   const crashed = spend(state, 'consumerCrashes')
@@ -113,7 +116,7 @@ function firstRead (rules: Rules): string {
 /** The first half of ownership.ts checkBinding. What is read of the queue is kept as if it were a database. */
 function checkBinding (state: State, rules: Rules, index: number): State {
   const { owner, stored } = state.redis.data
-  const queueRead: Database = { epoch: owner, counts: [], producers: stored }
+  const queueRead: Database = { epoch: owner, counts: [], producers: stored, entries: [], outcomes: [] }
   return withConsumer(state, index,
     {
       phase: 'identity read',
@@ -179,23 +182,33 @@ function apply (state: State, rules: Rules, index: number): State {
   if (rules.epoch === 'checked' && database.epoch !== epoch) return leave(state, index)
   let { producers } = read ?? database
   const counts = [...database.counts]
-  for (const { producer, seq, increments } of taken) {
+  let withEntries = database
+  for (const element of taken) {
+    const { producer, seq, increments } = element
     const before = at(producers, producer)
-    if (rules.appliedBefore === 'highest' ? seq <= before.high : has(before, seq)) continue
+    const isApplied = rules.appliedBefore === 'highest' ? seq <= before.high : has(before, seq)
+    if (state.hasEntries) withEntries = applyEntry(withEntries, element, rules, isApplied)
+    if (isApplied) continue
     producers = set(producers, producer, include(before, seq))
     for (const increment of increments) counts[increment] = at(counts, increment) + 1
   }
   return withConsumer(state, index,
-    { phase: 'applied', read: undefined, transaction: { ...database, counts, producers } })
+    { phase: 'applied', read: undefined, transaction: { ...withEntries, counts, producers } })
 }
 
-function commit (state: State, index: number): State {
-  const { transaction, taken, unreported } = at(state.consumers, index)
+function commit (state: State, rules: Rules, index: number): State {
+  const { transaction, taken, unreported, news } = at(state.consumers, index)
   const database = transaction ?? state.database
   const producers = taken.map(({ producer }) => producer)
   const next = unreported.map((before, producer) =>
     producers.includes(producer) ? at(database.producers, producer) : before)
-  return { ...withConsumer(state, index, { phase: 'committed', transaction: undefined, unreported: next }), database }
+  const change = {
+    phase: 'committed',
+    transaction: undefined,
+    unreported: next,
+    news: [...news, ...outcomesOf(database, taken, rules)],
+  } as const
+  return { ...withConsumer(state, index, change), database }
 }
 
 function acknowledge (state: State, rules: Rules, index: number): State {
@@ -208,20 +221,22 @@ function acknowledge (state: State, rules: Rules, index: number): State {
 }
 
 /** Consumer.#reportProgress: what could not be reported stays, for the next time. */
-function addReport (state: State, index: number, add: Add, addFault: Add): void {
-  const { unreported } = at(state.consumers, index)
+function addReport (state: State, rules: Rules, index: number, add: Add, addFault: Add): void {
+  const { unreported, news } = at(state.consumers, index)
   const who = `consumer ${index}`
-  const reported = (from: State): State => withConsumer(from, index,
-    { phase: 'running', unreported: unreported.map(() => undefined) })
+  const reported = (from: State): State => withConsumer(afterReport(from, rules, news), index,
+    { phase: 'running', unreported: unreported.map(() => undefined), news: [] })
   const failed = (from: State): State => withConsumer(from, index, { phase: 'running' })
   const shown = (): string => unreported.flatMap((stored, producer) =>
-    stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ')
-  add(() => `${who}: reports progress to ${shown()}`, () => reported(queue.reportProgress(state, unreported, true)))
+    stored === undefined ? [] : [`worker ${producer} ${show(stored)}`]).join(', ') +
+    (news.length === 0 ? '' : `, and ${showOutcomes(news)}`)
+  add(() => `${who}: reports progress to ${shown()}`,
+    () => reported(queue.reportProgress(state, unreported, news, true)))
   const lost = spend(state, 'timeouts')
   if (lost !== undefined) {
     addFault(() => `${who}: reports progress, and the message is LOST`,
-      () => reported(queue.reportProgress(lost, unreported, false)))
+      () => reported(queue.reportProgress(lost, unreported, news, false)))
   }
-  addTimeouts(state, index, { name: 'report progress', stored: unreported },
-    (from) => queue.reportProgress(from, unreported, true), failed, addFault)
+  addTimeouts(state, index, { name: 'report progress', stored: unreported, news },
+    (from) => queue.reportProgress(from, unreported, news, true), failed, addFault)
 }

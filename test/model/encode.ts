@@ -1,7 +1,7 @@
 // A state as a short string: equal for states that can't be distinguished by anything that follows.
 import { hash } from 'node:crypto'
 import type { Sequences } from '@gearbox/protocol/sequences.ts'
-import type { Consumer, Database, Dataset, Element, Incarnation, Late, State, Worker } from './state.ts'
+import type { Consumer, Database, Dataset, Element, Incarnation, Late, Outcome, State, Worker } from './state.ts'
 
 /** 120 bits of SHA-1 over the state's canonical text: among a million states two share them with a chance of 10^-24. */
 export function keyOf (state: State): string {
@@ -37,13 +37,16 @@ function ofWorker (worker: Worker): string {
       ? ''
       : `${ofElements(push.elements)}@${push.generation}${push.refills ? 'r' : ''}${push.reply ?? ''}`,
     ofSequences(worker.report),
+    ofOutcomes(worker.news), worker.awaited.join('.'), ofOutcomes(worker.received), worker.unconfirmed.join('.'),
   ].join(',')
 }
 
 function ofConsumer (consumer: Consumer): string {
   if (consumer.phase === 'down') return 'down'
   return [consumer.phase, consumer.epoch, consumer.found, ofDatabase(consumer.read), ofElements(consumer.taken),
-    ofDatabase(consumer.transaction), consumer.unreported.map(ofSequences).join('.')].join(',')
+    ofDatabase(consumer.transaction), consumer.unreported.map(ofSequences).join('.'), ofOutcomes(consumer.news),
+    consumer.requests.map(({ producer, received, missing }) =>
+      `${producer}<${received.join('.')}>${missing.join('.')}`).join(';')].join(',')
 }
 
 function ofLate (late: Late): string {
@@ -51,7 +54,7 @@ function ofLate (late: Late): string {
     case 'push': return `push${ofElements(late.elements)}@${late.generation}`
     case 'acknowledge': return `ack${ofElements(late.elements)}@${late.owner}`
     case 'bind': return `bind${late.expected}>${late.owner}`
-    case 'report progress': return `report${late.stored.map(ofSequences).join('.')}`
+    case 'report progress': return `report${late.stored.map(ofSequences).join('.')}${ofOutcomes(late.news)}`
   }
 }
 
@@ -62,7 +65,8 @@ function ofData ({ batches, generation, owner, stored }: Dataset): string {
 function ofDatabase (database: Database | undefined): string {
   return database === undefined
     ? '-'
-    : `${database.epoch}:${database.counts.join('')}:${database.producers.map(ofSequences).join('.')}`
+    : `${database.epoch}:${database.counts.join('')}:${database.producers.map(ofSequences).join('.')}` +
+      `${ofOutcomes(database.entries)}/${ofOutcomes(database.outcomes)}`
 }
 
 function ofElements (elements: readonly Element[]): string {
@@ -75,6 +79,10 @@ function ofElement ({ producer, seq, increments }: Element): string {
 
 function ofSequences (stored: Sequences | undefined): string {
   return stored === undefined ? '-' : `${stored.high}${stored.gaps.map(([from, to]) => `!${from}-${to}`).join('')}`
+}
+
+function ofOutcomes (outcomes: readonly Outcome[]): string {
+  return outcomes.map(({ producer, seq, number }) => `${producer}.${seq}=${number}`).sort().join(';')
 }
 
 function ofIncarnation (incarnation: Incarnation | undefined): string {

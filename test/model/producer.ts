@@ -2,6 +2,7 @@
 // packages/queue/src/redis/producer-queue.ts. accept → flush (drain, encode) → deliver (catch up, push) → queued;
 // next to it receive reports, poll and, after a loss, replay.
 import { has, type Sequences } from '@gearbox/protocol/sequences.ts'
+import { addRequest, receiveOutcomes, showOutcomes } from './entries.ts'
 import * as queue from './queue.ts'
 import type { Rules } from './rules.ts'
 import { spend, type Add } from './step.ts'
@@ -38,10 +39,14 @@ export function producerSteps (state: State, rules: Rules, producer: number, add
     add(() => `${who}: flush drains ${worker.accumulator.join(', ')} and encodes batch ${worker.seq + 1}`,
       () => flush(state, producer))
   }
-  if (worker.report !== undefined) {
-    add(() => `${who}: receives the report that ${show(worker.report)} is stored`,
-      () => dropStored(withWorker(state, producer, { report: undefined }), rules, producer, worker.report))
+  if (worker.report !== undefined || worker.news.length > 0) {
+    const news = worker.news.length === 0 ? '' : `, and that ${showOutcomes(worker.news)}`
+    add(() => `${who}: receives the report that ${show(worker.report)} is stored${news}`, () => {
+      const told = withWorker(state, producer, { ...receiveOutcomes(worker), report: undefined })
+      return dropStored(told, rules, producer, worker.report)
+    })
   }
+  if (connected) addRequest(state, rules, producer, add, addFault)
   if (!connected) add(() => `${who}: connects and identifies the queue`, () => identify(state, rules, producer))
   if (connected && worker.window.length > 0) {
     add(() => `${who}: polls: ${show(at(state.redis.data.stored, producer))} is stored, generation ` +
@@ -200,7 +205,7 @@ function flush (state: State, producer: number): State {
 
 /** BatchEncoder.encode and Outbox.deliver: from here on the batch is frozen, in the window, and delivered. */
 function encode (state: State, producer: number): State {
-  const { drain = [], seq: before, window } = at(state.workers, producer)
+  const { drain = [], seq: before, window, awaited } = at(state.workers, producer)
   const seq = before + 1
   const element: Element = { producer, seq, increments: drain.slice(0, batchIncrementsMax) }
   return withWorker(state, producer,
@@ -209,6 +214,7 @@ function encode (state: State, producer: number): State {
       drain: drain.slice(batchIncrementsMax),
       window: [...window, { element, pushed: false, lost: false, refilled: false }],
       delivering: seq,
+      awaited: state.hasEntries ? [...awaited, seq] : awaited,
     })
 }
 

@@ -2,7 +2,7 @@
 // of progress. Each is one step that nothing can come between.
 import { isSubset, type Sequences } from '@gearbox/protocol/sequences.ts'
 import type { Rules } from './rules.ts'
-import { sameElement, type Dataset, type Element, type Late, type State } from './state.ts'
+import { sameElement, type Dataset, type Element, type Late, type Outcome, type State } from './state.ts'
 
 /** Elements that one run takes at most: fewer than the list can have, so that runs end in the middle of it. */
 export const runElementsMax = 2
@@ -53,7 +53,9 @@ export function bind (state: State, expected: number, owner: number): { state: S
 }
 
 /** HSET, and PUBLISH; `arrives` is whether the workers receive the message. */
-export function reportProgress (state: State, stored: ReadonlyArray<Sequences | undefined>, arrives: boolean): State {
+export function reportProgress (
+  state: State, stored: ReadonlyArray<Sequences | undefined>, news: readonly Outcome[], arrives: boolean
+): State {
   const kept = withData(state,
     { stored: state.redis.data.stored.map((before, producer) => stored[producer] ?? before) })
   if (!arrives) return kept
@@ -63,7 +65,11 @@ export function reportProgress (state: State, stored: ReadonlyArray<Sequences | 
       const report = stored[producer]
       // Reports arrive in their order, so that the older of two adds nothing to the newer.
       const isNews = report !== undefined && !(worker.report !== undefined && isSubset(report, worker.report))
-      return worker.alive && isNews ? { ...worker, report } : worker
+      if (!worker.alive) return worker
+      const outcomes = news.filter((outcome) => outcome.producer === producer &&
+        worker.news.every(({ seq }) => seq !== outcome.seq))
+      const told = outcomes.length === 0 ? worker : { ...worker, news: [...worker.news, ...outcomes] }
+      return isNews ? { ...told, report } : told
     }),
   }
 }
@@ -82,6 +88,6 @@ export function carryOut (state: State, rules: Rules, late: Late): State {
     case 'push': return push(state, rules, late.elements, late.generation).state
     case 'acknowledge': return acknowledge(state, rules, late.elements, late.owner)
     case 'bind': return bind(state, late.expected, late.owner).state
-    case 'report progress': return reportProgress(state, late.stored, true)
+    case 'report progress': return reportProgress(state, late.stored, late.news, true)
   }
 }

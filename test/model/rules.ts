@@ -36,6 +36,12 @@ export interface Rules {
   readonly start: 'reports' | 'reports nothing'
   /** checkBinding: which of the two is read first. */
   readonly binding: 'queue first' | 'database first'
+  /** Where outcomes of entries are: written in the transaction that applies them, and kept until a worker has them. */
+  readonly outcomes: 'kept until received' | 'kept until reported' | 'kept in memory'
+  /** A worker asks for outcomes of stored batches that it lacks. */
+  readonly missing: 'asked for' | 'not asked for'
+  /** Whether the entry of a batch that was applied before is applied again, for its outcome. */
+  readonly duplicates: 'not asked again' | 'asked again'
 }
 
 export const realRules: Rules = {
@@ -56,4 +62,7 @@ export const realRules: Rules = {
   epoch: 'checked',
   start: 'reports',
   binding: 'queue first',
+  outcomes: 'kept until received',
+  missing: 'asked for',
+  duplicates: 'not asked again',
 }

@@ -47,6 +47,21 @@ export interface Unstored {
   readonly refilled: boolean
 }
 
+/** The outcome of a batch's entry. */
+export interface Outcome {
+  readonly producer: number
+  readonly seq: number
+  /** Which of all entries it was. */
+  readonly number: number
+}
+
+/** A worker's message about outcomes, as the consumer has it. */
+export interface Request {
+  readonly producer: number
+  readonly received: readonly number[]
+  readonly missing: readonly number[]
+}
+
 /** A push on its way. */
 export interface Push {
   readonly elements: readonly Element[]
@@ -78,6 +93,13 @@ export interface Worker {
   readonly push: Push | undefined
   /** A published report of what is stored that has not arrived yet. */
   readonly report: Sequences | undefined
+  /** Outcomes that came with reports and were not received yet. */
+  readonly news: readonly Outcome[]
+  /** Sequences of its batches whose outcomes it waits for; none where batches have no entries. */
+  readonly awaited: readonly number[]
+  /** The outcomes that it has, and the sequences of those that it has not confirmed. */
+  readonly received: readonly Outcome[]
+  readonly unconfirmed: readonly number[]
   /** The unsent file that it left when it stopped, and what the queue was when a later worker pushed it. */
   readonly unsent: readonly Element[]
   readonly unsentTo: Incarnation | undefined
@@ -89,6 +111,10 @@ export interface Database {
   readonly counts: readonly number[]
   /** By producer: what was applied. */
   readonly producers: readonly Sequences[]
+  /** Every entry that was applied, in order. */
+  readonly entries: readonly Outcome[]
+  /** Outcomes that are kept for their workers. */
+  readonly outcomes: readonly Outcome[]
 }
 
 export type Phase = 'down' | 'identity read' | 'checked' | 'raised' | 'running' | 'taken' | 'applied' | 'committed' |
@@ -106,6 +132,9 @@ export interface Consumer {
   readonly transaction: Database | undefined
   /** By producer. */
   readonly unreported: ReadonlyArray<Sequences | undefined>
+  /** Outcomes for the next report. */
+  readonly news: readonly Outcome[]
+  readonly requests: readonly Request[]
 }
 
 /** A command of a dead connection that Redis may still carry out. */
@@ -113,7 +142,11 @@ export type Late =
   | { readonly name: 'push', readonly elements: readonly Element[], readonly generation: number }
   | { readonly name: 'acknowledge', readonly elements: readonly Element[], readonly owner: number }
   | { readonly name: 'bind', readonly expected: number, readonly owner: number }
-  | { readonly name: 'report progress', readonly stored: ReadonlyArray<Sequences | undefined> }
+  | {
+    readonly name: 'report progress'
+    readonly stored: ReadonlyArray<Sequences | undefined>
+    readonly news: readonly Outcome[]
+  }
 
 /** How many faults of each kind may still happen. */
 export interface Faults {
@@ -159,6 +192,8 @@ export interface State {
   readonly lostByRedis: readonly boolean[]
   /** Whether a consumer was refused the one database that there is. */
   readonly refused: boolean
+  /** Whether every batch has an entry. */
+  readonly hasEntries: boolean
 }
 
 export const noFaults: Faults = {
@@ -181,6 +216,8 @@ export interface Size {
   /** Increments that come to each worker. */
   readonly increments: readonly number[]
   readonly consumers: number
+  /** Whether every batch has an entry. */
+  readonly entries?: boolean
   readonly faults: Partial<Faults>
 }
 
@@ -192,6 +229,8 @@ export const idle: Consumer = {
   taken: [],
   transaction: undefined,
   unreported: [],
+  news: [],
+  requests: [],
 }
 
 export const lostWorker: Worker = {
@@ -208,12 +247,16 @@ export const lostWorker: Worker = {
   queue: { runId: 0, generation: 0 },
   push: undefined,
   report: undefined,
+  news: [],
+  awaited: [],
+  received: [],
+  unconfirmed: [],
   unsent: [],
   unsentTo: undefined,
 }
 
 /** Nothing was counted and nothing is connected yet. */
-export function initialState ({ increments, consumers, faults }: Size): State {
+export function initialState ({ increments, consumers, faults, entries = false }: Size): State {
   let next = 0
   const workers =
     increments.map((count) => ({ ...lostWorker, alive: true, coming: Array.from({ length: count }, () => next++) }))
@@ -224,12 +267,13 @@ export function initialState ({ increments, consumers, faults }: Size): State {
     workers,
     redis: { runId: 1, replicationId: 1, data, saved: data, generations: 0 },
     consumers: Array.from({ length: consumers }, () => ({ ...idle, unreported: workers.map(() => undefined) })),
-    database: { epoch: 0, counts: each.map(() => 0), producers },
+    database: { epoch: 0, counts: each.map(() => 0), producers, entries: [], outcomes: [] },
     late: [],
     faults: { ...noFaults, ...faults },
     acknowledged: each,
     lostByRedis: each,
     refused: false,
+    hasEntries: entries,
   }
 }
 

@@ -1,4 +1,5 @@
 // All that can happen next: what workers, Redis and consumers do by themselves, and what goes wrong around them.
+import { missingOutcome, wrongOutcome } from './entries.ts'
 import { consumerSteps } from './consumer.ts'
 import { producerSteps, showElements } from './producer.ts'
 import * as queue from './queue.ts'
@@ -104,7 +105,8 @@ function disconnect (state: State): State {
 export function wrongAnywhere (state: State): string | undefined {
   const doubled = state.database.counts.findIndex((count) => count > 1)
   if (doubled >= 0) return `increment ${doubled} is counted ${state.database.counts[doubled]} times`
-  return state.refused ? 'a consumer was refused the database that belongs to the queue' : undefined
+  if (state.refused) return 'a consumer was refused the database that belongs to the queue'
+  return wrongOutcome(state)
 }
 
 /** What must not be at rest: when nothing moves by itself any more. */
@@ -130,5 +132,5 @@ export function wrongAtRest (state: State, ownerOf: readonly number[]): string |
   const unsent = state.workers.findIndex((worker) => worker.unsent.length > 0)
   if (unsent >= 0) return `the unsent file of worker ${unsent} is left`
   if (state.redis.data.batches.length > 0) return 'batches are left in the queue'
-  return undefined
+  return missingOutcome(state)
 }
