@@ -32,7 +32,7 @@ export default [
     },
   },
   {
-    files: ['apps/*/src/**/*.ts', 'packages/*/src/**/*.ts', 'bin/**/*.ts'],
+    files: ['{apps,packages,plugins}/*/src/**/*.ts', 'bin/**/*.ts'],
     rules: {
       'gearbox/doc-comments': 'error',
       'gearbox/no-cycles': 'error',

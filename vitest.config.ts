@@ -3,7 +3,7 @@ import { defineConfig } from 'vitest/config'
 export default defineConfig({
   test: {
     include: [
-      'test/**/*.test.ts', '{apps,packages}/*/test/**/*.test.ts', '{bench,vegeta}/test/**/*.test.ts',
+      'test/**/*.test.ts', '{apps,packages,plugins}/*/test/**/*.test.ts', '{bench,vegeta}/test/**/*.test.ts',
     ],
     globalSetup: ['packages/test-kit/src/requirements.ts'],
     // Every file has processes and sockets of its own; more at once than this only slows each other down.

@@ -18,7 +18,7 @@ const slow = [
 export default defineConfig({
   test: {
     ...all.test,
-    include: ['{apps,packages}/*/test/**/*.test.ts', 'test/documents.test.ts'],
+    include: ['{apps,packages,plugins}/*/test/**/*.test.ts', 'test/documents.test.ts'],
     exclude: [...programs, ...slow].map((path) => `${path}.test.ts`),
     globalSetup: [],
     reporters: ['dot'],

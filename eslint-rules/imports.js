@@ -25,7 +25,8 @@ export const declaredImports = {
 
 /** The place of a name in a list of rooms: its layer, and the room itself. */
 function placeIn (list, name) {
-  const layer = list.findIndex((room) => Array.isArray(room) ? room.includes(name) : room === name)
+  const isRoom = (room) => room === name || (room.endsWith('/*') && name.startsWith(room.slice(0, -1)))
+  const layer = list.findIndex((room) => [room].flat().some(isRoom))
   return layer === -1 ? undefined : { layer, name }
 }
 

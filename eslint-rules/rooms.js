@@ -2,7 +2,9 @@
 // Rooms in one inner list are neighbours, which do not import each other.
 
 /** Workspaces of the product. The root's is bin/. */
-export const house = ['', ['apps/web', 'apps/consumer'], 'packages/queue', 'packages/runtime', 'packages/protocol']
+export const house = [
+  '', ['apps/web', 'apps/consumer', 'plugins/*'], 'packages/queue', 'packages/runtime', 'packages/protocol',
+]
 
 /** Within a workspace, each file and folder of its source. */
 export const rooms = {

@@ -1,6 +1,6 @@
 // What the import rules know of the repository: its workspaces, what each declares and exports,
 // and which files import which.
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join, relative, resolve, sep } from 'node:path'
 
 /** The directory of the repository. */
@@ -15,7 +15,7 @@ export function pathOf (file) {
 
 /** The directory of the workspace that a path is in; '' for the root's own. */
 export function workspaceOf (path) {
-  return /^(?:apps|packages)\/[^/]+/.exec(path)?.[0] ?? ''
+  return /^(?:apps|packages|plugins)\/[^/]+/.exec(path)?.[0] ?? ''
 }
 
 /** The package.json of a workspace. */
@@ -31,10 +31,14 @@ export function manifestOf (workspace) {
 
 /** Whether a path is source of the product, and not of its tests and tools. */
 export function isProduct (path) {
-  return /^(?:apps|packages)\/(?!test-kit\/)[^/]+\/src\/|^bin\//.test(path)
+  return /^(?:apps|packages|plugins)\/(?!test-kit\/)[^/]+\/src\/|^bin\//.test(path)
 }
 
+const pluginDirs = existsSync(join(root, 'plugins')) ? readdirSync(join(root, 'plugins'), { withFileTypes: true }) : []
+
 const workspaces = {
+  ...Object.fromEntries(pluginDirs.filter((entry) => entry.isDirectory()).map(({ name }) =>
+    [`@gearbox/${name}`, `plugins/${name}`])),
   '@gearbox/web': 'apps/web',
   '@gearbox/consumer': 'apps/consumer',
   '@gearbox/queue': 'packages/queue',
