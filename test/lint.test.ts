@@ -48,6 +48,8 @@ describe('an import against the direction is refused', () => {
     ['packages/runtime/src/x.ts', '@gearbox/queue/queue.ts'],
     ['packages/queue/src/x.ts', '@gearbox/web/server.ts'],
     ['apps/web/src/http/x.ts', '@gearbox/consumer/consumer.ts'],
+    ['apps/web/src/http/x.ts', '@gearbox/tickets'],
+    ['plugins/tickets/src/x.ts', '@gearbox/web/server.ts'],
     ['apps/web/src/accumulate/x.ts', '../deliver/window.ts'],
     ['apps/web/src/deliver/x.ts', '../http/query.ts'],
     ['apps/web/src/increment/x.ts', '../fast-lane/server.ts'],
@@ -82,6 +84,7 @@ describe('an import against the direction is refused', () => {
     ['apps/web/src/deliver/x.ts', './window.ts'],
     ['apps/consumer/src/main.ts', './consumer.ts'],
     ['packages/queue/src/x.ts', '@gearbox/protocol/batch.ts'],
+    ['plugins/tickets/src/x.ts', '@gearbox/runtime/plugin.ts'],
     ['bin/x.ts', '@gearbox/web/main.ts'],
     ['test/x.test.ts', '@gearbox/web/fixtures/worker.ts'],
   ])('one along it is not: in %s, %s', async (path, specifier) => {
@@ -138,7 +141,7 @@ test.each(workspaces)(
   '%s exports what others import, and nothing else', (workspace) => {
     const manifest: { name: string, exports: Record<string, string> } =
       JSON.parse(readFileSync(join(root, workspace, 'package.json'), 'utf8'))
-    const sources = globSync('{apps,packages,bin,test,bench,vegeta}/**/*.ts', { cwd: root })
+    const sources = globSync('{apps,packages,plugins,bin,test,bench,vegeta}/**/*.ts', { cwd: root })
       .filter((path) => !path.startsWith(`${workspace}/`) && path !== 'test/lint.test.ts')
     const text = sources.map((path) => readFileSync(join(root, path), 'utf8')).join('\n')
     const exported = Object.keys(manifest.exports).map((subpath) => manifest.name + subpath.slice(1))
