@@ -1,7 +1,6 @@
 // Decides whether a count request is accepted, and what its reply waits for: parse → limits → accumulate. Both the
 // fast lane and the standard path call it, so that a request means the same whichever way it came. It feeds the
 // flusher.
-import { createHash } from 'node:crypto'
 import { ackLevels, type AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import { fits, idempotentBytesMax, type IdempotentRequest } from '@gearbox/protocol/batch.ts'
 import type { Rejection } from '@gearbox/protocol/progress.ts'
@@ -12,14 +11,14 @@ import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { oneOf } from '@gearbox/runtime/http/query.ts'
 import type { Flusher } from '../deliver/flusher.ts'
 import { parseForm } from './form.ts'
-import { idempotentBytes } from '../accumulate/accumulator.ts'
-import { packedBytes, packKeys } from '../deliver/reply-keys.ts'
+import { callerOf, checkKey, idOf } from './idempotency.ts'
+import { checkPending, checkQueue, checkReplies, type PendingLimits } from './limits.ts'
+import { packKeys } from '../deliver/reply-keys.ts'
 import type { PendingReply } from '../deliver/pending-replies.ts'
 import type { IncrementColumns } from '../accumulate/columns.ts'
 
 /** The settings that decide about a request. */
-type Limits = Pick<Config,
-  'ack' | 'ackTimeoutMs' | 'bodyPairsMax' | 'pendingKeysMax' | 'pendingBytesMax' | 'pendingRequestsMax' | 'apiKeys'>
+type Limits = PendingLimits & Pick<Config, 'ack' | 'bodyPairsMax' | 'apiKeys'>
 
 /** What `admit` works with: the same for all requests of a worker. */
 export interface AdmitOptions {
@@ -49,21 +48,31 @@ export interface CountRequest {
  * @throws RequestError if nothing was counted
  */
 export function admit (
-  { limits, flusher, queue }: AdmitOptions, request: CountRequest, reply: PendingReply
+  options: AdmitOptions, request: CountRequest, reply: PendingReply
 ): 'pending' | 'accepted' {
+  const { limits } = options
   const { bytes, start, end } = request
-  const level = ackLevel(request.ack, limits.ack)
+  const level = readLevel(request.ack, limits.ack)
   const form = { pairsMax: limits.bodyPairsMax, pairsOnly: pairsOnly(request.form) }
   const increments = parseForm(bytes, form, start, end)
   const once = readIdempotent(request, increments, limits.apiKeys.length > 0)
-  if (once !== undefined && !fits(once, end - start)) {
+  return admitIncrements(options, increments, once, level, end - start, reply)
+}
+
+/**
+ * The same for increments that were parsed and checked.
+ * @param once the request itself, if it has an Idempotency-Key
+ * @param bodyBytes bytes of the body that they came in, or would
+ */
+export function admitIncrements (
+  { limits, flusher, queue }: AdmitOptions, increments: IncrementColumns, once: IdempotentRequest | undefined,
+  level: AckLevel, bodyBytes: number, reply: PendingReply
+): 'pending' | 'accepted' {
+  if (once !== undefined && !fits(once, bodyBytes)) {
     throw new RequestError('GBX_BODY_TOO_LARGE', 'a request with an Idempotency-Key travels whole, ' +
       `with at most ${idempotentBytesMax} bytes of JSON; send several, each with its own key`)
   }
-  if (level !== 'memory' && flusher.failingMs > limits.ackTimeoutMs) {
-    throw new RequestError('GBX_QUEUE_UNREACHABLE',
-      `queue unavailable (${flusher.failure ?? 'reconnecting'}); try again, or count with ?ack=memory`)
-  }
+  if (level !== 'memory') checkQueue(flusher, limits, ', or count with ?ack=memory')
   const pending = once === undefined ? undefined : flusher.pendingIdempotent(once.id)
   if (once !== undefined && pending !== undefined && !sameSums(pending.sums, once.sums)) {
     throw refusal([{ seq: 0, once: once.id, reason: 'other body' }])
@@ -71,10 +80,7 @@ export function admit (
   // Where the queue itself keeps nothing, only the database keeps what was pushed.
   const reached = level === 'queued' && queue.pushIsStored ? 'stored' : level
   checkPending(flusher, increments, once, pending !== undefined, reached, reply, limits)
-  if (level !== 'memory' && flusher.pendingReplies >= limits.pendingRequestsMax) {
-    throw new RequestError('GBX_OVERLOADED',
-      'too many replies wait for their ack level (PENDING_REQUESTS_MAX); try again')
-  }
+  if (level !== 'memory') checkReplies(flusher, limits)
   if (reached === 'memory') {
     flusher.accept(increments, once, reached, undefined)
     return 'accepted'
@@ -111,7 +117,8 @@ export function refusal (refused: readonly Rejection[]): RequestError {
     (whole ? 'nothing of this request was counted' : 'these were refused, all other pairs were counted'))
 }
 
-function ackLevel (text: unknown, fallback: AckLevel): AckLevel {
+/** The ack level of that name. @throws RequestError (400) */
+export function readLevel (text: unknown, fallback: AckLevel): AckLevel {
   if (text === undefined) return fallback
   const level = ackLevels.find((name) => name === text)
   if (level === undefined) {
@@ -129,76 +136,15 @@ function pairsOnly (text: unknown): boolean {
 
 /** @throws RequestError (400) for a header that is no idempotency key */
 function readIdempotent (
-  { idempotencyKey: key, authorization }: CountRequest, increments: IncrementColumns, callersKnown: boolean
+  { idempotencyKey, authorization }: CountRequest, increments: IncrementColumns, callersKnown: boolean
 ): IdempotentRequest | undefined {
-  if (key === undefined) return undefined
-  if (typeof key !== 'string' || !/^[\x21-\x7e]{1,255}$/.test(key)) {
-    const sent = typeof key === 'string' ? `, not ${echo(key)}` : ''
-    throw new RequestError('GBX_BAD_IDEMPOTENCY_KEY',
-      `the Idempotency-Key must be 1 to 255 visible ASCII characters, and one header${sent}`)
-  }
+  if (idempotencyKey === undefined) return undefined
+  const key = checkKey(idempotencyKey)
   // Where nobody checks who calls, this header means nothing: a client, or a proxy, may send it with one attempt only.
   const caller = callersKnown ? callerOf(authorization) : ''
-  // With its length before each, no caller can make another's id.
-  const id = createHash('sha256').update(`${caller.length}:${caller}${key.length}:${key}`).digest('hex')
-  return { id, at: Date.now(), sums: increments.sums() }
-}
-
-/** The bearer key, however the scheme before it is spelt. */
-function callerOf (authorization = ''): string {
-  return authorization.replace(/^[ \t]*bearer[ \t]+/i, '').trim()
+  return { id: idOf(caller, key), at: Date.now(), sums: increments.sums() }
 }
 
 function sameSums (some: IdempotentRequest['sums'], others: IdempotentRequest['sums']): boolean {
   return some.size === others.size && [...some].every(([key, sum]) => others.get(key) === sum)
 }
-
-/**
- * @param repeats whether it is a repeat of an idempotent request that waits, and so adds nothing but a reply
- * @throws RequestError (503) if this request would exceed the keys or bytes that one worker may have pending
- */
-function checkPending (
-  flusher: Flusher, increments: IncrementColumns, once: IdempotentRequest | undefined, repeats: boolean,
-  level: AckLevel, reply: PendingReply, { pendingKeysMax, pendingBytesMax }: Limits
-): void {
-  const room = pendingBytesMax - flusher.pendingBytes - flusher.replyBytes
-  const bytesMost = increments.length * pairBytesMost + requestBytesMost
-  if (flusher.pendingKeys + increments.length <= pendingKeysMax && bytesMost <= room) return
-  // Near a limit it is worth finding out which keys are new.
-  const added = repeats ? 0 : once === undefined ? countNew(flusher, increments) : once.sums.size
-  if (added > 0 && flusher.pendingKeys + (once === undefined ? added : 1) > pendingKeysMax) {
-    throw new RequestError('GBX_OVERLOADED', 'too many keys wait to be flushed (PENDING_KEYS_MAX); try again')
-  }
-  // Where no other reply is pending, a limit below what a single one takes must not refuse all of them.
-  const isOneOfMany = level !== 'memory' && flusher.pendingReplies > 0
-  const replyBytes = isOneOfMany ? bytesOfReply(reply, level, increments, once) : 0
-  if (added * keyBytesEstimate + replyBytes > room && added + replyBytes > 0) {
-    throw new RequestError('GBX_OVERLOADED',
-      'too many bytes wait to be flushed or stored (PENDING_BYTES_MAX); try again')
-  }
-}
-
-/** Distinct keys that are not pending yet. */
-function countNew (flusher: Flusher, increments: IncrementColumns): number {
-  return new Set(increments.keys().filter((_, i) => !flusher.isPending(increments, i))).size
-}
-
-/** Bytes that the reply will take while it is pending. */
-function bytesOfReply (
-  { ownBytes }: PendingReply, level: AckLevel, increments: IncrementColumns, once: IdempotentRequest | undefined
-): number {
-  if (level === 'queued') return ownBytes
-  return ownBytes + (once === undefined ? packedBytes(increments) : idempotentBytes(once))
-}
-
-/** Most that one pending key is counted with: a key of 256 bytes and its entry. */
-const keyBytesEstimate = 512
-
-/**
- * Most that a request takes per pair: once for the pending key, and once for what its reply keeps (two bytes per
- * character, and an entry).
- */
-const pairBytesMost = 2 * keyBytesEstimate + 128
-
-/** Most that it takes in addition: its reply and, if it is idempotent, itself twice. */
-const requestBytesMost = 18 * 1024

@@ -224,7 +224,8 @@ function parseInteger (bytes: Buffer, first: number, last: number): Sum | undefi
   return narrow(negative ? -exact : exact)
 }
 
-function isInt64 (value: Sum): boolean {
+/** Whether a sum is within 64 bits. */
+export function isInt64 (value: Sum): boolean {
   return typeof value === 'number' || (value <= int64Max && value >= int64Min)
 }
 
