@@ -6,7 +6,7 @@ import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { checkRedis, shownUrl } from '@gearbox/queue/redis/connection.ts'
-import { allSettings, loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import { allSettings, type Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { leave } from '@gearbox/runtime/log/log-output.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
@@ -32,11 +32,15 @@ export const command = defineCommand({
   options: {},
   settings: allSettings,
   service: true,
-  run: start,
+  wouldRun: ({ host, port, basePath, webWorkers, redisUrl, queueName, databasePath }) => ({
+    'web workers': `${webWorkers} on http://${host.includes(':') ? `[${host}]` : host}:${port}${basePath}`,
+    queue: redisUrl === undefined ? 'embedded' : `${queueName} in ${shownUrl(redisUrl)}`,
+    database: databasePath,
+  }),
+  run: async (_args, config) => await start(config),
 })
 
-async function start (): Promise<number> {
-  const config = loadConfig(process.env)
+async function start (config: Config): Promise<number> {
   const logger = createLogger('gearbox', config.logLevel)
   logCrash(logger)
   const stop = new AbortController()

@@ -1,5 +1,5 @@
 // Rules about imports: each is declared, each runs one way, and none leads back to where it began.
-import { house, rooms } from './rooms.js'
+import { house, rooms, seam } from './rooms.js'
 import {
   importsOf, isProduct, manifestOf, packageOf, pathOf, targetOf, visitImports, workspaceOf,
 } from './workspaces.js'
@@ -35,6 +35,10 @@ function mayImport (from, to) {
   return from.name === to.name || from.layer < to.layer
 }
 
+function isPlugin (workspace) {
+  return workspace.startsWith('plugins/')
+}
+
 /** Arrows run down only, from one workspace to another by name, within one by path. */
 export const importDirection = {
   meta: {
@@ -44,6 +48,9 @@ export const importDirection = {
       leaves: 'a path must not lead out of its workspace; import by the name of the other one',
       tests: 'the product must not import what is there for its tests',
       up: '{{from}} must not import from {{to}}: eslint-rules/rooms.js says which way arrows run',
+      plugin: '{{from}} must not import from {{to}}: a plugin is loaded where PLUGINS names it',
+      seam: '{{from}} must not import from {{to}}: a plugin may only import @gearbox/runtime/plugin.ts and ' +
+        '@gearbox/protocol/… of Gearbox',
       homeless: '{{path}} is in no room of eslint-rules/rooms.js',
     },
   },
@@ -62,10 +69,16 @@ export const importDirection = {
       if (other !== workspace) {
         if (specifier.startsWith('.') && other + workspace !== '') context.report({ node, messageId: 'leaves' })
         if (!product) return
+        const data = { from: workspace || 'bin', to: other || 'the root' }
+        if (isPlugin(other)) return context.report({ node, messageId: 'plugin', data })
+        if (isPlugin(workspace)) {
+          if (!seam.test(target)) context.report({ node, messageId: 'seam', data })
+          return
+        }
         const there = placeIn(house, other)
         if (there === undefined) context.report({ node, messageId: 'tests' })
         else if (!mayImport(home, there)) {
-          context.report({ node, messageId: 'up', data: { from: workspace || 'bin', to: other || 'the root' } })
+          context.report({ node, messageId: 'up', data })
         }
       } else if (product && !isProduct(target) && target.endsWith('.ts')) {
         context.report({ node, messageId: 'tests' })

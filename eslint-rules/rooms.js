@@ -1,10 +1,16 @@
 // The rooms of the house, and which way the arrows run: what is listed may import what is listed after it.
 // Rooms in one inner list are neighbours, which do not import each other.
 
-/** Workspaces of the product. The root's is bin/. */
+/**
+ * Workspaces of the product. The root's is bin/. No code imports a plugin: PLUGINS says which are loaded; and a plugin
+ * imports the seam alone.
+ */
 export const house = [
   '', ['apps/web', 'apps/consumer', 'plugins/*'], 'packages/queue', 'packages/runtime', 'packages/protocol',
 ]
+
+/** What plugins may import of other workspaces. */
+export const seam = /^packages\/(?:runtime\/src\/plugin\/plugin\.ts$|protocol\/)/
 
 /** Within a workspace, each file and folder of its source. */
 export const rooms = {

@@ -104,7 +104,7 @@ install_code () {
   rm -rf "$code.new"
   mkdir -p "$code.new"
   tar -C "$source" -cf - --exclude=node_modules --exclude=test \
-    apps bin packages install package.json package-lock.json .npmrc docs README.md DESIGN.md SECURITY.md CONTRIBUTING.md CHANGELOG.md LICENSE | tar -C "$code.new" -xf - --no-same-owner
+    apps bin packages plugins install package.json package-lock.json .npmrc docs README.md DESIGN.md SECURITY.md CONTRIBUTING.md CHANGELOG.md LICENSE | tar -C "$code.new" -xf - --no-same-owner
   say 'installing the packages of the lockfile'
   (
     cd "$code.new"

@@ -137,7 +137,7 @@ function copyRepository (): string {
   mkdirSync(join(to, '@gearbox'), { recursive: true })
   for (const name of readdirSync(from)) if (name !== '@gearbox') symlinkSync(join(from, name), join(to, name))
   for (const name of readdirSync(join(from, '@gearbox'))) {
-    const path = ['apps', 'packages'].map((dir) => join(copy, dir, name)).find((path) => existsSync(path))
+    const path = ['apps', 'packages', 'plugins'].map((dir) => join(copy, dir, name)).find((path) => existsSync(path))
     if (path !== undefined) symlinkSync(path, join(to, '@gearbox', name))
   }
   return copy

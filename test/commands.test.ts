@@ -3,7 +3,9 @@ import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
-import { describeConfig, variables } from '@gearbox/runtime/config.ts'
+import { allSettings, variables } from '@gearbox/runtime/config.ts'
+import { describeVariables } from '@gearbox/runtime/plugin/configuration.ts'
+import { loadPluginsOf } from '@gearbox/runtime/plugin/load.ts'
 import { root, startCommand } from '@gearbox/test-kit/gearbox.ts'
 
 const names = ['start', 'web', 'consumer', 'verify', 'rejected', 'rebind', 'backup']
@@ -32,7 +34,7 @@ test.each(names)('npm runs %s through the table', (name) => {
 
 /** The variables that --help lists, whatever the environment. */
 async function listed (name: string): Promise<readonly string[]> {
-  const program = startCommand(name, ['--help'], { PORT: 'wrong' })
+  const program = startCommand(name, ['--help'], { PORT: 'wrong', PLUGINS: 'none' })
   expect(await program.exited).toBe(0)
   expect(program.output).toMatch(new RegExp(`^usage: npm (?:run )?${name}`, 'm'))
   const [, table = ''] = program.output.split('\nEnvironment:\n')
@@ -42,7 +44,8 @@ async function listed (name: string): Promise<readonly string[]> {
 describe('--help', () => {
   test('of start lists every variable, in the words of the table', async () => {
     expect(await listed('start')).toEqual(variables)
-    expect(gearbox('start', '--help').out).toContain(`\n\nEnvironment:\n${describeConfig()}\n`)
+    const table = describeVariables(allSettings, await loadPluginsOf({}))
+    expect(gearbox('start', '--help').out).toContain(`\n\nEnvironment:\n${table}\n`)
   })
 
   test.each<{ readonly name: string, readonly reads: readonly string[], readonly ignores: readonly string[] }>([

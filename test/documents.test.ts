@@ -2,11 +2,13 @@
 import { existsSync, globSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { expect, test } from 'vitest'
-import { describeConfig } from '@gearbox/runtime/config.ts'
+import { allSettings } from '@gearbox/runtime/config.ts'
+import { describeVariables } from '@gearbox/runtime/plugin/configuration.ts'
+import { loadPluginsOf } from '@gearbox/runtime/plugin/load.ts'
 import { root } from '@gearbox/test-kit/gearbox.ts'
 
 /** All documents that are this project's own. */
-const documents = globSync(['*.md', '{apps,bench,docs,install,packages,test,vegeta}/**/*.md'], {
+const documents = globSync(['*.md', '{apps,bench,docs,install,packages,plugins,test,vegeta}/**/*.md'], {
   cwd: root, exclude: (path) => path.includes('node_modules'),
 }).sort()
 const designs = documents.filter((name) => /(?:^|\/)(?:DESIGN|CONTRIBUTING)\.md$/.test(name))
@@ -15,8 +17,9 @@ function read (name: string): string {
   return readFileSync(join(root, name), 'utf8')
 }
 
-test('docs/configuration.md has the table of variables that --help prints', () => {
-  expect(read('docs/configuration.md')).toContain(`\`\`\`\n${describeConfig()}\n\`\`\``)
+test('docs/configuration.md has the table of variables that --help prints', async () => {
+  const table = describeVariables(allSettings, await loadPluginsOf({}))
+  expect(read('docs/configuration.md')).toContain(`\`\`\`\n${table}\n\`\`\``)
 })
 
 test.each(documents)('%s names only npm scripts that there are', (name) => {
@@ -32,7 +35,7 @@ test.each(documents)('%s links only to files that there are', (name) => {
 
 test.each(designs)('%s names only source files that there are', (name) => {
   const paths = Array.from(read(name).matchAll(
-    /`((?:apps|bin|packages|test|vegeta|install)\/[\w./-]+\.(?:ts|lua|sh))`/g
+    /`((?:apps|bin|packages|plugins|test|vegeta|install)\/[\w./-]+\.(?:ts|lua|sh))`/g
   ), ([, path]) => path ?? '')
   expect(paths.filter((path) => !existsSync(join(root, path)))).toEqual([])
 })

@@ -73,6 +73,19 @@ describe('an import against the direction is refused', () => {
     expect(found).toContainEqual(['gearbox/import-direction', expect.stringMatching(message)])
   })
 
+  test.each([
+    ['plugins/x/src/plugin.ts', '@gearbox/runtime/config.ts', true],
+    ['plugins/x/src/plugin.ts', '@gearbox/queue/queue.ts', true],
+    ['plugins/x/src/plugin.ts', '@gearbox/web/server.ts', true],
+    ['plugins/x/src/plugin.ts', '@gearbox/runtime/plugin.ts', false],
+    ['plugins/x/src/plugin.ts', '@gearbox/protocol/int64.ts', false],
+    ['plugins/x/test/plugin.test.ts', '@gearbox/web/server.ts', false],
+  ])('as is any import of a plugin but of the seam: in %s, %s (%s)', async (path, specifier, refused) => {
+    const found = await lint(path, importing(specifier))
+    expect(found.filter(([rule]) => rule === 'gearbox/import-direction'))
+      .toEqual(refused ? [['gearbox/import-direction', expect.stringContaining('a plugin may only import ')]] : [])
+  })
+
   test('and a file without a room is too', async () => {
     expect(await lint('apps/web/src/helpers/x.ts', 'await 1\n')).toEqual([
       ['gearbox/import-direction', expect.stringContaining('apps/web/src/helpers/x.ts is in no room')],

@@ -5,12 +5,14 @@ import { dirname } from 'node:path'
 import { ownerText, parseOwner, SupersededError, type Owner } from '@gearbox/protocol/owner.ts'
 import { EmbeddedConsumerQueue } from '@gearbox/queue/embedded/consumer-queue.ts'
 import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
+import { shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
-import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
 import { createRegistry, durations, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics } from '@gearbox/runtime/metrics-server.ts'
+import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { defineCommand, runCommand } from '@gearbox/runtime/process/command.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { ParentLink } from '@gearbox/runtime/process/parent-link.ts'
@@ -23,6 +25,15 @@ import { stopAdvice } from './stop-advice.ts'
 import { KeyCounter } from './store/key-counter.ts'
 import type { Store } from './store/store.ts'
 
+const settings = [
+  'host', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'commitIntervalMs', 'headersTimeoutMs',
+  'requestTimeoutMs', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'apiKeys',
+  'hostsAllowed', 'metricsPort', 'logLevel', 'statsIntervalMs', 'plugins',
+] as const
+
+/** The settings of a consumer. */
+type ConsumerConfig = Pick<Config, typeof settings[number]>
+
 /** `npm run consumer`, and the consumer of an `npm start`. */
 export const command = defineCommand({
   name: 'consumer',
@@ -31,17 +42,20 @@ export const command = defineCommand({
   // From a parent: the path of the embedded queue's socket, and the database that the consumer before this one had.
   options: { embedded: { type: 'string' }, database: { type: 'string' } },
   positionals: true,
-  settings: [
-    'host', 'redisUrl', 'queueName', 'databasePath', 'commitIntervalMs', 'headersTimeoutMs', 'requestTimeoutMs',
-    'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'apiKeys', 'hostsAllowed',
-    'metricsPort', 'logLevel', 'statsIntervalMs',
-  ],
+  settings,
   service: true,
-  run: async ({ values: { embedded, database }, positionals: [path] }) => {
-    const env = path === undefined ? process.env : { ...process.env, DATABASE_PATH: path }
-    const why = 'a consumer that is started alone takes from Redis (npm start needs none)'
-    const config = loadConfig(env, embedded === undefined ? { REDIS_URL: why } : {})
-    await run(config, embedded, database === undefined ? undefined : parseOwner(database))
+  environment: ({ values: { embedded }, positionals: [path] }) => ({
+    ...(path === undefined ? {} : { variables: { DATABASE_PATH: path } }),
+    ...(embedded === undefined
+      ? { required: { REDIS_URL: 'a consumer that is started alone takes from Redis (npm start needs none)' } }
+      : {}),
+  }),
+  wouldRun: ({ redisUrl, queueName, databasePath }) => ({
+    consumer: `of ${redisUrl === undefined ? 'the embedded queue' : `${queueName} in ${shownUrl(redisUrl)}`}`,
+    database: databasePath,
+  }),
+  run: async ({ values: { embedded, database } }, config, plugins) => {
+    await run(config, plugins, embedded, database === undefined ? undefined : parseOwner(database))
     return 0
   },
 })
@@ -51,7 +65,9 @@ export const command = defineCommand({
  * @param socket path of the embedded queue's socket; undefined: the queue is Redis
  * @param before the database that the consumer before this one had
  */
-async function run (config: Config, socket: string | undefined, before: Owner | undefined): Promise<void> {
+async function run (
+  config: ConsumerConfig, plugins: readonly LoadedPlugin[], socket: string | undefined, before: Owner | undefined
+): Promise<void> {
   const link = ParentLink.ofThisProcess()
   const logger = createLogger('consumer', config.logLevel)
   logCrash(logger)
@@ -70,7 +86,7 @@ async function run (config: Config, socket: string | undefined, before: Owner | 
   if (opened !== undefined) {
     const keyCounter = new KeyCounter(config.databasePath, logger)
     try {
-      await consume({ config, logger, link, queue, lifetime, registry, keyCounter, store: opened.store })
+      await consume({ config, plugins, logger, link, queue, lifetime, registry, keyCounter, store: opened.store })
     } finally {
       await queue.close()
       await keyCounter.close()
@@ -83,13 +99,14 @@ async function run (config: Config, socket: string | undefined, before: Owner | 
   logStopped()
 }
 
-function redisQueue (config: Config, logger: Logger): ConsumerQueue {
+function redisQueue (config: ConsumerConfig, logger: Logger): ConsumerQueue {
   if (config.redisUrl === undefined) throw new Error('no REDIS_URL')
   return new RedisConsumerQueue({ url: config.redisUrl, queueName: config.queueName, logger, warnOfSettings: true })
 }
 
 interface Parts {
-  readonly config: Config
+  readonly config: ConsumerConfig
+  readonly plugins: readonly LoadedPlugin[]
   readonly logger: Logger
   readonly link: ParentLink | undefined
   readonly queue: ConsumerQueue

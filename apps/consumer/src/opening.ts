@@ -16,6 +16,10 @@ import { Store } from './store/store.ts'
 /** Time from one attempt to the next. The queue may come up after us, and the database be locked for a while. */
 const retryMs = 500
 
+/** The settings of a store. */
+export type OpenConfig = Pick<Config,
+  'databasePath' | 'idempotencyHours' | 'idempotencyRowsMax' | 'rejectedRowsMax' | 'rejectedBytesMax'>
+
 /** What a consumer works on; the caller closes the store, then releases the lock. */
 export interface Opened {
   readonly store: Store
@@ -35,7 +39,7 @@ const troubles: { readonly [state in 'moved' | 'locked']: StoreTrouble } = {
  * @throws FatalError if waiting would not help; the queue is closed then
  */
 export async function openBoth (
-  queue: ConsumerQueue, config: Config, logger: Logger, stop: AbortSignal, before: Owner | undefined
+  queue: ConsumerQueue, config: OpenConfig, logger: Logger, stop: AbortSignal, before: Owner | undefined
 ): Promise<Opened | undefined> {
   const logged = new Set<string>()
   let isStarted = false
@@ -68,7 +72,7 @@ export async function openBoth (
   return undefined
 }
 
-async function open (queue: ConsumerQueue, config: Config, before: Owner | undefined): Promise<Opened> {
+async function open (queue: ConsumerQueue, config: OpenConfig, before: Owner | undefined): Promise<Opened> {
   let store: Store | undefined
   let lock: ConsumerLock | undefined
   try {
@@ -89,7 +93,7 @@ function passes (error: unknown): boolean {
   return error instanceof QueueUnavailableError || error instanceof DatabaseMovedError || isBusy(error)
 }
 
-function waitingFor (error: unknown, reason: string, queue: ConsumerQueue, { databasePath }: Config): string {
+function waitingFor (error: unknown, reason: string, queue: ConsumerQueue, { databasePath }: OpenConfig): string {
   if (error instanceof DatabaseMovedError) return `${troubles.moved.reason} (${reason}): retrying; put it back`
   if (isBusy(error)) return `${databasePath} is locked (${reason}): retrying. Who else has it open?`
   return `Redis at ${queue.name} can't be used: ${reason}; retrying`

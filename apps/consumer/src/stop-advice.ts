@@ -4,7 +4,7 @@ import { dirname } from 'node:path'
 import type { Config } from '@gearbox/runtime/config.ts'
 
 /** Only the workers' memory keeps what waits; a stop would write it to a file, perhaps on the same full disk. */
-export function stopAdvice ({ databasePath, unsentDir }: Config): string {
+export function stopAdvice ({ databasePath, unsentDir }: Pick<Config, 'databasePath' | 'unsentDir'>): string {
   const onSameDisk = deviceOf(unsentDir) === deviceOf(dirname(databasePath))
   return 'Do so before stopping: what waits is in the memory of the web workers only, and a stop writes it to ' +
     `${unsentDir} (UNSENT_DIR)${onSameDisk ? ', which is on the same disk' : ''}`

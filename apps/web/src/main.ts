@@ -4,19 +4,21 @@ import { randomUUID } from 'node:crypto'
 import { once } from 'node:events'
 import { EmbeddedProducerQueue } from '@gearbox/queue/embedded/producer-queue.ts'
 import type { ProducerQueue } from '@gearbox/queue/queue.ts'
+import { shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { RedisProducerQueue } from '@gearbox/queue/redis/producer-queue.ts'
 import { embeddedQueueName } from '@gearbox/queue/spool-file.ts'
-import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import type { Config } from '@gearbox/runtime/config.ts'
 import { createLogger, logCrash, type Logger } from '@gearbox/runtime/log/logger.ts'
 import { createRegistry, durations, logStats, logStop, snapshot, type Registry } from '@gearbox/runtime/metrics.ts'
 import { serveMetrics, type MetricsServer } from '@gearbox/runtime/metrics-server.ts'
+import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { defineCommand, runCommand } from '@gearbox/runtime/process/command.ts'
 import { ParentLink } from '@gearbox/runtime/process/parent-link.ts'
 import { drain, stopDeadlineMs, stopRequested, type StopReason } from '@gearbox/runtime/process/shutdown.ts'
 import { Flusher } from './deliver/flusher.ts'
 import { pushSpool, readDatabaseUuid } from './deliver/spool.ts'
 import { ConnectionLimit } from './http/connection-limit.ts'
-import { listen, type Listening } from './http/listen.ts'
+import { listen, urlOf, type Listening } from './http/listen.ts'
 import { scrapeAll } from './http/metrics.ts'
 import { registerConnections, registerProducer, registerWorker } from './metrics.ts'
 import { saveMs, saveSpool } from './save-spool.ts'
@@ -28,7 +30,8 @@ const reachableMs = 1000
 
 /** The parts of a worker, in the order in which they are started. */
 interface Parts {
-  readonly config: Config
+  readonly config: WebConfig
+  readonly plugins: readonly LoadedPlugin[]
   readonly logger: Logger
   /** Undefined in a worker that runs alone. */
   readonly link: ParentLink | undefined
@@ -51,6 +54,16 @@ interface Started {
   endBackground: () => void
 }
 
+const settings = [
+  'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'flushIntervalMs', 'ack', 'ackTimeoutMs',
+  'pendingKeysMax', 'pendingBytesMax', 'pendingRequestsMax', 'unstoredBytesMax', 'bodyBytesMax', 'bodyPairsMax',
+  'connectionsMax', 'fastLane', 'basePath', 'headersTimeoutMs', 'requestTimeoutMs', 'keepAliveTimeoutMs', 'drainMs',
+  'apiKeys', 'hostsAllowed', 'corsOrigins', 'metricsPort', 'logLevel', 'statsIntervalMs', 'plugins',
+] as const
+
+/** The settings of a web worker. */
+type WebConfig = Pick<Config, typeof settings[number]>
+
 /** `npm run web`, and each web worker of an `npm start`. */
 export const command = defineCommand({
   name: 'web',
@@ -58,32 +71,37 @@ export const command = defineCommand({
   usage: 'usage: npm run web',
   // From a parent: the path of the embedded queue's socket, and what the log calls this worker.
   options: { embedded: { type: 'string' }, part: { type: 'string' } },
-  settings: [
-    'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'flushIntervalMs', 'ack', 'ackTimeoutMs',
-    'pendingKeysMax', 'pendingBytesMax', 'pendingRequestsMax', 'unstoredBytesMax', 'bodyBytesMax', 'bodyPairsMax',
-    'connectionsMax', 'fastLane', 'basePath', 'headersTimeoutMs', 'requestTimeoutMs', 'keepAliveTimeoutMs', 'drainMs',
-    'apiKeys', 'hostsAllowed', 'corsOrigins', 'metricsPort', 'logLevel', 'statsIntervalMs',
-  ],
+  settings,
   service: true,
-  run: async ({ values }) => await run(values.embedded, values.part),
+  environment: ({ values: { embedded } }) => embedded === undefined
+    ? { required: { REDIS_URL: 'a web worker that runs alone pushes to Redis (npm start needs none)' } }
+    : {},
+  wouldRun: ({ host, port, basePath, redisUrl, queueName, databasePath }) => ({
+    'web worker': `${urlOf(host, port)}${basePath}`,
+    queue: redisUrl === undefined ? 'embedded' : `${queueName} in ${shownUrl(redisUrl)}`,
+    database: `${databasePath} (for reads)`,
+  }),
+  run: async ({ values }, config, plugins) => await run(config, plugins, values.embedded, values.part),
 })
 
 /** @returns the exit code */
-async function run (embedded: string | undefined, name = 'web'): Promise<number> {
-  const config = loadConfig(process.env, embedded === undefined
-    ? { REDIS_URL: 'a web worker that runs alone pushes to Redis (npm start needs none)' }
-    : {})
+async function run (
+  config: WebConfig, plugins: readonly LoadedPlugin[], embedded: string | undefined, name = 'web'
+): Promise<number> {
   const link = ParentLink.ofThisProcess()
   const logger = createLogger(name, config.logLevel)
   logCrash(logger)
   const stopping = stopRequested(link, true)
-  const parts = build(config, logger, link, embedded)
+  const parts = build(config, plugins, logger, link, embedded)
   const started = await start(parts)
   return await stop(parts, started, await stopping)
 }
 
 /** @param embedded the path of the embedded queue's socket; undefined: Redis */
-function build (config: Config, logger: Logger, link: ParentLink | undefined, embedded: string | undefined): Parts {
+function build (
+  config: WebConfig, plugins: readonly LoadedPlugin[], logger: Logger, link: ParentLink | undefined,
+  embedded: string | undefined
+): Parts {
   // Made in this process, after any fork: two processes must never share it.
   const producer = randomUUID()
   const queue = createQueue(config, embedded, logger, link === undefined)
@@ -94,10 +112,11 @@ function build (config: Config, logger: Logger, link: ParentLink | undefined, em
   const requests = new Map<number, number>()
   registerWorker(registry, flusher, queue, requests)
   registerProducer(registry, flusher, producer)
-  return { config, logger, link, producer, queue, flusher, totals: new Totals(config.databasePath), registry, requests }
+  const totals = new Totals(config.databasePath)
+  return { config, plugins, logger, link, producer, queue, flusher, totals, registry, requests }
 }
 
-function createQueue (config: Config, embedded: string | undefined, logger: Logger, alone: boolean): ProducerQueue {
+function createQueue (config: WebConfig, embedded: string | undefined, logger: Logger, alone: boolean): ProducerQueue {
   if (embedded !== undefined) return new EmbeddedProducerQueue(embedded, embeddedQueueName(config.databasePath))
   if (config.redisUrl === undefined) throw new Error('no REDIS_URL')
   return new RedisProducerQueue({ url: config.redisUrl, queueName: config.queueName, logger, warnOfSettings: alone })

@@ -18,7 +18,7 @@ import { addDocument } from './http/docs/document.ts'
 import { docsRoutes } from './http/docs/route.ts'
 import { healthRoutes } from './http/health.ts'
 import { metricsRoutes } from './http/metrics.ts'
-import { httpOptions, limitServer } from './http/node-server.ts'
+import { httpOptions, limitServer, type HttpConfig } from './http/node-server.ts'
 import { addHeadCheck, addReplyHooks } from './http/request-checks.ts'
 import { UnparsedReplies } from './http/unparsed-replies.ts'
 import type { AdmitOptions } from './increment/admit.ts'
@@ -27,9 +27,13 @@ import { incrementRoutes } from './increment/route.ts'
 import type { Totals } from './totals/reads.ts'
 import { totalsRoutes } from './totals/route.ts'
 
+/** The settings of a server. */
+export type ServerConfig = HttpConfig & AdmitOptions['limits'] &
+  Pick<Config, 'host' | 'hostsAllowed' | 'corsOrigins' | 'bodyBytesMax' | 'basePath' | 'fastLane'>
+
 /** The parts that a server serves. They are started and stopped by the caller. */
 export interface ServerOptions {
-  readonly config: Config
+  readonly config: ServerConfig
   readonly logger: Logger
   readonly flusher: AdmitOptions['flusher']
   readonly queue: AdmitOptions['queue']

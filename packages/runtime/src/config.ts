@@ -6,9 +6,12 @@ import { ackLevels } from '@gearbox/protocol/ack-levels.ts'
 import { parseApiKey } from './access/api-keys.ts'
 import { parseHost } from './access/hosts.ts'
 import { parseOrigin } from './access/origins.ts'
+import { builtInPlugins, parsePlugins } from './plugin/names.ts'
 import { parseRedisUrl } from './redis-url.ts'
-import { describeSettings, readSettings, variableName, type ValuesOf } from './settings/schema.ts'
-import { integer, list, oneOf, optional, path, quote } from './settings/setting.ts'
+import {
+  describeSettings, parseSettings, refuseProblems, variableName, type Read, type ValuesOf,
+} from './settings/schema.ts'
+import { integer, list, oneOf, optional, path, printable, quote } from './settings/setting.ts'
 
 const secondMs = 1000
 const hourMs = 3600 * secondMs
@@ -21,7 +24,12 @@ const flushInterval = integer({ fallback: 1, range: [1, 60 * secondMs], about: '
 
 /** The settings of everything but plugins, in the order of --help. */
 export const coreSettings = {
-  host: { fallback: '127.0.0.1', about: 'address the web workers listen on', parse: (text: string) => text },
+  host: {
+    fallback: '127.0.0.1',
+    about: 'address the web workers listen on',
+    printable: true,
+    parse: (text: string) => text,
+  },
   port: integer({ fallback: 3333, range: [0, 65_535], about: 'port the web workers listen on (0: any free one)' }),
   redisUrl: optional({
     fallback: undefined,
@@ -29,7 +37,9 @@ export const coreSettings = {
       'unset: the embedded queue',
     parse: parseUrl,
   }),
-  queueName: { fallback: 'gearbox', about: 'first part of every key in Redis', parse: parseQueueName },
+  queueName: {
+    fallback: 'gearbox', about: 'first part of every key in Redis', printable: true, parse: parseQueueName,
+  },
   databasePath: path('./data/numbers.db', 'the SQLite database'),
   unsentDir: optional(
     path('', 'where a stopping worker leaves batches that it could not push'), 'unsent/ next to the database'),
@@ -37,6 +47,7 @@ export const coreSettings = {
     fallback: 'auto',
     unit: 'ms',
     about: 'between flushes; auto: as soon as the one before is acknowledged',
+    printable: true,
     parse: (text: string): number | 'auto' => text === 'auto' ? 'auto' : flushInterval.parse(text),
   },
   commitIntervalMs: integer({
@@ -82,6 +93,7 @@ export const coreSettings = {
     fallback: '',
     shown: 'unset',
     about: 'path before all others (/gearbox: POST /gearbox/increment), for a proxy that passes on a part of a site',
+    printable: true,
     parse: parseBasePath,
   },
   headersTimeoutMs: integer({
@@ -114,11 +126,11 @@ export const coreSettings = {
   apiKeys: list(
     'comma-separated keys; set: requests need Authorization: Bearer; count:KEY, read:KEY, admin:KEY say what for',
     parseApiKey),
-  hostsAllowed: list(
-    'comma-separated names under which this answers (*: any) where API_KEYS is unset', parseHost),
-  corsOrigins: list(
+  hostsAllowed: printable(list(
+    'comma-separated names under which this answers (*: any) where API_KEYS is unset', parseHost)),
+  corsOrigins: printable(list(
     'comma-separated origins whose pages may count and read (https://example.org, https://*.example.org, *)',
-    parseOrigin),
+    parseOrigin)),
   metricsPort: optional(integer({
     fallback: 0,
     range: [0, 65_535],
@@ -129,6 +141,12 @@ export const coreSettings = {
   statsIntervalMs: integer({
     fallback: 10_000, range: [100, 24 * hourMs], unit: 'ms', about: 'between two lines of metrics in the log',
   }),
+  plugins: {
+    fallback: builtInPlugins.length === 0 ? 'none' : builtInPlugins.join(','),
+    about: 'comma-separated plugins: names of built-in ones, paths (./mine.ts), packages; none',
+    printable: true,
+    parse: parsePlugins,
+  },
 } as const
 
 type CoreValues = ValuesOf<typeof coreSettings>
@@ -147,11 +165,24 @@ export const variables: readonly string[] = allSettings.map(variableName)
  * @param required variables that must be set, each with the reason
  * @throws FatalError (exit code 78) that names every problem at once
  */
-export function loadConfig (
-  env: NodeJS.ProcessEnv, required: { readonly [variable: string]: string } = {}
-): Config {
-  const values = readSettings(coreSettings, env, { required, check: checkTimeouts })
-  return { ...values, unsentDir: values.unsentDir ?? join(dirname(values.databasePath), 'unsent') }
+export function loadConfig (env: NodeJS.ProcessEnv, required: Required = {}): Config {
+  const { values, problems } = parseConfig(env, required)
+  refuseProblems(problems)
+  return finishConfig(values)
+}
+
+/** Variables that must be set, each with the reason. */
+export type Required = { readonly [variable: string]: string }
+
+/** The first step of `loadConfig`, for those who have more problems to name. */
+export function parseConfig (env: NodeJS.ProcessEnv, required: Required): Read<CoreValues> {
+  return parseSettings(coreSettings, env, { required, check: checkTimeouts })
+}
+
+/** Its last step. @param values what `parseConfig` returned without a problem */
+export function finishConfig (values: Partial<CoreValues>): Config {
+  const all = values as CoreValues
+  return { ...all, unsentDir: all.unsentDir ?? join(dirname(all.databasePath), 'unsent') }
 }
 
 /** The table of variables for --help. @param listed the settings that it shows */

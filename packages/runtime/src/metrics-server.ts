@@ -18,6 +18,10 @@ const connectionsMax = 100
 /** How often Node checks which clients are over their time. */
 const timeoutCheckMs = 500
 
+/** The settings of a metrics port. */
+export type MetricsConfig = Pick<Config,
+  'host' | 'metricsPort' | 'apiKeys' | 'hostsAllowed' | 'headersTimeoutMs' | 'requestTimeoutMs'>
+
 /** A metrics port that listens. */
 export interface MetricsServer {
   /** Where it listens: `http://HOST:PORT`. */
@@ -34,7 +38,7 @@ export interface MetricsServer {
  * @throws FatalError if it can't listen
  */
 export async function serveMetrics (
-  config: Config, read: () => Promise<string>, logger: Logger
+  config: MetricsConfig, read: () => Promise<string>, logger: Logger
 ): Promise<MetricsServer | undefined> {
   if (config.metricsPort === undefined) return undefined
   const app = await build(config, read, logger)
@@ -48,7 +52,7 @@ export async function serveMetrics (
   }
 }
 
-async function build (config: Config, read: () => Promise<string>, logger: Logger): Promise<FastifyInstance> {
+async function build (config: MetricsConfig, read: () => Promise<string>, logger: Logger): Promise<FastifyInstance> {
   // Loaded only where METRICS_PORT is set: a consumer has no other HTTP.
   const { default: fastify } = await import('fastify')
   const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {

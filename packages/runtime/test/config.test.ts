@@ -52,6 +52,7 @@ const defaults: Config = {
   metricsPort: undefined,
   logLevel: 'info',
   statsIntervalMs: 10_000,
+  plugins: [],
 }
 
 const variables = [
@@ -61,7 +62,7 @@ const variables = [
   'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS',
   'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
   'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED',
-  'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS',
+  'CORS_ORIGINS', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS', 'PLUGINS',
 ]
 
 describe('an environment', () => {
@@ -113,6 +114,7 @@ describe('an environment', () => {
       METRICS_PORT: '9100',
       LOG_LEVEL: 'silent',
       STATS_INTERVAL_MS: '100',
+      PLUGINS: 'tickets, ./mine.ts,@me/plugin',
     })).toEqual({
       host: '::1',
       port: 0,
@@ -155,6 +157,7 @@ describe('an environment', () => {
       metricsPort: 9100,
       logLevel: 'silent',
       statsIntervalMs: 100,
+      plugins: ['tickets', './mine.ts', '@me/plugin'],
     })
   })
 
@@ -204,12 +207,17 @@ describe('a problem', () => {
       'https://*example.org', 'https://*.*.example.org', 'https://*.example.org/', 'https://*.127.0.0.1',
       'https://example.org?', 'https://example.org:'],
     ['METRICS_PORT', 'x', '65536'], ['LOG_LEVEL', 'INFO', 'verbose', 'true'], ['STATS_INTERVAL_MS', '0', '-1'],
+    ['PLUGINS', ',', 'a,', 'a,,b', 'a,none', 'none,none'],
   ])('in %s is named', (name, ...values) => {
     for (const value of values) {
       const { message } = problemsOf({ [name]: value })
       expect(message).toContain(`\n  ${name} must be`)
       expect(message).toMatch(/^a problem in the environment/)
     }
+  })
+
+  test('in PLUGINS is a name that is there twice', () => {
+    expect(problemsOf({ PLUGINS: 'a, b,a' }).message).toContain('\n  PLUGINS names "a" twice')
   })
 
   test('in one variable is named beside those in all others', () => {

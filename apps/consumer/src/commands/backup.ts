@@ -3,7 +3,6 @@
 import { existsSync, renameSync, rmSync } from 'node:fs'
 import { resolve } from 'node:path'
 import Database from 'better-sqlite3'
-import { loadConfig } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
@@ -23,13 +22,12 @@ export const command = defineCommand({
   options: {},
   positionals: true,
   settings: ['databasePath'],
-  run: async ({ positionals }) => await backUp(positionals[0]),
+  run: async ({ positionals: [file] }, { databasePath }) => await backUp(file, databasePath),
 })
 
 /** @returns the exit code */
-async function backUp (file: string | undefined): Promise<number> {
+async function backUp (file: string | undefined, databasePath: string): Promise<number> {
   if (file === undefined) throw new FatalError('name the copy: npm run backup -- FILE')
-  const { databasePath } = loadConfig(process.env)
   const target = resolve(file)
   if (existsSync(target)) throw new FatalError(`${target} exists; a backup never replaces a file`)
   if (!existsSync(databasePath)) throw new FatalError(`there is no database ${databasePath}; DATABASE_PATH names it`)

@@ -1,11 +1,12 @@
 // `npm run rebind`: binds a queue to a database that it was not consumed into, on purpose. A new database is created;
 // another one gets a new identity, so that it is never taken for what it was. The queue forgets the progress it
 // reported.
+import { resolve } from 'node:path'
 import { ownerText, type Owner } from '@gearbox/protocol/owner.ts'
 import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
 import { shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { inspectQueue, RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
-import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import { createLogger } from '@gearbox/runtime/log/logger.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
@@ -24,6 +25,13 @@ usage: npm run rebind -- DATABASE_PATH
        npm run rebind -- --embedded DATABASE_PATH   gives the queue in Redis up: npm start needs no REDIS_URL any more
        npm run rebind -- --force DATABASE_PATH      also if Redis still holds a consumer's connection: its host died`
 
+const settings = [
+  'redisUrl', 'queueName', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'logLevel',
+  'plugins',
+] as const
+
+type RebindConfig = Pick<Config, typeof settings[number] | 'databasePath'>
+
 /** `npm run rebind`. */
 export const command = defineCommand({
   name: 'rebind',
@@ -31,15 +39,25 @@ export const command = defineCommand({
   usage,
   options: { embedded: { type: 'boolean' }, force: { type: 'boolean' } },
   positionals: true,
-  settings: ['redisUrl', 'queueName', 'logLevel'],
-  run: async ({ values, positionals }) => await rebind(positionals[0], values.embedded === true, values.force === true),
+  settings,
+  environment: ({ values: { embedded }, positionals: [path] }) => ({
+    variables: { DATABASE_PATH: namedPath(path) },
+    required: embedded === true ? {} : { REDIS_URL: 'it says where the queue is' },
+  }),
+  run: async ({ values: { embedded, force }, positionals: [path] }, config) => {
+    const databasePath = resolve(namedPath(path))
+    return await rebind({ ...config, databasePath }, embedded === true, force === true)
+  },
 })
 
-/** @returns the exit code */
-async function rebind (path: string | undefined, embedded: boolean, force: boolean): Promise<number> {
+/** The database must be named: the one of DATABASE_PATH is most often not the one that is meant. @throws FatalError */
+function namedPath (path: string | undefined): string {
   if (path === undefined) throw new FatalError('name the database: npm run rebind -- DATABASE_PATH')
-  const required = embedded ? {} : { REDIS_URL: 'it says where the queue is' }
-  const config = loadConfig({ ...process.env, DATABASE_PATH: path }, required)
+  return path
+}
+
+/** @returns the exit code */
+async function rebind (config: RebindConfig, embedded: boolean, force: boolean): Promise<number> {
   const { databasePath, redisUrl, queueName } = config
   try {
     const identity = inspectDatabase(databasePath)
@@ -57,7 +75,7 @@ async function rebind (path: string | undefined, embedded: boolean, force: boole
 }
 
 /** Runs something while nobody else works on the database. @throws FatalError (refused) */
-async function alone<T> ({ databasePath }: Config, run: () => T | Promise<T>): Promise<T> {
+async function alone<T> ({ databasePath }: RebindConfig, run: () => T | Promise<T>): Promise<T> {
   const parent = new DatabaseLock(databasePath, 'Stop it and run this again; nothing was changed')
   try {
     const consumers = ConsumerLock.takeAlone(databasePath)
@@ -76,7 +94,7 @@ async function alone<T> ({ databasePath }: Config, run: () => T | Promise<T>): P
 }
 
 /** Binds the queue in Redis to the database. @returns what was done */
-async function bind (config: Config, identity: Identity | undefined, force: boolean): Promise<string> {
+async function bind (config: RebindConfig, identity: Identity | undefined, force: boolean): Promise<string> {
   const logger = createLogger('rebind', config.logLevel)
   const options = { url: config.redisUrl ?? '', queueName: config.queueName, logger, warnOfSettings: false }
   const { waiting, consumers } = await inspectQueue(options)
@@ -110,7 +128,9 @@ async function bind (config: Config, identity: Identity | undefined, force: bool
 const consumersUnknown =
   'Make sure that no consumer runs elsewhere: PUBSUB NUMSUB is not allowed to this user of Redis'
 
-async function bindTo (queue: ConsumerQueue, owner: Owner | undefined, config: Config, isNew: boolean): Promise<Owner> {
+async function bindTo (
+  queue: ConsumerQueue, owner: Owner | undefined, config: RebindConfig, isNew: boolean
+): Promise<Owner> {
   const store = new Store({ ...config, path: config.databasePath })
   try {
     // A new one has an identity that nobody has seen.
@@ -127,7 +147,7 @@ async function bindTo (queue: ConsumerQueue, owner: Owner | undefined, config: C
 }
 
 /** Ends that the database belongs to a queue in Redis. @returns what was done */
-async function giveUpRedis (config: Config, identity: Identity | undefined): Promise<string> {
+async function giveUpRedis (config: RebindConfig, identity: Identity | undefined): Promise<string> {
   const { databasePath } = config
   if (identity === undefined) throw new FatalError(`there is no database ${databasePath} that belongs to a queue`)
   const { queue } = identity

@@ -1,6 +1,6 @@
 // `npm run rejected`: lists what was promised and could not be applied, tries it again or discards it on request.
 import { existsSync } from 'node:fs'
-import { loadConfig } from '@gearbox/runtime/config.ts'
+import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
@@ -22,14 +22,18 @@ const pageRows = 100
 
 const idMax = 2n ** 63n - 1n
 
+const settings = [
+  'databasePath', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'plugins',
+] as const
+
 /** `npm run rejected`. */
 export const command = defineCommand({
   name: 'rejected',
   summary: 'Lists what was promised (2xx) and could not be applied; tries it again, or discards it.',
   usage,
   options: { retry: { type: 'string', multiple: true }, discard: { type: 'string', multiple: true } },
-  settings: ['databasePath', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax'],
-  run: async ({ values }) => await listOrSettle(values),
+  settings,
+  run: async ({ values }, config) => await listOrSettle(values, config),
 })
 
 /** The options as they were given; without either, all are listed. */
@@ -39,11 +43,12 @@ interface Choice {
 }
 
 /** @returns the exit code */
-async function listOrSettle ({ retry, discard }: Choice): Promise<number> {
+async function listOrSettle (
+  { retry, discard }: Choice, config: Pick<Config, typeof settings[number]>
+): Promise<number> {
   if (retry !== undefined && discard !== undefined) throw new FatalError('--retry or --discard, not both at once')
   const [texts, option] = retry === undefined ? [discard, '--discard'] : [retry, '--retry']
   const ids = texts === undefined || texts.includes('all') ? undefined : texts.map((text) => parseId(text, option))
-  const config = loadConfig(process.env)
   if (!existsSync(config.databasePath)) {
     throw new FatalError(`there is no database ${config.databasePath}; DATABASE_PATH names it`)
   }

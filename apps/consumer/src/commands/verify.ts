@@ -1,9 +1,9 @@
 // `npm run verify`: for every worker that lives, what it accepted is stored, queued, in its window or pending; for
 // those that are gone, queue and database must have no hole. verify/gather.ts reads, verify/judge.ts compares.
-import { loadConfig, type Config } from '@gearbox/runtime/config.ts'
+import type { Config } from '@gearbox/runtime/config.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
-import { gather } from './verify/gather.ts'
+import { gather, type GatherConfig } from './verify/gather.ts'
 import { judge, type Finding } from './verify/judge.ts'
 
 const usage = `Of workers that are gone, what waits in this machine's UNSENT_DIR is counted where it belongs to this
@@ -26,13 +26,16 @@ export const command = defineCommand({
   summary: 'Reconciles what was accepted with what is stored, queued, in a window or pending, worker by worker.',
   usage,
   options: { url: { type: 'string', multiple: true } },
-  settings: ['host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'basePath', 'apiKeys', 'logLevel'],
-  run: async ({ values }) => await verify(values.url),
+  settings: [
+    'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'basePath', 'apiKeys', 'logLevel', 'plugins',
+  ],
+  run: async ({ values }, config) => await verify(config, values.url),
 })
 
+type VerifyConfig = GatherConfig & Pick<Config, 'host' | 'port' | 'basePath'>
+
 /** @returns the exit code */
-async function verify (named: readonly string[] | undefined): Promise<number> {
-  const config = loadConfig(process.env)
+async function verify (config: VerifyConfig, named: readonly string[] | undefined): Promise<number> {
   const findings = await findStable(config, named ?? [ownUrl(config)])
   const right = areRight(findings)
   const result = right ? 'all of it adds up' : 'it does not add up: see the lines that say so'
@@ -41,11 +44,11 @@ async function verify (named: readonly string[] | undefined): Promise<number> {
 }
 
 /** Where npm start answers with these settings. */
-function ownUrl ({ host, port, basePath }: Config): string {
+function ownUrl ({ host, port, basePath }: VerifyConfig): string {
   return `http://${host.includes(':') ? `[${host}]` : host}:${port}${basePath}`
 }
 
-async function findStable (config: Config, urls: readonly string[]): Promise<Finding[]> {
+async function findStable (config: VerifyConfig, urls: readonly string[]): Promise<Finding[]> {
   for (let attempt = 1; ; attempt++) {
     const findings = judge(await gather(config, urls))
     if (areRight(findings) || attempt === attempts) return findings

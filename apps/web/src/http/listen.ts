@@ -29,8 +29,13 @@ export interface Listening {
   close: (deadline: number) => Promise<void>
 }
 
+/** Where it is to listen. */
+export function urlOf (host: string, port: number): string {
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`
+}
+
 /** Shares the port with the other workers: the kernel spreads connections over all that listen. @throws FatalError */
-export async function listen (app: FastifyInstance, { host, port }: Config): Promise<Listening> {
+export async function listen (app: FastifyInstance, { host, port }: Pick<Config, 'host' | 'port'>): Promise<Listening> {
   // Fastify passes these on to node:net, whose reusePort its own types do not name.
   const options: FastifyListenOptions & { readonly reusePort: boolean } = { host, port, reusePort: true, backlog }
   try {

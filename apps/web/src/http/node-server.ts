@@ -8,8 +8,12 @@ import type { Config } from '@gearbox/runtime/config.ts'
  */
 const timeoutCheckMs = 500
 
+/** The settings that limit what a connection may take. */
+export type HttpConfig = Pick<Config,
+  'headersTimeoutMs' | 'requestTimeoutMs' | 'keepAliveTimeoutMs' | 'connectionsMax' | 'ackTimeoutMs'>
+
 /** Options for the constructor of the server. */
-export function httpOptions (config: Config): ServerOptions {
+export function httpOptions (config: HttpConfig): ServerOptions {
   return {
     // A missing Host is refused in our own shape.
     requireHostHeader: false,
@@ -21,7 +25,7 @@ export function httpOptions (config: Config): ServerOptions {
 }
 
 /** Sets what can only be set on the server itself. @returns the same server */
-export function limitServer<T extends Server> (server: T, config: Config): T {
+export function limitServer<T extends Server> (server: T, config: HttpConfig): T {
   server.maxConnections = config.connectionsMax
   // A client may end its side and still read its reply (`nc -N`). Node would close without an answer behind a request
   // that may have counted; its types do not name the switch.

@@ -1,6 +1,7 @@
 // The query parameters of a request, compared with the schema of its route: a name that the route does not know, a
 // repeated one, and a value that is not allowed are refused with a message that shows them.
 import type { FastifyRequest } from 'fastify'
+import { findNearest } from '../nearest.ts'
 import { echo } from './echo.ts'
 import { RequestError } from './errors.ts'
 
@@ -14,9 +15,6 @@ interface Invalid {
 
 /** Known names that a message lists; if there are more it names only the nearest one. */
 const listedMax = 8
-
-/** Characters of a name that are compared: the time grows with the product of both lengths, and ours have under 32. */
-const comparedCharactersMax = 64
 
 /**
  * Compares a request's query with its route's `schema.querystring` as far as Ajv does not: a route without one knows no
@@ -80,31 +78,4 @@ function describeUnknown (name: string, known: readonly string[]): string {
   const suggestion = `${unknown}; did you mean "${nearest}"?`
   if (known.length > listedMax) return suggestion
   return isNear ? `${suggestion} Known: ${known.join(', ')}` : `${unknown}; known: ${known.join(', ')}`
-}
-
-function findNearest (name: string, known: readonly string[]): { nearest: string, distance: number } {
-  let [nearest, distance] = ['', Infinity]
-  for (const candidate of known) {
-    const steps = editDistance(name.slice(0, comparedCharactersMax).toLowerCase(), candidate.toLowerCase())
-    if (steps < distance) [nearest, distance] = [candidate, steps]
-  }
-  return { nearest, distance }
-}
-
-/** How many letters to insert, delete, change or swap with their neighbour to turn one word into the other. */
-function editDistance (one: string, other: string): number {
-  let before: number[] = []
-  let last = Array.from({ length: other.length + 1 }, (_, i) => i)
-  for (let i = 1; i <= one.length; i++) {
-    const row = [i]
-    for (let j = 1; j <= other.length; j++) {
-      const change = one[i - 1] === other[j - 1] ? 0 : 1
-      row[j] = Math.min(last[j]! + 1, row[j - 1]! + 1, last[j - 1]! + change)
-      const isSwap = i > 1 && j > 1 && one[i - 1] === other[j - 2] && one[i - 2] === other[j - 1]
-      if (isSwap) row[j] = Math.min(row[j]!, before[j - 2]! + 1)
-    }
-    before = last
-    last = row
-  }
-  return last[other.length]!
 }

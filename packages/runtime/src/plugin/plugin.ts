@@ -7,11 +7,13 @@ import type { Scope } from '../access/api-keys.ts'
 import type { Config } from '../config.ts'
 import { RequestError } from '../http/errors.ts'
 import type { Logger } from '../log/logger.ts'
-import type { Command } from '../process/command.ts'
+import type { CommandOf } from '../process/command-parts.ts'
+import type { Options } from '../process/options.ts'
 import type { Schema, ValuesOf } from '../settings/schema.ts'
 
+export { FatalError } from '../errors.ts'
 export type { Json } from '@gearbox/protocol/plugin-entry.ts'
-export { integer, list, oneOf, optional, path, type Setting } from '../settings/setting.ts'
+export { integer, list, oneOf, optional, path, printable, type Setting } from '../settings/setting.ts'
 
 /** A plugin as its module exports it. */
 export interface Plugin<S extends Schema = Schema> {
@@ -27,7 +29,7 @@ export interface Plugin<S extends Schema = Schema> {
   /** What it does in the consumer, in the transactions that store batches. */
   readonly consumer?: ConsumerPart<ValuesOf<S>>
   /** Commands that it adds to `npm run gearbox -- NAME`. */
-  readonly commands?: readonly Command[]
+  readonly commands?: ReadonlyArray<PluginCommand<ValuesOf<S>>>
   /** What it adds to `npm run verify`. @returns a line for each thing that it checked */
   readonly verify?: (database: PluginDatabase) => readonly PluginFinding[]
   /**
@@ -60,6 +62,18 @@ export interface LoadedPlugin {
 /** A plugin, with the types of its settings taken from their rows. */
 export function definePlugin<const S extends Schema = Record<never, never>> (plugin: Plugin<S>): Plugin<S> {
   return plugin
+}
+
+/** A command of a plugin: it is run with its arguments, the settings of Gearbox that it lists, and the plugin's own. */
+export type PluginCommand<
+  Settings = ValuesOf<Schema>, O extends Options = Options, Name extends keyof Config = keyof Config
+> = CommandOf<Settings, O, Name>
+
+/** A command of a plugin, with the types of its arguments and of its config taken from its options and settings. */
+export function defineCommand<Settings, const O extends Options, const Name extends keyof Config> (
+  command: PluginCommand<Settings, O, Name>
+): PluginCommand<Settings, O, Name> {
+  return command
 }
 
 /** What the web part of a plugin works with. */

@@ -40,15 +40,20 @@ export interface ReadOptions<S extends Schema> {
   readonly check?: (values: Partial<ValuesOf<S>>) => readonly string[]
 }
 
-/**
- * Reads an environment. An empty variable counts as unset.
- * @throws FatalError (exit code 78) that names every problem at once
- */
-export function readSettings<S extends Schema> (
+/** What was read, and what is wrong with it. */
+export interface Read<Values> {
+  /** Those with a problem are undefined. */
+  readonly values: Partial<Values>
+  /** One line each. */
+  readonly problems: readonly string[]
+}
+
+/** Reads an environment. An empty variable counts as unset. */
+export function parseSettings<S extends Schema> (
   schema: S, env: NodeJS.ProcessEnv, { required = {}, check = () => [] }: ReadOptions<S> = {}
-): ValuesOf<S> {
+): Read<ValuesOf<S>> {
   const problems: string[] = []
-  const values: Record<string, unknown> = {}
+  const read: Record<string, unknown> = {}
   for (const [name, setting] of Object.entries<Setting<unknown>>(schema)) {
     const variable = variableName(name)
     const text = env[variable] === '' ? undefined : env[variable]
@@ -56,14 +61,28 @@ export function readSettings<S extends Schema> (
     if (text === undefined && reason !== undefined) problems.push(`${variable} must be set: ${reason}`)
     const written = text ?? setting.fallback
     try {
-      values[name] = written === undefined ? undefined : setting.parse(written)
+      read[name] = written === undefined ? undefined : setting.parse(written)
     } catch (error) {
       problems.push(`${variable} ${error instanceof Error ? error.message : String(error)}`)
     }
   }
-  const parsed = values as ValuesOf<S>
-  problems.push(...check(parsed))
-  if (problems.length === 0) return parsed
+  const values = read as Partial<ValuesOf<S>>
+  problems.push(...check(values))
+  return { values, problems }
+}
+
+/** The same, all of it right. @throws FatalError (exit code 78) that names every problem at once */
+export function readSettings<S extends Schema> (
+  schema: S, env: NodeJS.ProcessEnv, options: ReadOptions<S> = {}
+): ValuesOf<S> {
+  const { values, problems } = parseSettings(schema, env, options)
+  refuseProblems(problems)
+  return values as ValuesOf<S>
+}
+
+/** @throws FatalError (exit code 78) that names all of them, if there are any */
+export function refuseProblems (problems: readonly string[]): void {
+  if (problems.length === 0) return
   const count = problems.length === 1 ? 'a problem' : `${problems.length} problems`
   const message = `${count} in the environment (all variables: npm start -- --help)\n  ${problems.join('\n  ')}`
   throw new FatalError(message, exitCode.config)

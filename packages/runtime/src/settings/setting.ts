@@ -3,7 +3,7 @@
 import { resolve } from 'node:path'
 
 /** What a number counts: the first word of its line in --help, and the last of its variable's name (before `_MAX`). */
-export type Unit = 'ms' | 'bytes' | 'hours'
+export type Unit = 'ms' | 's' | 'bytes' | 'hours'
 
 /** One environment variable: its name is that of its row, `flushIntervalMs` for FLUSH_INTERVAL_MS. */
 export interface Setting<T> {
@@ -14,6 +14,8 @@ export interface Setting<T> {
   readonly unit?: Unit
   /** What it is for, in one line; behind the unit if it has one. */
   readonly about: string
+  /** Whether a value may be printed: it can't be a secret. */
+  readonly printable?: boolean
   /** @throws Error whose message completes "NAME …" and shows no secret */
   readonly parse: (text: string) => T
 }
@@ -37,7 +39,7 @@ export function integer ({ fallback, range: [min, max], ...rest }: IntegerOption
     }
     return value
   }
-  return { ...rest, fallback: String(fallback), parse }
+  return { ...rest, fallback: String(fallback), printable: true, parse }
 }
 
 /** A row for one of a few words. */
@@ -47,12 +49,12 @@ export function oneOf<const T extends string> (fallback: T, words: readonly T[],
     if (word === undefined) throw new Error(`must be one of ${words.join(', ')}, not ${quote(text)}`)
     return word
   }
-  return { fallback, about: `${about} (${words.join(', ')})`, parse }
+  return { fallback, about: `${about} (${words.join(', ')})`, printable: true, parse }
 }
 
 /** A row for a path, which is made absolute. */
 export function path (fallback: string, about: string): Setting<string> {
-  return { fallback, about, parse: (text) => resolve(text) }
+  return { fallback, about, printable: true, parse: (text) => resolve(text) }
 }
 
 /** A row for a comma-separated list; unset, it is empty. @param item reads one entry, and throws like `parse` */
@@ -64,6 +66,11 @@ export function list<T> (about: string, item: (text: string) => T): Setting<read
 /** The same row without a default: the value is undefined where the variable is unset. */
 export function optional<T> (setting: Setting<T>, shown = 'unset'): Setting<T | undefined> {
   return { ...setting, fallback: undefined, shown }
+}
+
+/** The same row for values that can't be secrets. */
+export function printable<T> (setting: Setting<T>): Setting<T> {
+  return { ...setting, printable: true }
 }
 
 /** A value as a message may show it: at most 64 characters. Not for secrets. */

@@ -1,7 +1,6 @@
 // What tickets do when a database gets a new identity: it may be older than what it was, and then numbers that it does
 // not know of were given to people. So every name goes on far above what is known.
-import { FatalError } from '@gearbox/runtime/errors.ts'
-import type { PluginDatabase, RebindPart } from '@gearbox/runtime/plugin.ts'
+import { FatalError, type PluginDatabase, type RebindPart } from '@gearbox/runtime/plugin.ts'
 import { gapsOf } from '../absent.ts'
 import { numberMax } from '../entry.ts'
 import { hasTables } from './has-tables.ts'

@@ -46,13 +46,17 @@ export interface Gathered {
   readonly troubles: ReadonlyMap<string, string>
 }
 
+/** The settings that say where all of it is. */
+export type GatherConfig = Pick<Config,
+  'redisUrl' | 'queueName' | 'databasePath' | 'unsentDir' | 'apiKeys' | 'logLevel'>
+
 /**
  * Reads everything, in the order in which increments move on, so that what moves meanwhile is seen twice rather than
  * never.
  * @param urls where the workers have /metrics
  * @throws FatalError if anything can't be read
  */
-export async function gather (config: Config, urls: readonly string[]): Promise<Gathered> {
+export async function gather (config: GatherConfig, urls: readonly string[]): Promise<Gathered> {
   const workers = await readWorkers(urls, keyFor('read', config.apiKeys))
   const files = await readUnsent(config)
   const { queued, generation } = await readQueue(config)
@@ -73,7 +77,7 @@ export function byProducer (headers: Iterable<Header>): Map<string, Header[]> {
   return groups
 }
 
-async function readUnsent ({ unsentDir }: Config): Promise<UnsentFile[]> {
+async function readUnsent ({ unsentDir }: GatherConfig): Promise<UnsentFile[]> {
   const files: UnsentFile[] = []
   for (const path of await listUnsent(unsentDir)) {
     const headers: Header[] = []
@@ -93,7 +97,7 @@ async function readUnsent ({ unsentDir }: Config): Promise<UnsentFile[]> {
   return files
 }
 
-function queueNameOf ({ redisUrl, queueName, databasePath }: Config): string {
+function queueNameOf ({ redisUrl, queueName, databasePath }: GatherConfig): string {
   if (redisUrl === undefined) return embeddedQueueName(databasePath)
   return redisQueueName(redisUrl, shownUrl(redisUrl), queueName)
 }
@@ -103,7 +107,7 @@ interface QueueContent {
   readonly generation: string | undefined
 }
 
-async function readQueue ({ redisUrl, queueName, logLevel }: Config): Promise<QueueContent> {
+async function readQueue ({ redisUrl, queueName, logLevel }: GatherConfig): Promise<QueueContent> {
   if (redisUrl === undefined) return { queued: new Map(), generation: undefined }
   let lost: string | undefined
   const redis = createConnection(redisUrl, createLogger('verify', logLevel), (reason) => { lost ??= reason })

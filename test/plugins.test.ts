@@ -1,0 +1,167 @@
+// Plugins as a stranger writes them: files and packages outside of the checkout, loaded by real processes.
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { expect, test } from 'vitest'
+import { Program, root } from '@gearbox/test-kit/gearbox.ts'
+import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+
+const bin = join(root, 'bin/gearbox.ts')
+
+interface Ended {
+  readonly code: number | NodeJS.Signals
+  readonly output: string
+}
+
+/** Runs a command to its end in a directory of its own, which has some files. */
+async function run (
+  files: Readonly<Record<string, string>>, args: readonly string[], env: NodeJS.ProcessEnv
+): Promise<Ended & { readonly dir: string }> {
+  const dir = temporaryDir()
+  for (const [name, text] of Object.entries(files)) {
+    mkdirSync(dirname(join(dir, name)), { recursive: true })
+    writeFileSync(join(dir, name), text)
+  }
+  const program = new Program(process.execPath, [bin, ...args], env, { cwd: dir })
+  return { dir, code: await program.exited, output: program.output }
+}
+
+/** The source of a plugin. */
+function pluginText (members: string): string {
+  return `import { defineCommand, definePlugin, integer, optional, path } from '@gearbox/runtime/plugin.ts'
+import { isPluginName } from '@gearbox/protocol/plugin-entry.ts'
+export default definePlugin({ name: 'poll', ${members} })
+if (!isPluginName('poll')) throw new Error('it is a name')
+`
+}
+
+const settings = `settings: {
+  pollLimit: integer({ fallback: 5, range: [1, 10], about: 'votes at once' }),
+  pollToken: { fallback: undefined, about: 'whose votes', parse: (text: string) => text },
+}`
+
+const poll = pluginText(`${settings}, consumer: { migrations: ['SELECT 1', 'SELECT 2'] }, commands: [defineCommand({
+  name: 'poll-list',
+  summary: 'Lists the polls.',
+  usage: 'usage: npm run gearbox -- poll-list',
+  options: { all: { type: 'boolean' } },
+  settings: ['databasePath'],
+  run: async ({ values }, { databasePath }, own) => {
+    console.log(JSON.stringify({ all: values.all, databasePath, own }))
+    return 3
+  },
+})]`)
+
+test.each([
+  ['a path from the working directory', './poll.ts', { 'poll.ts': poll }],
+  ['a path in a directory below', './below/poll.ts', { 'below/poll.ts': poll }],
+  ['a package of the working directory', '@me/polls', {
+    'node_modules/@me/polls/package.json': '{ "exports": { "import": "./polls.mjs" } }',
+    'node_modules/@me/polls/polls.mjs': pluginText('consumer: { migrations: ["SELECT 1", "SELECT 2"] }'),
+  }],
+])('%s is loaded from outside of the checkout, with what it imports of Gearbox', async (_what, name, files) => {
+  const { code, output } = await run(files, ['start', '--check'], { PLUGINS: name })
+  expect(output).toMatch(/^plugins +poll \(tables of version 2\)$/m)
+  expect(code).toBe(0)
+  // Node warns of a module that it had to guess, and each process would say so.
+  expect(output).not.toMatch(/warning/i)
+})
+
+test('--check prints what would run and is no secret, and writes nothing', async () => {
+  const env = {
+    PLUGINS: './poll.ts',
+    PORT: '4321',
+    WEB_WORKERS: '2',
+    API_KEYS: 'hunter2',
+    POLL_LIMIT: '7',
+    POLL_TOKEN: 'hunter3',
+    REDIS_URL: 'redis://me:hunter4@127.0.0.1:1',
+  }
+  const { dir, code, output } = await run({ 'poll.ts': poll }, ['start', '--check'], env)
+  expect(output.split('\n').map((line) => line.split(/ {2,}/))).toEqual([
+    ['web workers', '2 on http://127.0.0.1:4321'],
+    ['queue', 'gearbox in redis://127.0.0.1:1'],
+    ['database', join(dir, 'data/numbers.db')],
+    ['plugins', 'poll (tables of version 2)'],
+    ['settings', 'PORT=4321 REDIS_URL=… WEB_WORKERS=2 API_KEYS=… PLUGINS=./poll.ts POLL_LIMIT=7 POLL_TOKEN=…'],
+    ['The configuration is right; nothing was started.'],
+    [''],
+  ])
+  expect(code).toBe(0)
+  const wrong = await run({}, ['consumer', '--check'], { PLUGINS: 'none', METRICS_PORT: 'x' })
+  expect([wrong.code, wrong.output]).toEqual([78, expect.stringMatching(/^gearbox: 2 problems.*REDIS_URL must/s)])
+})
+
+test('all problems are named at once: of the core, of plugins, and of variables that mean nothing', async () => {
+  const env = {
+    PLUGINS: './poll.ts',
+    PORT: 'x',
+    POLL_LIMIT: '11',
+    POLL_LIMT: '3',
+    POLL: 'on',
+    POLL_TOKEN_: '',
+    POLLS: 'of another program',
+    POLL_SERVICE_HOST: '10.0.0.1',
+    POLL_PORT_80_TCP: 'tcp://10.0.0.1',
+  }
+  const { code, output } = await run({ 'poll.ts': poll }, ['start'], env)
+  expect(output.trimEnd().split('\n')).toEqual([
+    'gearbox: 4 problems in the environment (all variables: npm start -- --help)',
+    '  PORT must be a whole number from 0 to 65535, not "x"',
+    '  POLL_LIMIT must be a whole number from 1 to 10, not "11"',
+    '  POLL is no setting of the plugin poll; did you mean POLL_LIMIT?',
+    '  POLL_LIMT is no setting of the plugin poll; did you mean POLL_LIMIT?',
+  ])
+  expect(code).toBe(78)
+  const { code: unloaded } = await run({}, ['start', '--check'], { PLUGINS: 'none', POLL_LIMIT: '11', POLL: 'on' })
+  expect(unloaded).toBe(0)
+})
+
+test('--help lists the settings of plugins last, and helps without those that can not be loaded', async () => {
+  const { code, output } = await run({ 'poll.ts': poll }, ['start', '--help'], { PLUGINS: './poll.ts', PORT: 'x' })
+  expect(code).toBe(0)
+  expect(output.trimEnd().split('\n').slice(-3).map((line) => line.trim().split(/ {2,}/)).map(([name]) => name))
+    .toEqual(['PLUGINS', 'POLL_LIMIT', 'POLL_TOKEN'])
+  const without = await run({}, ['start', '--help'], { PLUGINS: './none.ts' })
+  expect(without.output).toMatch(/gearbox: the plugin ".\/none.ts" can't be loaded: there is no file/)
+  expect(without.output).toMatch(/^ {2}PLUGINS /m)
+  expect(without.code).toBe(0)
+})
+
+test('a command of a plugin is run with its options and settings', async () => {
+  const env = { PLUGINS: './poll.ts', POLL_LIMIT: '2' }
+  const { dir, code, output } = await run({ 'poll.ts': poll }, ['poll-list', '--all'], env)
+  const database = join(dir, 'data/numbers.db')
+  expect(JSON.parse(output)).toEqual({ all: true, databasePath: database, own: { pollLimit: 2 } })
+  expect(code).toBe(3)
+  const help = await run({ 'poll.ts': poll }, ['--help'], env)
+  expect(help.output).toMatch(/^ {2}poll-list +Lists the polls\.$/m)
+  const own = await run({ 'poll.ts': poll }, ['poll-list', '--help'], env)
+  expect(own.output).toMatch(/^Lists the polls.*poll-list.*DATABASE_PATH.*POLL_LIMIT/s)
+  const wrong = await run({ 'poll.ts': poll }, ['poll-lists'], env)
+  expect([wrong.code, wrong.output]).toEqual([64, expect.stringMatching(/"poll-lists" is not.*, poll-list\n$/)])
+})
+
+test.each<readonly [what: string, names: string, source: string, says: RegExp]>([
+  ['an unknown name', 'polls', '', /"polls" can't be loaded: .*no(?:r a)? package that is installed here/],
+  ['a file that is not there', './gone.ts', '', /"\.\/gone\.ts" can't be loaded: there is no file \S+gone\.ts/],
+  ['one plugin under two names', './x.ts,././x.ts', pluginText(''), /two plugins are called "poll"/],
+  ['a throw of several lines', './x.ts', 'throw new Error("no\\n luck")', /"\.\/x\.ts" can't be loaded: no luck/],
+  ['a rejection', './x.ts', 'await Promise.reject("why")', /"\.\/x\.ts" can't be loaded: why/],
+  ['a syntax error', './x.ts', '\nexport const = 1', /"\.\/x\.ts" can't be loaded: .*\(\S+x\.ts:2\)/],
+  ['a module that it lacks', './x.ts', "import 'gone'", /"\.\/x\.ts" can't be loaded: Cannot find package 'gone'/],
+  ['no default export', './x.ts', 'export const plugin = {}', /its default export is no plugin; write: export default/],
+  ['a typing error in a member', './x.ts', pluginText('wbe: () => {}'), /has "wbe".*did you mean "web"\?/],
+  ['a member of another type', './x.ts', pluginText('web: {}'), /has a "web" that is no function/],
+  ['a setting outside of its prefix', './x.ts',
+    pluginText("settings: { limit: integer({ fallback: 1, range: [1, 2], about: 'x' }) }"),
+    /setting "limit" is the variable LIMIT, which is outside its prefix: POLL or POLL_…; call it pollLimit/],
+  ['a command of ours', './x.ts', pluginText("commands: [{ name: 'verify' }]"), /command "verify" is one of Gearbox's/],
+  ['an option of rebind outside of its name', './x.ts',
+    pluginText("rebind: { options: { force: { type: 'string', usage: 'x' } }, run: () => [] }"),
+    /option "force" of rebind must begin with the plugin's name: poll-…/],
+])('%s is exit code 78 and one line', async (_what, names, source, says) => {
+  const { code, output } = await run({ 'x.ts': source }, ['start'], { PLUGINS: names })
+  expect(output).toMatch(says)
+  expect(output.trimEnd().split('\n')).toEqual([expect.stringMatching(/^gearbox: /)])
+  expect(code).toBe(78)
+})
