@@ -58,7 +58,7 @@ const settings = [
   'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'flushIntervalMs', 'ack', 'ackTimeoutMs',
   'pendingKeysMax', 'pendingBytesMax', 'pendingRequestsMax', 'unstoredBytesMax', 'bodyBytesMax', 'bodyPairsMax',
   'connectionsMax', 'fastLane', 'basePath', 'headersTimeoutMs', 'requestTimeoutMs', 'keepAliveTimeoutMs', 'drainMs',
-  'apiKeys', 'hostsAllowed', 'corsOrigins', 'metricsPort', 'logLevel', 'statsIntervalMs', 'plugins',
+  'apiKeys', 'hostsAllowed', 'corsOrigins', 'public', 'metricsPort', 'logLevel', 'statsIntervalMs', 'plugins',
 ] as const
 
 /** The settings of a web worker. */

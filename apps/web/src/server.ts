@@ -1,7 +1,7 @@
 // The HTTP server of a worker: Fastify with its checks, errors and routes, and the fast lane in front of it. main.ts
 // builds it and makes it listen.
 import { Server, type RequestListener } from 'node:http'
-import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance } from 'fastify'
+import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyRequest } from 'fastify'
 import { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import { Origins } from '@gearbox/runtime/access/origins.ts'
@@ -29,7 +29,7 @@ import { totalsRoutes } from './totals/route.ts'
 
 /** The settings of a server. */
 export type ServerConfig = HttpConfig & AdmitOptions['limits'] &
-  Pick<Config, 'host' | 'hostsAllowed' | 'corsOrigins' | 'bodyBytesMax' | 'basePath' | 'fastLane'>
+  Pick<Config, 'host' | 'hostsAllowed' | 'corsOrigins' | 'public' | 'bodyBytesMax' | 'basePath' | 'fastLane'>
 
 /** The parts that a server serves. They are started and stopped by the caller. */
 export interface ServerOptions {
@@ -60,6 +60,8 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   const hosts = new Hosts(config)
   const apiKeys = new ApiKeys(config.apiKeys)
   const origins = new Origins(config.corsOrigins, hosts)
+  const callerRefusal = (request: FastifyRequest): RequestError | undefined =>
+    refuseCaller(apiKeys, config.public, request)
   const replied = (statusCode: number): void => {
     options.requests.set(statusCode, (options.requests.get(statusCode) ?? 0) + 1)
   }
@@ -76,7 +78,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     clientErrorHandler: (error, socket) => unparsed.refuse(error, socket),
     // These come before all hooks.
     frameworkErrors: (error, request, reply) => {
-      sendError(reply, refuseHost(hosts, request) ?? refuseCaller(apiKeys, request) ?? toRequestError(error))
+      sendError(reply, refuseHost(hosts, request) ?? callerRefusal(request) ?? toRequestError(error))
     },
   })
   unparsed.listen(app.server, (request) => refuseHost(hosts, { raw: request }))
@@ -96,7 +98,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   await addDocument(app, config)
   const routing = new Routing(app, `not found; see ${config.basePath}/docs for the available endpoints`)
   if (config.corsOrigins.length > 0) await addCors(app, origins, routing)
-  app.addHook('onRequest', (request, _reply, done) => done(refuseCaller(apiKeys, request) ?? routing.check(request)))
+  app.addHook('onRequest', (request, _reply, done) => done(callerRefusal(request) ?? routing.check(request)))
   app.setNotFoundHandler((request) => { throw routing.refuse(request) })
   await addRoutes(app, options, origins)
   await app.ready()

@@ -239,14 +239,23 @@ test('a route that does not say what it needs is closed to all but admin keys, a
   const apiKeys = new ApiKeys(['count:c', 'read:r', 'admin:a', 'both'].map(parseApiKey))
   const app = fastify()
   onTestFinished(async () => { await app.close() })
-  app.addHook('onRequest', (request, _reply, done) => done(refuseCaller(apiKeys, request)))
+  app.addHook('onRequest', (request, _reply, done) => done(refuseCaller(apiKeys, ['tickets'], request)))
   app.get('/forgotten', async () => 'secret')
   app.get('/open', { config: { needs: 'none' } }, async () => 'open')
+  app.get('/public', { config: { needs: 'count', public: 'tickets' } }, async () => 'public')
+  app.get('/unlisted', { config: { needs: 'count', public: 'live' } }, async () => 'of another part')
+  const status = async (url: string, headers: Record<string, string>): Promise<number> =>
+    (await app.inject({ url, headers })).statusCode
   const ask = async (url: string): Promise<number[]> =>
     await Promise.all(['c', 'r', 'a', 'both', 'x'].map(async (key) =>
-      (await app.inject({ url, headers: { authorization: `Bearer ${key}` } })).statusCode))
+      await status(url, { authorization: `Bearer ${key}` })))
   expect(await ask('/forgotten')).toEqual([403, 403, 200, 403, 401])
   expect(await ask('/open')).toEqual([200, 200, 200, 200, 200])
+  expect(await ask('/public'), 'PUBLIC lists it').toEqual([200, 200, 200, 200, 401])
+  expect(await ask('/unlisted')).toEqual([200, 403, 200, 200, 401])
+  expect(await Promise.all(['/forgotten', '/open', '/public', '/unlisted'].map(async (url) => await status(url, {}))))
+    .toEqual([401, 200, 200, 401])
+  expect(await status('/public', { authorization: '' }), 'a key that is wrong is refused').toBe(401)
 })
 
 describe.each(paths)('pages, with FAST_LANE=%s', (FAST_LANE) => {

@@ -17,6 +17,12 @@ const secondMs = 1000
 const hourMs = 3600 * secondMs
 const mebibyte = 1024 * 1024
 
+/** What PUBLIC can list. */
+export const publicParts = ['badges', 'live', 'tickets'] as const
+
+/** A part of the service whose routes can answer without an API key. */
+export type PublicPart = typeof publicParts[number]
+
 /** A bound only against slips of the keyboard. */
 const memoryBytes = [1024, 2 ** 40] as const
 
@@ -131,6 +137,9 @@ export const coreSettings = {
   corsOrigins: printable(list(
     'comma-separated origins whose pages may count and read (https://example.org, https://*.example.org, *)',
     parseOrigin)),
+  public: printable(list(
+    `comma-separated parts that answer without an API key (${publicParts.join(', ')})`,
+    (text) => oneOf(publicParts[0], publicParts, '').parse(text))),
   metricsPort: optional(integer({
     fallback: 0,
     range: [0, 65_535],

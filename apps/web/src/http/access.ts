@@ -2,18 +2,10 @@
 // themselves are in packages/runtime, as METRICS_PORT makes them too.
 import type { IncomingMessage } from 'node:http'
 import type { FastifyRequest } from 'fastify'
-import type { ApiKeys, Need } from '@gearbox/runtime/access/api-keys.ts'
+import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
+import type { PublicPart } from '@gearbox/runtime/config.ts'
 import type { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import type { RequestError } from '@gearbox/runtime/http/errors.ts'
-
-declare module 'fastify' {
-  interface FastifyContextConfig {
-    /** What a request's API key must be for; by default `admin`, so that a route that forgets it is closed. */
-    needs?: Need
-    /** Whether it answers under any Host: only for replies that tell a stranger nothing. */
-    anyHost?: boolean
-  }
-}
 
 /** Why a request is not for this service; undefined: it is. */
 export function refuseHost (
@@ -33,10 +25,15 @@ export function countHosts ({ rawHeaders }: IncomingMessage): number {
 
 /**
  * Why a request's API key does not let it in; undefined: it does. A path without a route needs any key, so that
- * strangers can't find out which paths there are.
+ * strangers can't find out which paths there are. A route that is public needs none; a wrong one is refused all the
+ * same, as its owner would want to know.
  */
 export function refuseCaller (
-  apiKeys: ApiKeys, { is404, raw, routeOptions }: FastifyRequest
+  apiKeys: ApiKeys, parts: readonly PublicPart[], { is404, raw, routeOptions: { config } }: FastifyRequest
 ): RequestError | undefined {
-  return apiKeys.refusal(raw.headers.authorization, is404 ? 'any' : routeOptions.config?.needs ?? 'admin')
+  const { authorization } = raw.headers
+  if (is404) return apiKeys.refusal(authorization, 'any')
+  const isPublic = config?.public !== undefined && parts.includes(config.public)
+  if (isPublic) return apiKeys.refusal(authorization, authorization === undefined ? 'none' : 'any')
+  return apiKeys.refusal(authorization, config?.needs ?? 'admin')
 }

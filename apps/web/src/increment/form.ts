@@ -230,7 +230,7 @@ export function isInt64 (value: Sum): boolean {
 }
 
 /** Undoes `+` and `%XX`; undefined where a `%` has no two hex digits behind it. */
-function decode (body: Buffer, start: number, end: number): Buffer | undefined {
+export function decode (body: Buffer, start: number, end: number): Buffer | undefined {
   const decoded = Buffer.allocUnsafe(end - start)
   let length = 0
   for (let at = start; at < end; at++) {

@@ -3,17 +3,15 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/protocol/ack-levels.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
-import { echo } from '@gearbox/runtime/http/echo.ts'
-import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
+import { errorSchema } from '@gearbox/runtime/http/errors.ts'
 import { admit, refusal, type AdmitOptions } from './admit.ts'
 import { notPending, type Outcome } from '../deliver/pending-replies.ts'
+import { checkForm, checkOrigin, formTypeName } from '../http/write-checks.ts'
 
 /** What the route works with. */
 export interface IncrementOptions extends AdmitOptions {
   readonly origins: Origins
 }
-
-const formTypeName = 'application/x-www-form-urlencoded'
 
 interface Query { ack?: unknown, form?: unknown }
 
@@ -76,7 +74,7 @@ export async function incrementRoutes (app: FastifyInstance, options: IncrementO
     schema,
     // The schema is for the document: what it says is checked below, with messages that name the pair.
     validatorCompiler: () => () => true,
-    onRequest: (request, _reply, done) => done(checkHead(request, options.origins)),
+    onRequest: (request, _reply, done) => done(checkOrigin(request, options.origins) ?? checkForm(request)),
   }, (request, reply) => {
     const { query: { ack, form }, headers, body: bytes = noBody } = request
     const { authorization, 'idempotency-key': idempotencyKey } = headers
@@ -105,37 +103,4 @@ function settle (reply: FastifyReply, outcome: Outcome): void {
   if (outcome === 'reached') reply.code(204).send()
   else if (typeof outcome === 'string') reply.code(202).send()
   else reply.send(refusal(outcome.refused))
-}
-
-/** What can be refused before the body is read. */
-function checkHead (request: FastifyRequest, origins: Origins): RequestError | undefined {
-  const {
-    origin, host, 'content-type': type, 'content-encoding': encoding,
-    'content-length': length, 'transfer-encoding': transfer,
-  } = request.headers
-  if (origin !== undefined && !origins.mayCount(origin, host)) {
-    return new RequestError('GBX_FORBIDDEN_ORIGIN',
-      `origin ${echo(origin)} is not allowed: it is neither the Host of this request nor in CORS_ORIGINS. ` +
-      'Where a proxy changes Host, let it pass on the one it got, or list the name in HOSTS_ALLOWED')
-  }
-  const empty = transfer === undefined && (length === undefined || length === '0')
-  if (encoding !== undefined) {
-    return unsupported(`the body must come without Content-Encoding, not as ${echo(encoding)}`)
-  }
-  if (type === undefined) {
-    return empty ? undefined : unsupported(`the Content-Type must be ${formTypeName}; none was sent`)
-  }
-  if (isForm(type)) return undefined
-  if (/json/i.test(type)) return unsupported(`this takes no JSON; send foo=1&bar=-2 with Content-Type: ${formTypeName}`)
-  return unsupported(`the Content-Type must be ${formTypeName}, in UTF-8, not ${echo(type)}`)
-}
-
-function unsupported (message: string): RequestError {
-  return new RequestError('GBX_UNSUPPORTED_MEDIA_TYPE', message)
-}
-
-const formType = /^application\/x-www-form-urlencoded[ \t]*(?:;[ \t]*(?:charset=(?:utf-8|"utf-8")[ \t]*)?)*$/i
-
-function isForm (type: string): boolean {
-  return type === formTypeName || formType.test(type)
 }

@@ -3,8 +3,8 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import type { EntryError, Json } from '@gearbox/protocol/plugin-entry.ts'
-import type { Scope } from '../access/api-keys.ts'
-import type { Config } from '../config.ts'
+import type { Need, Scope } from '../access/api-keys.ts'
+import type { Config, PublicPart } from '../config.ts'
 import { RequestError } from '../http/errors.ts'
 import type { Logger } from '../log/logger.ts'
 import type { CommandOf } from '../process/command-parts.ts'
@@ -14,6 +14,17 @@ import type { Schema, ValuesOf } from '../settings/schema.ts'
 export { FatalError } from '../errors.ts'
 export type { Json } from '@gearbox/protocol/plugin-entry.ts'
 export { integer, list, oneOf, optional, path, printable, type Setting } from '../settings/setting.ts'
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** What a request's API key must be for; by default `admin`, so that a route that forgets it is closed. */
+    needs?: Need
+    /** Whether it answers under any Host: only for replies that tell a stranger nothing. */
+    anyHost?: boolean
+    /** Where PUBLIC lists this, the route answers without an API key. */
+    public?: PublicPart
+  }
+}
 
 /** A plugin as its module exports it. */
 export interface Plugin<S extends Schema = Schema> {
