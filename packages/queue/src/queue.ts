@@ -82,8 +82,8 @@ export abstract class ProducerQueue extends EventEmitter<ProducerEvents> {
   abstract pollProgress (producer: string): Promise<Polled>
 
   /**
-   * Sends the consumer a request about outcomes of entries, of at most 1,000 sequences of each kind. It may be lost,
-   * also if this resolves.
+   * Sends the consumer a request about outcomes of entries, of at most resultSequencesMax sequences of each kind. It
+   * may be lost, also if this resolves.
    * @throws QueueUnavailableError
    */
   abstract requestResults (request: ResultRequest): Promise<void>
@@ -202,6 +202,12 @@ export const runElementsMax = 256
 
 /** Bytes of one run, at most: acknowledging 4 MiB takes Redis about 14 ms, in which nobody can push. */
 export const runBytesMax = 4 * 1024 * 1024
+
+/**
+ * Sequences of one kind in a request about outcomes, at most: more batches than a worker pushes per second, and that is
+ * how often it sends one.
+ */
+export const resultSequencesMax = 4000
 
 /** Bytes of one element, at most: workers push none that is larger, and a larger one is not taken whole. */
 export const elementBytesMax = 8 * 1024 * 1024

@@ -1,9 +1,10 @@
 // What workers ask and tell about the outcomes of their entries, until the consumer takes it. Requests arrive where
 // anybody who reaches the queue can send them, so all of it is bounded; what is dropped is asked for again.
 import { parseResultRequest, type ResultRequest } from '@gearbox/protocol/progress.ts'
+import { resultSequencesMax } from './queue.ts'
 
-/** Characters of one request at most: a worker's has 2,000 sequences at most, of up to 15 digits each. */
-export const requestCharactersMax = 64 * 1024
+/** Characters of one request at most: a number of 15 digits, and what is between two, for each sequence. */
+const requestCharactersMax = 2 * resultSequencesMax * 16 + 256
 
 /** Producers that requests are kept of at most: far more than there are workers. */
 const producersMax = 1024

@@ -24,7 +24,7 @@ test.each([
   ['no JSON', '{"producer":'],
   ['no request', '{"seq":1}'],
   ['a producer that is none', request('x', [], [1])],
-  ['too long a text', request(producerA, [], Array.from({ length: 20_000 }, (_, i) => i))],
+  ['too long a text', request(producerA, [], Array.from({ length: 40_000 }, (_, i) => i))],
 ])('%s is no request', (_what, text) => {
   const requests = new ResultRequests()
   expect(requests.add(text)).toBe(false)
