@@ -20,6 +20,8 @@ export const rooms = {
   ],
   'apps/consumer': [
     'main.ts', ['lifetime.ts', 'metrics.ts', 'opening.ts', 'stop-advice.ts'], ['commands', 'consumer.ts'],
-    'housekeeping.ts', ['commit-log.ts', 'consumer-lock.ts', 'ownership.ts', 'progress.ts', 'trouble.ts'], 'store',
+    'housekeeping.ts',
+    ['commit-log.ts', 'consumer-lock.ts', 'next-run.ts', 'ownership.ts', 'progress.ts', 'trouble.ts'],
+    'pending-results.ts', 'store',
   ],
 }

@@ -2,12 +2,16 @@
 // and entries that could not be applied.
 import type { Rejection, RejectReason } from '@gearbox/protocol/progress.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
+import type { HandledEntry } from './store/plugins/tally.ts'
 import type { Applied } from './store/run.ts'
 
 /** Rejections of one commit that are logged one by one. */
 const loggedMax = 10
 
 const limits = '"npm run rejected" lists as much as it may (REJECTED_ROWS_MAX, REJECTED_BYTES_MAX)'
+
+/** In metrics, all plugins that are not loaded: what comes from the queue can have any name. */
+const notLoaded = '(not loaded)'
 
 /** What commits have done since the process was started. */
 export class CommitLog {
@@ -24,18 +28,38 @@ export class CommitLog {
   setAside = 0
   /** Entries that were promised and are kept nowhere, for want of room. */
   dropped = 0
+  /** Entries of plugins that were handled, by plugin and outcome. */
+  readonly entries = new Map<string, Record<HandledEntry['outcome'], number>>()
 
   constructor (logger: Logger) {
     this.#logger = logger
   }
 
   /** Counts and logs what one commit did. */
-  add ({ batches, duplicates, gaps, rejections, dropped, evicted }: Applied): void {
+  add ({ batches, duplicates, gaps, rejections, dropped, evicted, entries }: Applied): void {
     this.applied += batches
     this.duplicates += duplicates
     this.#addGaps(gaps)
     this.#addRejections(rejections)
     this.#addDropped(dropped, evicted)
+    if (entries.length > 0) this.#addEntries(entries)
+  }
+
+  #addEntries (entries: readonly HandledEntry[]): void {
+    for (const { plugin, isLoaded, outcome } of entries) {
+      const name = isLoaded ? plugin : notLoaded
+      const counts = this.entries.get(name) ?? { applied: 0, refused: 0, failed: 0 }
+      counts[outcome]++
+      this.entries.set(name, counts)
+    }
+    const failed = entries.filter(({ outcome }) => outcome === 'failed')
+    for (const { plugin, isLoaded, producer, seq, entry, failure } of failed.slice(0, loggedMax)) {
+      this.#logger.error({ plugin, producer, seq, entry, reason: failure }, isLoaded
+        ? `plugin ${plugin} failed at an entry, which was refused to its client: ${failure}`
+        : `an entry was refused to its client: no plugin ${plugin} is loaded here (PLUGINS)`)
+    }
+    const more = failed.length - loggedMax
+    if (more > 0) this.#logger.error(`${more} more entries of plugins failed in the same commit`)
   }
 
   #addGaps (gaps: Applied['gaps']): void {

@@ -2,10 +2,10 @@
 // their producers. A crash between any two of these steps repeats the first ones, and the store skips what it has
 // applied.
 import { setTimeout as delay } from 'node:timers/promises'
-import { readHeader } from '@gearbox/protocol/batch.ts'
 import { SupersededError } from '@gearbox/protocol/owner.ts'
 import { CommitLog } from './commit-log.ts'
 import { Housekeeping } from './housekeeping.ts'
+import { NewerBatchError, nextRun } from './next-run.ts'
 import { ProgressReporter, type ProgressOptions } from './progress.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
 import { isBusy } from './store/open.ts'
@@ -43,7 +43,7 @@ interface Taken {
  * - retrying, after anything failed: nothing was acknowledged that is not stored, so the same run is taken again after
  *   a pause that doubles. The first success ends it.
  * - ended: `stop` aborted and the queue is empty or something failed; `abandon` aborted; or another consumer superseded
- *   this one, which rejects.
+ *   this one, or the next batch is of a newer version, which rejects.
  *
  * Only the loop changes them.
  */
@@ -79,7 +79,8 @@ export class Consumer {
 
   /**
    * Works until `stop` aborts and the queue is empty, or until `abandon` aborts.
-   * @throws SupersededError when another consumer owns database or queue
+   * @throws SupersededError when another consumer owns database or queue; NewerBatchError when the next batch is of a
+   * newer version
    */
   async run (stop: AbortSignal, abandon: AbortSignal): Promise<void> {
     const { queue, store } = this.#options
@@ -90,9 +91,11 @@ export class Consumer {
         const taken = await this.#take()
         // Also while idle: whoever counts or reads next should know. Only the owner gets this far.
         store.checkFile()
+        this.#readResultRequests()
         if (taken.elements.length > 0) {
-          await this.#handle(taken, abandon)
-          if (!stop.aborted) await this.#keepInterval(stop)
+          const isWhole = await this.#handle(taken, abandon)
+          // A correction waits for its run; so does what is behind it.
+          if (isWhole && !stop.aborted) await this.#keepInterval(stop)
         } else {
           this.#oldestAcceptedAt = undefined
           await this.#progress.report()
@@ -103,7 +106,7 @@ export class Consumer {
         await this.#trouble.recovered()
         pauseMs = retryMs.first
       } catch (error) {
-        if (error instanceof SupersededError) throw error
+        if (error instanceof SupersededError || error instanceof NewerBatchError) throw error
         // What is not stored yet is safe in Redis, or in the unsent files of workers that have left before.
         if (stop.aborted) return
         await this.#trouble.failed(error)
@@ -122,13 +125,21 @@ export class Consumer {
     return { elements, queuedMs }
   }
 
-  /** Applies, acknowledges and reports a run. If anything fails nothing is lost: the run is taken again. */
-  async #handle ({ elements, queuedMs }: Taken, abandon: AbortSignal): Promise<void> {
+  #readResultRequests (): void {
+    const { queue, store } = this.#options
+    for (const { producer, received, missing } of queue.takeResultRequests()) {
+      store.noteReceived(producer, received)
+      this.#progress.addMissing(producer, missing)
+    }
+  }
+
+  /**
+   * Applies, acknowledges and reports a run. If anything fails nothing is lost: the run is taken again.
+   * @returns whether it was all that was taken
+   */
+  async #handle ({ elements: taken, queuedMs }: Taken, abandon: AbortSignal): Promise<boolean> {
     const { queue, observeCommit } = this.#options
-    const acceptedAt = elements.map((element) => {
-      const header = readHeader(element)
-      return typeof header === 'string' ? Date.now() : header.at
-    })
+    const { elements, acceptedAt } = nextRun(taken, queue.name)
     this.#oldestAcceptedAt = Math.min(...acceptedAt)
     const startedAt = performance.now()
     const applied = this.#apply(elements, queuedMs, abandon)
@@ -142,6 +153,7 @@ export class Consumer {
     // too.
     if (queue.length > 0) this.#oldestAcceptedAt = acceptedAt.at(-1)
     await this.#progress.report()
+    return elements.length === taken.length
   }
 
   #apply (elements: readonly Buffer[], queuedMs: number, abandon: AbortSignal): Applied {
@@ -158,7 +170,7 @@ export class Consumer {
 
   async #keepInterval (stop: AbortSignal): Promise<void> {
     const restMs = this.#committedAt + this.#options.commitIntervalMs - performance.now()
-    if (restMs > 0) await sleep(restMs, stop)
+    if (restMs > 0) await this.#options.queue.waitForHurry(restMs, stop)
   }
 }
 

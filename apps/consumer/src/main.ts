@@ -82,11 +82,11 @@ async function run (
     const collect = async (): Promise<object[]> => await snapshot(registry)
     lifetime.reason.then((reason) => { logStopped = logStop(logger, reason, collect) }, () => {})
   }
-  const opened = await openBoth(queue, config, logger, lifetime.stop, before)
+  const opened = await openBoth(queue, config, { loaded: plugins, logger }, lifetime.stop, before)
   if (opened !== undefined) {
     const keyCounter = new KeyCounter(config.databasePath, logger)
     try {
-      await consume({ config, plugins, logger, link, queue, lifetime, registry, keyCounter, store: opened.store })
+      await consume({ config, logger, link, queue, lifetime, registry, keyCounter, store: opened.store })
     } finally {
       await queue.close()
       await keyCounter.close()
@@ -106,7 +106,6 @@ function redisQueue (config: ConsumerConfig, logger: Logger): ConsumerQueue {
 
 interface Parts {
   readonly config: ConsumerConfig
-  readonly plugins: readonly LoadedPlugin[]
   readonly logger: Logger
   readonly link: ParentLink | undefined
   readonly queue: ConsumerQueue

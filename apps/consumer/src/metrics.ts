@@ -1,7 +1,7 @@
 // The consumer's metrics: the name and help of each, and where its value comes from.
 import { rejectReasons } from '@gearbox/protocol/progress.ts'
 import type { ConsumerQueue } from '@gearbox/queue/queue.ts'
-import { counter, gauge, type Registry } from '@gearbox/runtime/metrics.ts'
+import { counter, gauge, labelledCounter, type Registry } from '@gearbox/runtime/metrics.ts'
 import type { Consumer } from './consumer.ts'
 import type { KeyCounter } from './store/key-counter.ts'
 import type { Store } from './store/store.ts'
@@ -32,6 +32,13 @@ export function registerMetrics (registry: Registry, sources: MetricsSources): v
     () => counts.setAside)
   counter(registry, 'gearbox_rejected_dropped_total',
     'Of those, entries that REJECTED_ROWS_MAX or REJECTED_BYTES_MAX left no room for', () => counts.dropped)
+  labelledCounter(registry, 'gearbox_plugin_entries_total', 'Entries of plugins that were handled',
+    ['plugin', 'outcome'], () => {
+      const none = { applied: 0, refused: 0, failed: 0 }
+      const counted = new Map([...store.pluginNames.map((name) => [name, none] as const), ...counts.entries])
+      return [...counted].flatMap(([plugin, outcomes]) =>
+        Object.entries(outcomes).map(([outcome, count]) => [{ plugin, outcome }, count] as const))
+    })
   gauge(registry, 'gearbox_rejected_rows', 'Entries that npm run rejected lists', 'max', () => store.rejectedRows)
   gauge(registry, 'gearbox_queue_length', 'Batches waiting in the queue', 'max', () => queue.length)
   gauge(registry, 'gearbox_queue_durable', '1 if the queue keeps what was pushed through its own death', 'min',

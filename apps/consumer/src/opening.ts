@@ -5,12 +5,12 @@ import type { StoreTrouble } from '@gearbox/protocol/trouble.ts'
 import { QueueUnavailableError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
-import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { ConsumerLock } from './consumer-lock.ts'
 import { checkBinding, claimOwnership } from './ownership.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
 import { isBusy } from './store/open.ts'
+import type { PluginOptions } from './store/plugins/consumer-plugins.ts'
 import { Store } from './store/store.ts'
 
 /** Time from one attempt to the next. The queue may come up after us, and the database be locked for a while. */
@@ -34,19 +34,21 @@ const troubles: { readonly [state in 'moved' | 'locked']: StoreTrouble } = {
 
 /**
  * Starts the queue and opens the database, as the owner of both.
+ * @param pluginParts the plugins that work in its transactions, and the log of this process
  * @param before the database that the consumer before this one had: that one is waited for
  * @returns undefined if a stop comes first; the queue is closed then
  * @throws FatalError if waiting would not help; the queue is closed then
  */
 export async function openBoth (
-  queue: ConsumerQueue, config: OpenConfig, logger: Logger, stop: AbortSignal, before: Owner | undefined
+  queue: ConsumerQueue, config: OpenConfig, pluginParts: PluginOptions, stop: AbortSignal, before: Owner | undefined
 ): Promise<Opened | undefined> {
+  const { logger } = pluginParts
   const logged = new Set<string>()
   let isStarted = false
   do {
     try {
       if (!isStarted) await queue.start().finally(() => { isStarted = true })
-      const opened = await open(queue, config, before)
+      const opened = await open(queue, config, pluginParts, before)
       const copy = opened.store.copiedTo
       if (copy !== undefined) logger.info(`migrated the database of piccolo-daimao; a copy of it as it was is ${copy}`)
       if (logged.size > 0) logger.info(`opened ${config.databasePath} and ${queue.name}`)
@@ -72,13 +74,15 @@ export async function openBoth (
   return undefined
 }
 
-async function open (queue: ConsumerQueue, config: OpenConfig, before: Owner | undefined): Promise<Opened> {
+async function open (
+  queue: ConsumerQueue, config: OpenConfig, pluginParts: PluginOptions, before: Owner | undefined
+): Promise<Opened> {
   let store: Store | undefined
   let lock: ConsumerLock | undefined
   try {
     const found = await checkBinding(queue, config.databasePath, before)
     lock = ConsumerLock.share(config.databasePath)
-    store = new Store({ ...config, path: config.databasePath })
+    store = new Store({ ...config, path: config.databasePath, pluginParts })
     await claimOwnership(queue, store, found)
     return { store, lock }
   } catch (error) {

@@ -1,9 +1,10 @@
 // The progress that is still to be reported to each producer: which of its sequences are stored, with the rejections of
-// the last minute. Fed by the consumer's loop after each commit; reports through the queue.
+// the last minute, and new outcomes of entries. Fed by the consumer's loop after each commit; reports by the queue.
 import type { Progress, Rejection } from '@gearbox/protocol/progress.ts'
 import type { Sequences } from '@gearbox/protocol/sequences.ts'
 import { QueueUnavailableError, type ConsumerQueue } from '@gearbox/queue/queue.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
+import { PendingResults } from './pending-results.ts'
 import { omittedOf, reportedMax, reportedMs, reportOf, type Report } from './store/reports.ts'
 import type { Applied } from './store/run.ts'
 import type { Store } from './store/store.ts'
@@ -34,6 +35,7 @@ export class ProgressReporter {
   readonly #rejections = new Map<string, RecentRejections>()
   /** By producer, what is stored and was not reported yet. */
   #pending = new Map<string, Sequences>()
+  readonly #results = new PendingResults()
   /** Why progress can't be reported, as it was logged. */
   #failure: string | undefined
   /** performance.now ms */
@@ -64,8 +66,8 @@ export class ProgressReporter {
     }
   }
 
-  /** What a commit has stored and rejected. */
-  add ({ stored, rejections, repeated }: Applied): void {
+  /** What a commit has stored and rejected, and what became of its entries. */
+  add ({ stored, rejections, repeated, results }: Applied): void {
     const byBatch = new Map<string, { producer: string, seq: number, rejections: Rejection[] }>()
     for (const { producer, ...rejection } of rejections) {
       if (producer === undefined) continue
@@ -77,6 +79,16 @@ export class ProgressReporter {
     for (const { producer, seq, rejections } of byBatch.values()) this.#addReport(producer, reportOf(seq, rejections))
     for (const { producer, ...report } of repeated) this.#addReport(producer, report)
     for (const [producer, sequences] of stored) this.#pending.set(producer, sequences)
+    this.#results.add(results)
+  }
+
+  /** What a worker lacks: the outcomes of entries of stored batches. */
+  addMissing (producer: string, sequences: readonly number[]): void {
+    const { store } = this.#options
+    for (const seq of sequences) {
+      if (this.#results.isFull) break
+      this.#results.add(store.results(producer, seq))
+    }
   }
 
   /** While idle: makes what is stored of recent producers pending again, every few seconds. */
@@ -94,14 +106,15 @@ export class ProgressReporter {
    * until this consumer has made room.
    */
   async report (): Promise<void> {
-    if (this.#pending.size === 0) return
+    if (this.#pending.size === 0 && this.#results.isEmpty) return
     this.#expireRejections()
     const { queue, logger } = this.#options
-    const progress = Array.from(this.#pending, ([producer, sequences]): [string, Progress] =>
-      [producer, this.#progressOf(producer, sequences)])
     try {
-      await queue.reportProgress(new Map(progress))
-      this.#pending = new Map()
+      do {
+        await queue.reportProgress(this.#nextMessage())
+        this.#results.sent()
+        this.#pending = new Map()
+      } while (!this.#results.isEmpty)
       this.#failure = undefined
     } catch (error) {
       if (!(error instanceof QueueUnavailableError)) throw error
@@ -112,8 +125,18 @@ export class ProgressReporter {
     }
   }
 
-  #progressOf (producer: string, { high, gaps }: Sequences): Progress {
-    return { high, gaps, ...this.#rejections.get(producer)?.progress ?? { rejected: [], omittedRejections: [] } }
+  /** What is stored of producers, with as many outcomes as one message may have. */
+  #nextMessage (): Map<string, Progress> {
+    const news = this.#results.next()
+    const stored = new Map(this.#pending)
+    for (const producer of news.keys()) {
+      if (!stored.has(producer)) stored.set(producer, this.#options.store.storedOf(producer))
+    }
+    return new Map(Array.from(stored, ([producer, { high, gaps }]): [string, Progress] => {
+      const { progress = { rejected: [], omittedRejections: [] } } = this.#rejections.get(producer) ?? {}
+      const results = news.get(producer)
+      return [producer, { high, gaps, ...progress, ...(results === undefined ? {} : { results }) }]
+    }))
   }
 
   #addReport (producer: string, report: Report): void {

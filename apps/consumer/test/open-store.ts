@@ -3,12 +3,15 @@ import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { onTestFinished } from 'vitest'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
+import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
+import { captureLog } from '@gearbox/test-kit/captured-log.ts'
 import { Store } from '../src/store/store.ts'
 
 export interface StoreSettings {
   readonly path?: string
   readonly idempotencyHours?: number
   readonly idempotencyRowsMax?: number
+  readonly plugins?: readonly LoadedPlugin[]
 }
 
 export function freshPath (): string {
@@ -19,8 +22,10 @@ export function openStore ({
   path = freshPath(),
   idempotencyHours = 24,
   idempotencyRowsMax = 1000,
+  plugins = [],
 }: StoreSettings = {}): { store: Store, path: string } {
-  const store = new Store({ path, idempotencyHours, idempotencyRowsMax })
+  const options = { loaded: plugins, logger: captureLog().logger }
+  const store = new Store({ path, idempotencyHours, idempotencyRowsMax, pluginParts: options })
   onTestFinished(() => store.close())
   return { store, path }
 }

@@ -49,6 +49,23 @@ export function counter (
   }))
 }
 
+/** A counter with a value for each combination of labels that is read at every scrape. */
+export function labelledCounter (
+  registry: Registry, name: string, help: string, labels: readonly string[],
+  read: () => Iterable<readonly [labels: Readonly<Record<string, string>>, count: number]>
+): void {
+  registry.registerMetric(new promClient.Counter({
+    name,
+    help,
+    registers: [],
+    labelNames: labels,
+    collect () {
+      this.reset()
+      for (const [of, count] of read()) this.inc(of, count)
+    },
+  }))
+}
+
 /** A gauge whose value is read at every scrape; an undefined value is not shown. */
 export function gauge (
   registry: Registry, name: string, help: string, aggregator: Aggregation,

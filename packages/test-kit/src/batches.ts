@@ -1,7 +1,8 @@
 // Batches for tests, encoded as a worker encodes them.
-import { encodeBatch } from '@gearbox/protocol/batch.ts'
+import { encodeBatch, encodeEntry } from '@gearbox/protocol/batch.ts'
 import type { Sum } from '@gearbox/protocol/int64.ts'
 import type { SumEntry } from '@gearbox/protocol/json-bytes.ts'
+import type { PluginEntry } from '@gearbox/protocol/plugin-entry.ts'
 
 /** What a test says of a batch. */
 export interface Content {
@@ -20,6 +21,7 @@ export interface Content {
     undefined,
     readonly sums: { readonly [key: string]: Sum }
   }>
+  readonly entries?: readonly PluginEntry[]
 }
 
 /** A producer's UUID. */
@@ -37,6 +39,7 @@ export function element ({
   storedWithinMs,
   sums = {},
   once = [],
+  entries = [],
 }: Content): Buffer {
   const pairs = Object.entries(sums)
   const requested = once.map(({ id, at: onceAt = at, storedWithinMs, sums }) =>
@@ -47,7 +50,11 @@ export function element ({
     ...(storedWithinMs === undefined ? {} : { storedWithinMs }),
   }
   return encodeBatch({ producer, seq, at, ...counts },
-    { nextSum: () => asEntry(pairs.shift()), nextIdempotent: () => requested.shift() }).element
+    {
+      nextSum: () => asEntry(pairs.shift()),
+      nextIdempotent: () => requested.shift(),
+      nextEntry: (_seq, i) => entries[i] === undefined ? undefined : encodeEntry(entries[i]),
+    }).element
 }
 
 /** A pair as a source returns it. */

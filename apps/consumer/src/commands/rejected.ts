@@ -2,7 +2,9 @@
 import { existsSync } from 'node:fs'
 import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError } from '@gearbox/runtime/errors.ts'
+import { createLogger } from '@gearbox/runtime/log/logger.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
+import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { isBusy } from '../store/open.ts'
 import type { Rejected } from '../store/rejections.ts'
@@ -33,7 +35,7 @@ export const command = defineCommand({
   usage,
   options: { retry: { type: 'string', multiple: true }, discard: { type: 'string', multiple: true } },
   settings,
-  run: async ({ values }, config) => await listOrSettle(values, config),
+  run: async ({ values }, config, plugins) => await listOrSettle(values, config, plugins),
 })
 
 /** The options as they were given; without either, all are listed. */
@@ -44,7 +46,7 @@ interface Choice {
 
 /** @returns the exit code */
 async function listOrSettle (
-  { retry, discard }: Choice, config: Pick<Config, typeof settings[number]>
+  { retry, discard }: Choice, config: Pick<Config, typeof settings[number]>, plugins: readonly LoadedPlugin[]
 ): Promise<number> {
   if (retry !== undefined && discard !== undefined) throw new FatalError('--retry or --discard, not both at once')
   const [texts, option] = retry === undefined ? [discard, '--discard'] : [retry, '--retry']
@@ -54,7 +56,10 @@ async function listOrSettle (
   }
   let store: Store | undefined
   try {
-    store = new Store({ ...config, path: config.databasePath })
+    // Plugins follow what is counted.
+    const loaded = retry === undefined ? [] : plugins
+    const pluginParts = { loaded, logger: createLogger('rejected', 'warn') }
+    store = new Store({ ...config, path: config.databasePath, pluginParts })
     if (texts === undefined) {
       await printLines(list(store))
       return 0

@@ -39,6 +39,11 @@ export class BatchReader {
     return this.#statements.readSums.all(json)
   }
 
+  /** The sums of a batch as JSON. */
+  sumsJson (json: string): string {
+    return this.#statements.sumsJson.get(json) ?? '{}'
+  }
+
   /** The sums of an idempotent request, in its order. */
   entries (sums: string): Entry[] {
     return this.#statements.readEntries.all(sums)

@@ -8,14 +8,18 @@ import type { OpenFiles } from './database-file.ts'
 import { IdempotentRequests } from './idempotency.ts'
 import { WorkingIdentity } from './identity.ts'
 import { OwnerTriggers } from './owner-triggers.ts'
+import { ConsumerPlugins, type PluginOptions } from './plugins/consumer-plugins.ts'
 import { RejectedEntries, type RejectedLimits } from './rejections.ts'
 import { Reports } from './reports.ts'
+import { Results } from './results.ts'
 import { prepareStatements, type Statements } from './statements.ts'
 import { Totals } from './totals.ts'
 
-/** Limits of what the database keeps besides totals. */
-export interface ConnectionLimits extends RejectedLimits {
+/** Limits of what the database keeps besides totals, and the plugins that work in its transactions. */
+export interface ConnectionOptions extends RejectedLimits {
   readonly idempotencyRowsMax: number
+  /** Default: none. */
+  readonly pluginParts?: PluginOptions
 }
 
 /** What this process knew on the connection before. */
@@ -36,15 +40,19 @@ export class Connection {
   readonly triggers: OwnerTriggers
   readonly rejected: RejectedEntries
   readonly reports: Reports
+  readonly results: Results
+  readonly plugins: ConsumerPlugins
   readonly idempotency: IdempotentRequests
 
   /** @throws any SQLite error; `db` stays open then */
-  constructor (db: Database.Database, files: OpenFiles, limits: ConnectionLimits, before?: Before) {
+  constructor (db: Database.Database, files: OpenFiles, options: ConnectionOptions, before?: Before) {
     this.db = db
     this.files = files
     this.statements = prepareStatements(db)
-    this.rejected = new RejectedEntries(db, limits)
+    this.rejected = new RejectedEntries(db, options)
     this.reports = new Reports(db)
+    this.results = new Results(db)
+    this.plugins = new ConsumerPlugins(db, options.pluginParts)
     this.identity = new WorkingIdentity(db, this.statements, before?.owner)
     const elapsedMs = Number(this.statements.readMeta.get('elapsed_ms'))
     this.clock = new DatabaseClock(Math.max(elapsedMs, before?.clock.now() ?? 0))
@@ -52,7 +60,7 @@ export class Connection {
     this.totals = new Totals(this.statements)
     this.triggers = new OwnerTriggers(db, this.statements)
     this.idempotency = new IdempotentRequests(
-      this.statements, this.reader, this.totals, this.clock, limits.idempotencyRowsMax)
+      this.statements, this.reader, this.totals, this.clock, options.idempotencyRowsMax)
   }
 
   /**
@@ -62,13 +70,16 @@ export class Connection {
   write<T> (body: () => T): T {
     const { state } = this.idempotency
     try {
-      return this.db.transaction(() => {
+      const result = this.db.transaction(() => {
         this.identity.requireNewest()
         return body()
       }).immediate()
+      this.results.committed()
+      return result
     } catch (error) {
       this.idempotency.restore(state)
       this.rejected.forgetCounts()
+      this.results.rolledBack()
       throw error
     }
   }

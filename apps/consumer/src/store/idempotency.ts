@@ -1,5 +1,5 @@
-// Requests with an idempotency key: the rows of `once` that mark what was counted, and the time before which they are
-// pruned. A row is written in the transaction that counts its request.
+// Requests and entries of plugins with an idempotency key: the rows of `once` that mark what was counted or applied,
+// and the time before which they are pruned. A row is written in the transaction that applies what it marks.
 import { createHash } from 'node:crypto'
 import type { RejectReason } from '@gearbox/protocol/progress.ts'
 import type { BatchReader } from './batch-reader.ts'
@@ -12,6 +12,9 @@ export interface NotApplied {
   readonly reason: RejectReason
   readonly key: string | undefined
 }
+
+/** What is remembered of an entry with an id, or why its entry can't be applied. */
+export type Remembered = { readonly result: string } | { readonly reason: 'other body' | 'too late' }
 
 /** What this object keeps of the table; to be put back when a transaction is rolled back. */
 export interface IdempotencyState {
@@ -53,35 +56,50 @@ export class IdempotentRequests {
 
   /** Whether a request with that id is marked as counted. */
   has (id: string): boolean {
-    return this.#statements.readOnceHash.get(id) !== undefined
+    return this.#statements.readOnce.get(id) !== undefined
   }
 
   /**
    * Applies a request whole, or not at all.
    * @param at when it was accepted, not in the future, Unix ms
    * @param now Unix ms
-   * @returns why it was not applied; undefined if it was, or is a repeat of what was applied
+   * @returns why it was not applied; or whether it was now, or before
    */
-  apply (id: string, at: number, sums: string, now: number): NotApplied | undefined {
+  apply (id: string, at: number, sums: string, now: number): NotApplied | 'applied' | 'repeated' {
     const entries = this.#reader.entries(sums)
-    const seen = this.#statements.readOnceHash.get(id)
-    if (seen !== undefined) return seen === hashOf(entries) ? undefined : { reason: 'other body', key: undefined }
-    // A clock was set back: from the future, the mark would refuse everything.
-    if (this.#state.mark > now) this.#moveMark(now)
-    // Its row may have been pruned: it could be a repeat.
-    if (at <= this.#state.mark) return { reason: 'too late', key: undefined }
+    const seen = this.#statements.readOnce.get(id)
+    if (seen !== undefined) return seen.hash === hashOf(entries) ? 'repeated' : { reason: 'other body', key: undefined }
+    if (this.#isTooLate(at, now)) return { reason: 'too late', key: undefined }
     const totals = this.#totals.plus(entries)
     if (typeof totals === 'string') return { reason: 'overflow', key: totals }
     this.#totals.write(totals)
     this.record(id, entries, at)
-    if (this.#state.rows > this.#rowsMax) this.prune(Number.MAX_SAFE_INTEGER, 1)
-    return undefined
+    this.#keepLimit()
+    return 'applied'
   }
 
   /** Marks a request as counted. */
   record (id: string, entries: readonly Entry[], at: number): void {
-    this.#statements.writeOnce.run(id, hashOf(entries), at, this.#clock.now())
-    this.#state = { ...this.#state, rows: this.#state.rows + 1 }
+    this.#write(id, hashOf(entries), at, null)
+  }
+
+  /**
+   * What is remembered of an entry of a plugin; undefined if it is to be applied.
+   * @param hash of the plugin and the entry's data
+   * @param at when it was accepted, not in the future, Unix ms
+   * @param now Unix ms
+   */
+  find (id: string, hash: string, at: number, now: number): Remembered | undefined {
+    const seen = this.#statements.readOnce.get(id)
+    if (seen?.hash === hash && seen.result !== null) return { result: seen.result }
+    if (seen !== undefined) return { reason: 'other body' }
+    return this.#isTooLate(at, now) ? { reason: 'too late' } : undefined
+  }
+
+  /** Remembers the result of an entry of a plugin, as JSON. */
+  recordEntry (id: string, hash: string, at: number, result: string): void {
+    this.#write(id, hash, at, result)
+    this.#keepLimit()
   }
 
   /**
@@ -101,6 +119,22 @@ export class IdempotentRequests {
     const youngest = times.reduce((one, other) => Math.max(one, other), mark)
     if (youngest > mark) this.#moveMark(youngest)
     return pruned.length
+  }
+
+  /** Whether its row may have been pruned: it could be a repeat. */
+  #isTooLate (at: number, now: number): boolean {
+    // A clock was set back: from the future, the mark would refuse everything.
+    if (this.#state.mark > now) this.#moveMark(now)
+    return at <= this.#state.mark
+  }
+
+  #write (id: string, hash: string, at: number, result: string | null): void {
+    this.#statements.writeOnce.run(id, hash, at, this.#clock.now(), result)
+    this.#state = { ...this.#state, rows: this.#state.rows + 1 }
+  }
+
+  #keepLimit (): void {
+    if (this.#state.rows > this.#rowsMax) this.prune(Number.MAX_SAFE_INTEGER, 1)
   }
 
   #moveMark (mark: number): void {

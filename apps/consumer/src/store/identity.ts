@@ -54,13 +54,15 @@ export class WorkingIdentity {
 
   /**
    * Gives the database another UUID: it is not the one that it was copied or restored from.
-   * @throws any SQLite error
+   * @param inTransaction what else is done in the same transaction
+   * @throws any SQLite error; whatever `inTransaction` throws
    */
-  renew (): Owner {
+  renew (inTransaction: () => void): Owner {
     this.#owner = this.#db.transaction((): Owner => {
       const owner = { uuid: randomUUID(), epoch: this.#owner.epoch + 1 }
       this.#statements.writeMeta.run({ name: 'uuid', value: owner.uuid })
       this.#statements.writeMeta.run({ name: 'epoch', value: owner.epoch })
+      inTransaction()
       return owner
     }).immediate()
     return this.#owner

@@ -2,6 +2,7 @@
 import { readHeader } from '@gearbox/protocol/batch.ts'
 import type { BatchReader } from './batch-reader.ts'
 import type { Connection } from './connection.ts'
+import { sumsOf } from './plugins/applied-sums.ts'
 import type { RejectedContent } from './rejections.ts'
 import type { Entry } from './statements.ts'
 
@@ -10,7 +11,9 @@ import type { Entry } from './statements.ts'
  * whatever its key says: whoever asks for this has read it.
  * @returns why it can't be applied now either; undefined: it is counted
  */
-export function retryRejected ({ rejected, idempotency, reader, totals }: Connection, id: bigint): string | undefined {
+export function retryRejected (
+  { rejected, idempotency, reader, totals, plugins }: Connection, id: bigint
+): string | undefined {
   const row = rejected.read(id)
   if (row === undefined) return 'there is no such entry'
   const once = row.reason === 'other body' ? null : row.once
@@ -23,6 +26,10 @@ export function retryRejected ({ rejected, idempotency, reader, totals }: Connec
   const newTotals = totals.plus(entries)
   if (typeof newTotals === 'string') return `the total of ${JSON.stringify(newTotals)} would leave 64 bits`
   totals.write(newTotals)
+  if (plugins.followSums) {
+    const now = Date.now()
+    plugins.afterSums(sumsOf(entries, Math.min(Number(row.at), now)), now)
+  }
   if (once !== null) idempotency.record(once, entries, Number(row.at))
   rejected.delete(id)
   return undefined

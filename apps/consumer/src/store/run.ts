@@ -1,12 +1,16 @@
 // One run of elements in one transaction, apart from how sums are added: skips what was applied before, sets aside what
 // can't be applied, and records what is applied now. apply-run.ts drives it.
 import { createHash } from 'node:crypto'
-import { readHeader, type Header } from '@gearbox/protocol/batch.ts'
+import { readEntries, readHeader, withoutEntries, type Header } from '@gearbox/protocol/batch.ts'
+import type { PluginEntry } from '@gearbox/protocol/plugin-entry.ts'
 import type { Rejection, RejectReason } from '@gearbox/protocol/progress.ts'
 import { has, include, type Sequences } from '@gearbox/protocol/sequences.ts'
 import type { Connection } from './connection.ts'
+import type { RunChanges } from './plugins/consumer-plugins.ts'
+import { PluginTally, type HandledEntry } from './plugins/tally.ts'
 import type { NewRejected } from './rejections.ts'
 import { reportOf, type Report } from './reports.ts'
+import type { StoredResult } from './results.ts'
 import { sequencesOf } from './statements.ts'
 
 /** What one run of elements did to the database. */
@@ -25,6 +29,12 @@ export interface Applied {
   readonly evicted: number
   /** Sequences that were found missing. */
   readonly gaps: ReadonlyArray<{ readonly producer: string, readonly from: number, readonly to: number }>
+  /** What became of each entry of a plugin, now or when its batch was handled before. */
+  readonly results: readonly StoredResult[]
+  /** The entries of plugins that were handled now. */
+  readonly entries: readonly HandledEntry[]
+  /** What plugins that follow commits are told; undefined if there is none. */
+  readonly changes: RunChanges | undefined
 }
 
 /** An entry that was promised and is kept nowhere. */
@@ -38,7 +48,10 @@ export interface Dropped {
 /** A batch that was not applied before. */
 export interface FreshBatch {
   readonly header: Header
+  /** Without its entries of plugins. */
   readonly json: string
+  /** Its entries of plugins; undefined if it has none. */
+  readonly entries: readonly PluginEntry[] | undefined
 }
 
 /** What could not be applied of a batch: an entry of its sums, an idempotent request, or the whole batch. */
@@ -58,6 +71,8 @@ export class Run {
   readonly #queuedMs: number
   /** Unix ms. */
   readonly now = Date.now()
+  /** What the run does for plugins. */
+  readonly ofPlugins: PluginTally
   readonly #stored = new Map<string, Sequences>()
   readonly #tallies = new Map<string, { requests: number, increments: number }>()
   readonly #gaps: Array<{ producer: string, from: number, to: number }> = []
@@ -71,6 +86,7 @@ export class Run {
   constructor (connection: Connection, queuedMs: number) {
     this.#connection = connection
     this.#queuedMs = queuedMs
+    this.ofPlugins = new PluginTally(connection.plugins)
   }
 
   /**
@@ -85,8 +101,9 @@ export class Run {
       if (typeof header === 'string') {
         this.reject(undefined, 0, [this.#unreadable(element, undefined)])
       } else if (this.#isFresh(header)) {
-        const json = element.toString()
-        if (isReadable(json)) fresh.push({ header, json })
+        const json = header.entries ? withoutEntries(element) : element.toString()
+        const entries = header.entries ? readEntries(element) : undefined
+        if (typeof entries !== 'string' && isReadable(json)) fresh.push({ header, json, entries })
         else this.reject(header.producer, header.seq, [this.#unreadable(element, header)])
       }
     }
@@ -94,8 +111,8 @@ export class Run {
   }
 
   /** Notes the sequence of a batch. @returns false if it was applied before */
-  #isFresh ({ producer, seq, requests, increments }: Header): boolean {
-    const { statements, reports } = this.#connection
+  #isFresh ({ producer, seq, requests, increments, entries }: Header): boolean {
+    const { statements, reports, results } = this.#connection
     const before = this.#stored.get(producer) ?? sequencesOf(statements.readProducer.get(producer))
     this.#stored.set(producer, before)
     if (has(before, seq)) {
@@ -103,6 +120,7 @@ export class Run {
       // Its producer may have no report of it: this process, or the one before it, died in between.
       const report = reports.read(producer, seq)
       if (report !== undefined) this.#repeated.push({ ...report, producer })
+      if (entries) for (const result of results.read(producer, seq)) this.ofPlugins.results.push(result)
       return false
     }
     this.#stored.set(producer, include(before, seq))
@@ -170,7 +188,7 @@ export class Run {
 
   /** Writes what is stored of each producer now. @param batches how many were applied @returns what the run did */
   record (batches: number): Applied {
-    const { statements, clock, reports } = this.#connection
+    const { statements, clock, reports, results } = this.#connection
     const seenAt = Date.now()
     for (const [producer, { high, gaps }] of this.#stored) {
       const tally = this.#tallies.get(producer)
@@ -179,6 +197,7 @@ export class Run {
     }
     statements.writeMeta.run({ name: 'elapsed_ms', value: clock.now() })
     if (this.#rejections.length > 0) reports.pruneIfDue(clock.now())
+    results.pruneIfDue(clock.now())
     return {
       batches,
       duplicates: this.#duplicates,
@@ -188,6 +207,9 @@ export class Run {
       dropped: this.#dropped,
       evicted: this.#evicted,
       gaps: this.#gaps,
+      results: this.ofPlugins.results,
+      entries: this.ofPlugins.entries,
+      changes: this.ofPlugins.changes,
     }
   }
 }

@@ -6,6 +6,7 @@ import { FatalError } from '@gearbox/runtime/errors.ts'
 import { checkOriginal, copyOriginal, migrateFromPiccoloDaimao } from './migrations/piccolo-daimao.ts'
 import { extendRejected, isExtended } from './rejections.ts'
 import { createReports, hasReports } from './reports.ts'
+import { createResults, hasResults } from './results.ts'
 import { isNamed, listObjects, readObjects } from './schema-objects.ts'
 
 /** PRAGMA user_version of the tables below. */
@@ -102,10 +103,11 @@ export function extendSchema (db: Database.Database): void {
   const now = Date.now()
   const isAhead = db.prepare<[number], number>("SELECT value > ? FROM meta WHERE name = 'once_mark'")
     .pluck().get(now) === 1
-  if (!isAhead && hasReports(db) && isExtended(db)) return
+  if (!isAhead && hasReports(db) && isExtended(db) && hasResults(db)) return
   db.transaction(() => {
     extendRejected(db)
     createReports(db)
+    createResults(db)
     db.prepare<{ now: number }>(`
       UPDATE meta SET value = CAST(@now AS INTEGER) WHERE name = 'once_mark' AND value > @now`).run({ now })
   }).immediate()

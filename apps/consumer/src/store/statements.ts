@@ -30,6 +30,9 @@ export interface RawIdempotentRequest {
   readonly timeout: unknown
 }
 
+/** What a row of `once` says of an id: the hash of what came with it, and the result of an entry of a plugin. */
+export interface OnceRow { readonly hash: string, readonly result: string | null }
+
 /** All prepared statements of one connection. */
 export type Statements = ReturnType<typeof prepareStatements>
 
@@ -99,6 +102,7 @@ function prepareBatchReaders (db: Database.Database) {
         + (SELECT count(*) FROM json_each(@json, '$.sums') WHERE ${unsound})`).pluck(),
     unsoundEntries: db.prepare<[string], number>(`SELECT count(*) FROM json_each(?) WHERE ${unsound}`).pluck(),
     readSums: db.prepare<[string], Entry>("SELECT key, value FROM json_each(?, '$.sums')").safeIntegers(),
+    sumsJson: db.prepare<[string], string>("SELECT ? -> '$.sums'").pluck(),
     readEntries: db.prepare<[string], Entry>('SELECT key, value FROM json_each(?)').safeIntegers(),
     readIdempotent: db.prepare<[string], RawIdempotentRequest>(`
       SELECT request ->> '$.id' AS id, request ->> '$.at' AS at,
@@ -125,9 +129,9 @@ function prepareProducers (db: Database.Database) {
 
 function prepareIdempotency (db: Database.Database) {
   return {
-    readOnceHash: db.prepare<[string], string>('SELECT sums_hash FROM once WHERE id = ?').pluck(),
-    writeOnce: db.prepare<[string, string, number, number]>(
-      'INSERT INTO once(id, sums_hash, at, elapsed_ms) VALUES (?, ?, ?, ?)'),
+    readOnce: db.prepare<[string], OnceRow>('SELECT sums_hash AS hash, result FROM once WHERE id = ?'),
+    writeOnce: db.prepare<[string, string, number, number, string | null]>(
+      'INSERT INTO once(id, sums_hash, at, elapsed_ms, result) VALUES (?, ?, ?, ?, ?)'),
     countOnce: db.prepare<[], number>('SELECT count(*) FROM once').pluck(),
     pruneOnce: db.prepare<{ before: number, rows: number }, { at: number, elapsed_ms: number }>(`
       DELETE FROM once WHERE id IN (SELECT id FROM once WHERE elapsed_ms < @before ORDER BY elapsed_ms LIMIT @rows)

@@ -4,14 +4,18 @@ import type Database from 'better-sqlite3'
 import type { Owner } from '@gearbox/protocol/owner.ts'
 import { isSubset, type Sequences } from '@gearbox/protocol/sequences.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
+import type { PluginDatabase } from '@gearbox/runtime/plugin.ts'
 import { applyRun } from './apply-run.ts'
-import { Connection, type ConnectionLimits } from './connection.ts'
+import { Connection, type ConnectionOptions } from './connection.ts'
 import { DatabaseMovedError } from './database-file.ts'
 import { readOwner, type Identity } from './identity.ts'
 import { checkpoint, inspectDatabase, isBusy, openDatabase } from './open.ts'
 import { isConstraint } from './owner-triggers.ts'
+import { EntryEndedTransactionError } from './plugins/apply-entries.ts'
+import { migratePlugins } from './plugins/migrations.ts'
 import type { Rejected } from './rejections.ts'
 import type { Report } from './reports.ts'
+import type { StoredResult } from './results.ts'
 import { retryRejected } from './retry-rejected.ts'
 import type { Applied } from './run.ts'
 import { createSchema, extendSchema } from './schema.ts'
@@ -23,7 +27,7 @@ const hourMs = 3_600_000
 const pruneRowsMax = 10_000
 
 /** Where the database is and what it may keep besides totals. */
-export interface StoreOptions extends ConnectionLimits {
+export interface StoreOptions extends ConnectionOptions {
   readonly path: string
   /** How long a request with an idempotency key is remembered, by the database's own clock. */
   readonly idempotencyHours: number
@@ -48,6 +52,8 @@ export class Store {
    * By producer, what this store has returned as stored: a file in the database's place that lacks any of it is older.
    */
   readonly #returned = new Map<string, Sequences>()
+  /** Entries of plugins in runs that are not stored yet which have ended a transaction. */
+  readonly #endingEntries = new Set<string>()
   /** Where a database of piccolo-daimao was copied to before it was migrated. */
   readonly copiedTo: string | undefined
 
@@ -58,6 +64,7 @@ export class Store {
     try {
       this.copiedTo = createSchema(db)
       extendSchema(db)
+      migratePlugins(db, options.pluginParts?.loaded ?? [])
       this.#connection = new Connection(db, files, options)
     } catch (error) {
       db.close()
@@ -92,9 +99,14 @@ export class Store {
     }
   }
 
-  /** Gives the database a new identity: it is not the one it was copied or restored from. @throws any SQLite error */
-  renew (): Owner {
-    return this.#connection.identity.renew()
+  /**
+   * Gives the database a new identity: it is not the one it was copied or restored from.
+   * @param inTransaction what plugins do in the same transaction
+   * @throws any SQLite error; whatever a plugin throws; with nothing changed
+   */
+  renew (inTransaction: (database: PluginDatabase) => void = () => {}): Owner {
+    const { identity, plugins } = this.#connection
+    return identity.renew(() => plugins.runOther(inTransaction))
   }
 
   /**
@@ -110,31 +122,76 @@ export class Store {
    * Applies a run in one transaction, each batch once whatever came before. When it returns, all of it is on the disk.
    * @param queuedMs the longest that any of the elements can have waited in the queue
    * @throws SupersededError if a newer consumer has opened the database; DatabaseMovedError if its file is not at its
-   * path any more: what was applied is skipped should that file come back; any SQLite error, with nothing changed
+   * path any more: what was applied is skipped should that file come back; RunAbandonedError if the disk failed while a
+   * plugin worked, or a plugin stops the run; any SQLite error; with nothing changed
    */
   apply (elements: readonly Buffer[], queuedMs = Number.POSITIVE_INFINITY): Applied {
     this.checkFile()
-    const applied = applyRun(this.#connection, elements, queuedMs)
+    const applied = this.#applyRun(elements, queuedMs)
     // A commit into a file that was moved away meanwhile is not stored as far as anybody else can see: it is applied
     // again, and skipped if that file comes back.
     if (!this.#connection.files.inPlace) throw this.#moved('it was moved, removed or replaced')
     for (const [producer, sequences] of applied.stored) this.#returned.set(producer, sequences)
+    if (applied.changes !== undefined) this.#connection.plugins.afterCommit(applied.changes)
     return applied
   }
 
+  /** @throws as `apply` */
+  #applyRun (elements: readonly Buffer[], queuedMs: number): Applied {
+    for (;;) {
+      try {
+        const applied = applyRun(this.#connection, elements, queuedMs, this.#endingEntries)
+        this.#endingEntries.clear()
+        return applied
+      } catch (error) {
+        if (!(error instanceof EntryEndedTransactionError)) throw error
+        this.#endingEntries.add(error.entry)
+        this.reopen()
+      }
+    }
+  }
+
+  /** Names of the plugins whose entries can be applied. */
+  get pluginNames (): readonly string[] {
+    return this.#connection.plugins.names
+  }
+
+  /** Whether there may be outcomes of entries that can be deleted, now or later. */
+  get mayHaveResults (): boolean {
+    return this.#connection.results.mayHaveRows
+  }
+
+  /** What became of the entries of a batch, as far as that is kept. */
+  results (producer: string, seq: number): StoredResult[] {
+    return this.#connection.results.read(producer, seq)
+  }
+
+  /** Notes that a worker has all outcomes of batches: the next transaction deletes them. */
+  noteReceived (producer: string, sequences: readonly number[]): void {
+    this.#connection.results.noteReceived(producer, sequences)
+  }
+
+  /** What is stored of a producer. */
+  storedOf (producer: string): Sequences {
+    return sequencesOf(this.#connection.statements.readProducer.get(producer))
+  }
+
   /**
-   * Deletes idempotency rows and reports whose time has passed.
+   * Deletes idempotency rows, reports and outcomes of entries whose time has passed.
    * @returns whether there may be more
    * @throws as `apply`
    */
   prune (): boolean {
-    const { idempotency, reports, clock } = this.#connection
+    const { idempotency, reports, results, clock } = this.#connection
     const before = clock.now() - this.#options.idempotencyHours * hourMs
-    return this.#connection.write(() => {
+    const hasMore = this.#connection.write(() => {
       const pruned = idempotency.prune(before, pruneRowsMax)
       reports.prune(clock.now())
-      return pruned === pruneRowsMax
+      const hasMoreResults = results.prune(clock.now())
+      return pruned === pruneRowsMax || hasMoreResults
     })
+    if (!hasMore) results.lookForRows()
+    return hasMore
   }
 
   /** What was promised and could not be applied yet, oldest first: at most `most` rows with ids above `after`. */

@@ -11,7 +11,7 @@ import {
 /** Names of ours that such a database must not use for anything else. */
 const ourNames = [
   'producers', 'once', 'once_elapsed', 'rejected', 'rejected_batch', 'rejected_key', 'rejected_once', 'rejected_reason',
-  'reports', 'meta',
+  'reports', 'results', 'results_elapsed', 'corrections', 'meta',
 ]
 
 const ourTable = 'numbers(key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID'
