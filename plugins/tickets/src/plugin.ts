@@ -6,11 +6,13 @@ import { rebind } from './consumer/rebind.ts'
 import { verify } from './consumer/verify.ts'
 import { settings } from './settings.ts'
 import { migrations } from './tables.ts'
+import { ticketRoutes } from './web/routes.ts'
 
 /** The plugin, as `PLUGINS` loads it. */
 export default definePlugin({
   name: 'tickets',
   settings,
+  web: ticketRoutes,
   consumer: { migrations, apply },
   verify,
   rebind,

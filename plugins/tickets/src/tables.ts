@@ -1,4 +1,5 @@
 // The tables of tickets. The consumer writes them; web workers read them.
+import type { Reads } from './absent.ts'
 
 /**
  * All tables in their first version.
@@ -33,3 +34,9 @@ const first = `
 
 /** One script per version. */
 export const migrations: readonly string[] = [first]
+
+/** Whether a database has them: one in which no consumer with this plugin has worked yet has none. */
+export function hasTables (db: Reads): boolean {
+  // The last one that the script makes.
+  return db.get("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'tickets_secrets'") !== undefined
+}

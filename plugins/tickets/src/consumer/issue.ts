@@ -5,6 +5,7 @@ import { entryTicketsMax, numberMax, type Issued, type IssueEntry } from '../ent
 import type { Line } from '../lines.ts'
 import { newSecret, receiptKey } from '../receipt.ts'
 import type { Context } from '../settings.ts'
+import { soldOut } from '../sold-out.ts'
 import { openLine, saveLine } from './line-rows.ts'
 import { overtakenMs } from './overtaken.ts'
 
@@ -25,7 +26,7 @@ export function issue (entry: IssueEntry, applied: AppliedEntry, { database, now
   if (wanted > entryTicketsMax) throw refuse(400, 'GBX_BAD_ENTRY', 'this entry asks for more tickets than one may')
   const line = openLine(database, name)
   const left = leftOf(line)
-  if (secret === undefined && wanted > left) throw soldOut(left)
+  if (secret === undefined && wanted > left) throw refuse(...soldOut(left))
   const allotment = new Allotment(line.issued + 1, left)
   const stretches = wanted <= left && entry.holders.length === 0
     ? [{ first: line.issued + 1, offset: 0, count: wanted }]
@@ -47,14 +48,8 @@ export function issue (entry: IssueEntry, applied: AppliedEntry, { database, now
 }
 
 /** How many numbers of a line may still be issued. */
-export function leftOf ({ issued, limit }: Line): number {
+function leftOf ({ issued, limit }: Line): number {
   return Math.max(0, Math.min(limit ?? numberMax, numberMax) - issued)
-}
-
-/** The error of a request that wants more than is left. */
-export function soldOut (left: number): ReturnType<typeof refuse> {
-  const message = left === 0 ? 'all numbers of this name are given out' : `only ${left} are left; ask for fewer`
-  return refuse(409, 'GBX_SOLD_OUT', message, { left })
 }
 
 /** The secret that receipts are made from; the first time it is made. */

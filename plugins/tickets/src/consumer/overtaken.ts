@@ -18,6 +18,7 @@ export function overtakenMs (name: string, came: readonly [number, number] | und
   const before = newest.get(name) ?? 0
   newest.delete(name)
   newest.set(name, Math.max(before, last))
-  if (newest.size > namesMax) newest.delete(newest.keys().next().value ?? name)
+  const [oldest] = newest.keys()
+  if (newest.size > namesMax && oldest !== undefined) newest.delete(oldest)
   return Math.max(0, before - first)
 }

@@ -3,7 +3,7 @@
 import { FatalError, type PluginDatabase, type RebindPart } from '@gearbox/runtime/plugin.ts'
 import { gapsOf } from '../absent.ts'
 import { numberMax } from '../entry.ts'
-import { hasTables } from './has-tables.ts'
+import { hasTables } from '../tables.ts'
 import { everyName, skip } from './line-rows.ts'
 
 /** Numbers that a lost database may have issued behind those that are known. */

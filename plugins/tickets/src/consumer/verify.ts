@@ -1,6 +1,6 @@
 // What tickets add to `npm run verify`: that the log of every name is all numbers up to the last one, each once.
 import type { PluginDatabase, PluginFinding } from '@gearbox/runtime/plugin.ts'
-import { hasTables } from './has-tables.ts'
+import { hasTables } from '../tables.ts'
 
 /** Problems that are named. */
 const shownMax = 10
