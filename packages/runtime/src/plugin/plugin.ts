@@ -12,6 +12,9 @@ import type { Options } from '../process/options.ts'
 import type { Schema, ValuesOf } from '../settings/schema.ts'
 
 export { FatalError } from '../errors.ts'
+// A message of a plugin shows what a client sent as all others do, and /docs what its errors look like.
+export { echo } from '../http/echo.ts'
+export { errorSchema } from '../http/errors.ts'
 export type { Json } from '@gearbox/protocol/plugin-entry.ts'
 export { integer, list, oneOf, optional, path, printable, type Setting } from '../settings/setting.ts'
 

@@ -1,8 +1,7 @@
 // What a request asks for, wherever it says so: the name in its path, and values in its query or its form. Each error
 // names the value that is wrong.
 import type { FastifyRequest } from 'fastify'
-import { echo } from '@gearbox/runtime/http/echo.ts'
-import { replyError } from '@gearbox/runtime/plugin.ts'
+import { echo, replyError } from '@gearbox/runtime/plugin.ts'
 import { countMax, numberMax } from '../entry.ts'
 
 /** Longest name of a line and longest holder, in bytes of UTF-8: as long as a key. */

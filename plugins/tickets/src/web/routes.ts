@@ -1,8 +1,7 @@
 // The routes of tickets. Each reads its request (parameters.ts), and either sends an entry to the consumer or reads
 // what the database has.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { echo } from '@gearbox/runtime/http/echo.ts'
-import { replyError, type Json, type SubmitOptions } from '@gearbox/runtime/plugin.ts'
+import { echo, replyError, type Json, type SubmitOptions } from '@gearbox/runtime/plugin.ts'
 import { calledNumbers } from '../called.ts'
 import { numberMax, parseServed, type GiveUpEntry, type ServeEntry } from '../entry.ts'
 import { holderOf, lineState, placeOf, readLine, runOf, wasIssued, type Line, type Run } from '../lines.ts'

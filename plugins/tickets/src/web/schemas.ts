@@ -1,6 +1,6 @@
 // The schemas of the routes. They are for the document at /docs: what they say is checked by parameters.ts, with
 // messages that name what is wrong.
-import { errorSchema } from '@gearbox/runtime/http/errors.ts'
+import { errorSchema } from '@gearbox/runtime/plugin.ts'
 
 const number = { type: 'integer', minimum: 1 } as const
 const count = { type: 'integer', minimum: 0 } as const
