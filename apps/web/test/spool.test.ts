@@ -7,12 +7,13 @@ import { join } from 'node:path'
 import { expect, onTestFinished, test } from 'vitest'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 import { until } from '@gearbox/test-kit/until.ts'
-import { readHeader } from '@gearbox/protocol/batch.ts'
+import { encodeEntry, readEntries, readHeader } from '@gearbox/protocol/batch.ts'
 import { element, producerA, producerB } from '@gearbox/test-kit/batches.ts'
 import { captureLog, type CapturedLog } from '@gearbox/test-kit/captured-log.ts'
 import { originLine, type Origin } from '@gearbox/queue/spool-file.ts'
 import { pushSpool, writeSpool } from '../src/deliver/spool.ts'
 import { MemoryQueue } from '@gearbox/queue/memory.ts'
+import { setUp } from './fixtures/flusher.ts'
 
 /** What the queue of these tests belongs to. */
 const origin: Origin = { queue: 'in memory', generation: '1', database: 'of the tests' }
@@ -86,6 +87,28 @@ test('what was left is pushed with the same bytes, and its file goes only once a
   await done
   expect(existsSync(path)).toBe(false)
   expect(queue.list).toHaveLength(3)
+})
+
+test('entries of plugins that a stop could not push are pushed at the next start, with the same bytes', async () => {
+  const dir = temporaryDir()
+  const { queue: away, flusher, post } = setUp()
+  away.disconnect()
+  const data = { text: '"once":[],"ack":"stored","timeout":1}' }
+  const entry = { bytes: 1, onBatch: () => {} }
+  flusher.acceptEntry({ ...entry, alone: false, encode: () => encodeEntry({ plugin: 'tickets', data }) })
+  flusher.acceptEntry({ ...entry, alone: true, encode: () => encodeEntry({ plugin: 'totals', data: null }) })
+  post('foo', 'stored').catch(() => {})
+  const left = (await flusher.finish(AbortSignal.abort())).map(({ element }) => element)
+  expect(left.map(readEntries)).toEqual([[{ plugin: 'tickets', data }], [{ plugin: 'totals', data: null }]])
+  const path = await writeSpool(dir, producerA, origin, left)
+  const queue = new MemoryQueue()
+  const { done } = start(dir, queue)
+  await until('the push', () => queue.list.length === 2)
+  expect(Buffer.concat(queue.list).equals(Buffer.concat(left))).toBe(true)
+  expect(queue.list.map(readHeader)).toMatchObject([{ seq: 1, entries: true }, { seq: 2, entries: true }])
+  queue.reportProgress(producerA, { high: 2 })
+  await done
+  expect(existsSync(path)).toBe(false)
 })
 
 test('what was left is pushed again when the queue forgets it, without what is stored', async () => {
