@@ -234,6 +234,12 @@ test('a push that asks for its commit at once says so on the channel, whether or
   expect(heard).toEqual(['now', 'now', 'last'])
 })
 
+test('a request about outcomes that no consumer listens to fails, so that it is sent again', async () => {
+  const producer = await startProducer(server.url, randomUUID())
+  await expect(producer.requestResults({ producer: producerA, received: [1], missing: [] }))
+    .rejects.toThrow('no consumer listens')
+})
+
 test('whatever a stranger publishes on the channel, a consumer wakes up and goes on', async () => {
   const queueName = randomUUID()
   const keys = redisKeys(queueName)

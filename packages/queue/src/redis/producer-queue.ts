@@ -121,7 +121,8 @@ export class RedisProducerQueue extends ProducerQueue {
 
   async requestResults (request: ResultRequest): Promise<void> {
     if (this.incarnation === undefined) throw new QueueUnavailableError(this.#unreachable ?? 'not identified yet')
-    await ask(this.#redis.publish(this.#keys.wake, JSON.stringify(request)))
+    const receivers = await ask(this.#redis.publish(this.#keys.wake, JSON.stringify(request)))
+    if (receivers === 0) throw new QueueUnavailableError('no consumer listens')
   }
 
   async missing (producer: string, sequences: readonly number[], signal: AbortSignal): Promise<ReadonlySet<number>> {
