@@ -15,8 +15,8 @@ export const seam = /^packages\/(?:runtime\/src\/plugin\/plugin\.ts$|protocol\/)
 /** Within a workspace, each file and folder of its source. */
 export const rooms = {
   'apps/web': [
-    'main.ts', ['server.ts', 'metrics.ts', 'save-spool.ts'], ['fast-lane', 'submit'], 'increment', 'totals', 'http',
-    'deliver', 'accumulate',
+    'main.ts', ['server.ts', 'metrics.ts', 'save-spool.ts'], ['fast-lane', 'plugins', 'submit'], 'increment', 'totals',
+    'http', 'deliver', 'accumulate',
   ],
   'apps/consumer': [
     'main.ts', ['lifetime.ts', 'metrics.ts', 'opening.ts', 'stop-advice.ts'], ['commands', 'consumer.ts'],

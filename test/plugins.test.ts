@@ -53,6 +53,9 @@ const poll = pluginText(`${settings}, consumer: { migrations: ['SELECT 1', 'SELE
 
 test.each([
   ['a path from the working directory', './poll.ts', { 'poll.ts': poll }],
+  ['a path next to a copy of what it imports', './poll.ts', {
+    'poll.ts': poll, 'node_modules/@gearbox/runtime/plugin.ts': 'throw new Error("the copy")',
+  }],
   ['a path in a directory below', './below/poll.ts', { 'below/poll.ts': poll }],
   ['a package of the working directory', '@me/polls', {
     'node_modules/@me/polls/package.json': '{ "exports": { "import": "./polls.mjs" } }',

@@ -23,6 +23,7 @@ import { scrapeAll } from './http/metrics.ts'
 import { registerConnections, registerProducer, registerWorker } from './metrics.ts'
 import { saveMs, saveSpool } from './save-spool.ts'
 import { buildServer } from './server.ts'
+import { Submissions } from './submit/submissions.ts'
 import { Totals } from './totals/reads.ts'
 
 /** For how long a start waits for the queue before it listens. */
@@ -38,6 +39,7 @@ interface Parts {
   readonly producer: string
   readonly queue: ProducerQueue
   readonly flusher: Flusher
+  readonly submissions: Submissions
   readonly totals: Totals
   readonly registry: Registry
   /** Replies by status. */
@@ -48,6 +50,8 @@ interface Parts {
 interface Started {
   readonly listening: Listening
   readonly metricsServer: MetricsServer | undefined
+  /** Aborted when a stop begins: what plugins have under way should end. */
+  readonly stopping: AbortController
   /** From here on /readyz sends new requests elsewhere. */
   announceStop: () => void
   /** Ends what goes on by itself in the background: pushing the spool, logging statistics. */
@@ -113,7 +117,8 @@ function build (
   registerWorker(registry, flusher, queue, requests)
   registerProducer(registry, flusher, producer)
   const totals = new Totals(config.databasePath)
-  return { config, plugins, logger, link, producer, queue, flusher, totals, registry, requests }
+  const submissions = new Submissions({ flusher, queue, producer, limits: config })
+  return { config, plugins, logger, link, producer, queue, flusher, submissions, totals, registry, requests }
 }
 
 function createQueue (config: WebConfig, embedded: string | undefined, logger: Logger, alone: boolean): ProducerQueue {
@@ -123,7 +128,7 @@ function createQueue (config: WebConfig, embedded: string | undefined, logger: L
 }
 
 async function start (parts: Parts): Promise<Started> {
-  const { config, logger, link, producer, queue, flusher, totals, registry, requests } = parts
+  const { config, plugins, logger, link, producer, queue, flusher, submissions, totals, registry, requests } = parts
   link?.onCollect(() => snapshot(registry))
   const endStats = link === undefined ? logStats(logger, config.statsIntervalMs, () => snapshot(registry)) : () => {}
   await queue.start()
@@ -132,8 +137,18 @@ async function start (parts: Parts): Promise<Started> {
   let draining = false
   const metrics = (): Promise<string> => scrapeAll(link, metricsServer?.address)
   const consumerExited = (): string | undefined => link?.consumerExited
+  const stopping = new AbortController()
   const server = await buildServer({
-    config, logger, flusher, queue, totals, requests, metrics, consumerExited, draining: () => draining,
+    config,
+    logger,
+    flusher,
+    queue,
+    totals,
+    requests,
+    metrics,
+    consumerExited,
+    draining: () => draining,
+    plugins: { loaded: plugins, core: config, submissions, registry, stopping: stopping.signal, producer },
   })
   const abandon = new AbortController()
   // A stop does not wait for it: a file stays until all of it is stored.
@@ -153,6 +168,7 @@ async function start (parts: Parts): Promise<Started> {
   return {
     listening,
     metricsServer,
+    stopping,
     announceStop: () => { draining = true },
     endBackground: () => {
       abandon.abort()
@@ -172,7 +188,7 @@ async function reachable (queue: ProducerQueue): Promise<void> {
 
 /** Stops accepting, answers, flushes, saves what could not be pushed, closes. @returns the exit code */
 async function stop (parts: Parts, started: Started, reason: StopReason): Promise<number> {
-  const { config, logger, link, producer, queue, flusher, totals, registry } = parts
+  const { config, logger, link, producer, queue, flusher, submissions, totals, registry } = parts
   const { listening, metricsServer } = started
   started.announceStop()
   // Under npm start the parent logs it for all.
@@ -181,9 +197,11 @@ async function stop (parts: Parts, started: Started, reason: StopReason): Promis
     : () => {}
   await drain(config.drainMs, reason, link)
   started.endBackground()
+  started.stopping.abort()
   flusher.skipInterval()
   const pushDeadline = performance.now() + stopDeadlineMs - saveMs(flusher.unsentBytes)
   await listening.close(pushDeadline)
+  submissions.stop()
   const left = await flusher.finish(AbortSignal.timeout(Math.max(0, Math.round(pushDeadline - performance.now()))))
   // Under npm start the database is on this host. It shows where batches belong if no queue could be asked.
   const database = queue.origin.database ?? (link === undefined ? undefined : readDatabaseUuid(config.databasePath))

@@ -25,6 +25,7 @@ import type { AdmitOptions } from './increment/admit.ts'
 import { keyBytesMax } from './increment/form.ts'
 import { incrementRoutes } from './increment/route.ts'
 import type { Totals } from './totals/reads.ts'
+import { registerPlugins, type PluginOptions } from './plugins/register.ts'
 import { totalsRoutes } from './totals/route.ts'
 
 /** The settings of a server. */
@@ -44,9 +45,15 @@ export interface ServerOptions {
   readonly consumerExited?: () => string | undefined
   /** Counted by status for every reply. */
   readonly requests: Map<number, number>
+  /** The plugins, with what their routes work with besides the server's own parts. */
+  readonly plugins?: ServedPlugins
   /** Whether a stop was asked for that has not begun. */
   readonly draining?: () => boolean
 }
+
+/** What the routes of plugins work with, besides what the server has. */
+export type ServedPlugins =
+  Pick<PluginOptions, 'loaded' | 'core' | 'submissions' | 'registry' | 'stopping' | 'producer'>
 
 /** Who may come in, as both paths check it. */
 type Access = Pick<FastLaneOptions, 'hosts' | 'apiKeys'>
@@ -87,7 +94,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   app.setErrorHandler((error, request, reply) => {
     // Fastify closes behind a body that it refuses.
     if (reply.getHeader('connection') === 'close') unparsed.stopBehind(request.raw)
-    const known = toRequestError(error, request.query)
+    const known = toRequestError(error, request)
     if (known.statusCode === 500) request.log.error({ err: error }, 'a request failed')
     sendError(reply, known)
   })
@@ -100,12 +107,14 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   if (config.corsOrigins.length > 0) await addCors(app, origins, routing)
   app.addHook('onRequest', (request, _reply, done) => done(callerRefusal(request) ?? routing.check(request)))
   app.setNotFoundHandler((request) => { throw routing.refuse(request) })
-  await addRoutes(app, options, origins)
+  await addRoutes(app, options, apiKeys, origins)
   await app.ready()
   return app
 }
 
-async function addRoutes (app: FastifyInstance, options: ServerOptions, origins: Origins): Promise<void> {
+async function addRoutes (
+  app: FastifyInstance, options: ServerOptions, apiKeys: ApiKeys, origins: Origins
+): Promise<void> {
   const { config, flusher, queue, totals, metrics, draining, consumerExited } = options
   const prefix = config.basePath
   await app.register(docsRoutes, { path: `${prefix}/docs` })
@@ -113,6 +122,11 @@ async function addRoutes (app: FastifyInstance, options: ServerOptions, origins:
   await app.register(totalsRoutes, { prefix, totals })
   await app.register(healthRoutes, { prefix, flusher, queue, draining, consumerExited })
   await app.register(metricsRoutes, { prefix, metrics })
+  if (options.plugins === undefined) return
+  const admit = { limits: config, flusher, queue }
+  await registerPlugins(app, prefix, {
+    ...options.plugins, logger: options.logger, apiKeys, origins, admit, database: totals.plugins,
+  })
 }
 
 /** What Fastify logs of its usual work, our own lines say better. */

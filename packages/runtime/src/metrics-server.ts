@@ -56,7 +56,7 @@ async function build (config: MetricsConfig, read: () => Promise<string>, logger
   // Loaded only where METRICS_PORT is set: a consumer has no other HTTP.
   const { default: fastify } = await import('fastify')
   const refuse = (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
-    const known = toRequestError(error, request.query)
+    const known = toRequestError(error, request)
     if (known.statusCode === 500) logger.error({ err: error }, 'a scrape failed')
     sendError(reply, known)
   }

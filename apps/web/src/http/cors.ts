@@ -19,7 +19,7 @@ export async function addCors (app: FastifyInstance, origins: Origins, routing: 
       done(null, {
         // A preflight is answered in any case; without Access-Control-Allow-Origin that is a refusal.
         origin: listed ? (origins.any ? '*' : true) : (method === 'OPTIONS' ? [] : false),
-        methods: ['GET', 'HEAD', 'POST'],
+        methods: ['GET', 'HEAD', 'POST', 'PUT', 'DELETE'],
         // Pages can't read it otherwise.
         exposedHeaders: ['Retry-After'],
       })

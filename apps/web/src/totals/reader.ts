@@ -5,6 +5,7 @@ import type Database from 'better-sqlite3'
 import { echo } from '@gearbox/runtime/http/echo.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
+import { PluginReads } from './plugin-reads.ts'
 
 /** One key and its total. */
 export interface Total {
@@ -44,11 +45,14 @@ export class Reader {
   readonly #total: Database.Statement<[string], bigint>
   readonly #pageByKey: Database.Statement<[object], Total>
   readonly #pageByTotal: Database.Statement<[object], Total>
+  /** For plugins. */
+  readonly plugins: PluginReads
 
   /** @throws Error if there is no readable database at `path`, or one without totals */
   constructor (path: string) {
     this.#db = openForReading(path, busyTimeoutMs)
     try {
+      this.plugins = new PluginReads(this.#db)
       this.#total = this.#db.prepare<[string], bigint>(totalSql).pluck().safeIntegers()
       this.#pageByKey = this.#db.prepare<[object], Total>(pageByKeySql).safeIntegers()
       this.#pageByTotal = this.#db.prepare<[object], Total>(pageByTotalSql).safeIntegers()

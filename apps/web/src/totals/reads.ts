@@ -1,7 +1,9 @@
 // Totals as they are in the database, for the routes. They come from connections that never write, separate from the
 // consumer's.
 import { existsSync, statSync } from 'node:fs'
+import { reasonOf } from '@gearbox/runtime/errors.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
+import type { PluginReader, SqlValue } from '@gearbox/runtime/plugin.ts'
 import { cursorOf, parseCursor, Reader, type Page, type Total } from './reader.ts'
 import { SortedPages } from './sorted-pages.ts'
 
@@ -42,6 +44,12 @@ export class Totals {
     return { totals: totals.slice(0, page.limit), next }
   }
 
+  /** The same database for plugins. */
+  readonly plugins: PluginReader = {
+    get: <Row>(sql: string, ...values: SqlValue[]) => this.#readRows(sql, values, 1)[0] as Row | undefined,
+    all: <Row>(sql: string, ...values: SqlValue[]) => this.#readRows(sql, values) as Row[],
+  }
+
   close (): void {
     this.#reader?.close()
     this.#sorted.close()
@@ -57,6 +65,21 @@ export class Totals {
       this.#reader = undefined
       throw noDatabase()
     }
+  }
+
+  /** @throws RequestError (503) without a database; any error of the statement itself */
+  #readRows (sql: string, values: readonly SqlValue[], most?: number): unknown[] {
+    const { rows, error } = this.#read((reader) => {
+      try {
+        return { rows: reader.plugins.read(sql, values, most), error: undefined }
+      } catch (error) {
+        // A statement that is wrong says nothing of the database.
+        if (!(error instanceof Error) || !isOfStatement(error)) throw error
+        return { rows: [], error }
+      }
+    })
+    if (error === undefined) return rows
+    throw isLacking(error) ? noTable() : error
   }
 
   #openCurrent (): Reader {
@@ -78,6 +101,21 @@ export class Totals {
     if (totals === undefined) throw noDatabase()
     return totals
   }
+}
+
+/** Whether an error is that of a statement, whichever database it is asked of. */
+function isOfStatement (error: Error): boolean {
+  return !('code' in error) || error.code === 'SQLITE_ERROR' || error.code === 'SQLITE_READONLY'
+}
+
+/** A consumer that has the plugin makes its tables; this worker may have been started before it. */
+function isLacking (error: Error): boolean {
+  return /^no such (?:table|column)/.test(reasonOf(error))
+}
+
+function noTable (): RequestError {
+  return new RequestError('GBX_NO_DATABASE',
+    'the database has no tables of this plugin yet: its consumer makes them when it is started with the plugin')
 }
 
 function noDatabase (): RequestError {

@@ -1,8 +1,12 @@
 // The error that a client gets for any error that is thrown while its request is served: Fastify's own become ours, as
 // far as a client can cause them; of all others it learns only that something went wrong.
-import type { FastifyError } from 'fastify'
+import type { FastifyError, FastifyRequest } from 'fastify'
+import { EntryRefusedError } from '../plugin/plugin.ts'
 import { RequestError, type ErrorCode } from './errors.ts'
 import { describeInvalid } from './query.ts'
+
+/** The parts of a request that schemas are compared with. */
+type Sent = Partial<Pick<FastifyRequest, 'query' | 'body' | 'params'>>
 
 const codeOfStatus: { readonly [status: number]: ErrorCode } = {
   400: 'GBX_BAD_REQUEST',
@@ -33,12 +37,13 @@ const textCharactersMax = 200
 /**
  * Any error as one of the catalogue. Where the result's status is 500 the caller must log `error`: its reply says that
  * the log does.
- * @param query what the request had, for a message about it
+ * @param request whose it is, for a message about what it had
  */
-export function toRequestError (error: unknown, query?: unknown): RequestError {
+export function toRequestError (error: unknown, request?: Sent): RequestError {
   if (error instanceof RequestError) return error
+  if (error instanceof EntryRefusedError) return new RequestError(error.entryError)
   if (error instanceof Error) {
-    if (isInvalid(error)) return new RequestError('GBX_BAD_QUERY', describeInvalid(error.validation, query))
+    if (isInvalid(error)) return invalidRequest(error, request)
     const code = 'statusCode' in error && typeof error.statusCode === 'number'
       ? codeOfStatus[error.statusCode]
       : undefined
@@ -49,6 +54,18 @@ export function toRequestError (error: unknown, query?: unknown): RequestError {
   return new RequestError('GBX_INTERNAL', 'something went wrong; the log says what')
 }
 
-function isInvalid (error: Error): error is Error & Required<Pick<FastifyError, 'validation'>> {
+type Invalid = Error & Required<Pick<FastifyError, 'validation'>> & Pick<FastifyError, 'validationContext'>
+
+function invalidRequest ({ validation, validationContext }: Invalid, request: Sent | undefined): RequestError {
+  if (validationContext === 'body') {
+    return new RequestError('GBX_BAD_REQUEST', describeInvalid(validation, request?.body, 'the body'))
+  }
+  if (validationContext === 'params') {
+    return new RequestError('GBX_BAD_REQUEST', describeInvalid(validation, request?.params, 'the path'))
+  }
+  return new RequestError('GBX_BAD_QUERY', describeInvalid(validation, request?.query))
+}
+
+function isInvalid (error: Error): error is Invalid {
   return 'validation' in error && Array.isArray(error.validation)
 }

@@ -30,28 +30,45 @@ export function checkQuery ({ url, query, routeOptions }: FastifyRequest): Reque
   } catch {
     return new RequestError('GBX_BAD_QUERY', 'the query is not percent-encoded UTF-8')
   }
-  const known = propertiesOf(routeOptions.schema?.querystring)
-  for (const [name, value] of entriesOf(query)) {
-    if (!known.has(name)) return new RequestError('GBX_BAD_QUERY', describeUnknown(name, [...known.keys()]))
+  const wrong = checkNames(query, propertiesOf(routeOptions.schema?.querystring), 'query parameter')
+  return wrong === undefined ? undefined : new RequestError('GBX_BAD_QUERY', wrong)
+}
+
+/**
+ * The same for the fields of a form. A schema with `additionalProperties` knows every name.
+ * @param schema that of the route's body
+ * @returns what is wrong, if anything is
+ */
+export function checkFields (fields: unknown, schema: unknown): string | undefined {
+  const more = entriesOf(schema).find(([keyword]) => keyword === 'additionalProperties')?.[1]
+  return more === undefined || more === false ? checkNames(fields, propertiesOf(schema), 'field') : undefined
+}
+
+function checkNames (sent: unknown, known: ReadonlyMap<string, unknown>, what: string): string | undefined {
+  for (const [name, value] of entriesOf(sent)) {
+    if (!known.has(name)) return describeUnknown(what, name, [...known.keys()])
     // Ajv accepts all that JavaScript can convert to a number: 0x10, 1e2, and 400 digits, which become Infinity.
     if (known.get(name) === 'integer' && typeof value === 'string' && !/^-?\d{1,15}$/.test(value)) {
-      return new RequestError('GBX_BAD_QUERY', `"${name}" must be a whole number, not ${echo(value)}`)
+      return `"${name}" must be a whole number, not ${echo(value)}`
     }
     if (Array.isArray(value) && known.get(name) !== 'array') {
-      const times = `${value.length} times`
-      return new RequestError('GBX_BAD_QUERY', `query parameter ${echo(name)} is given ${times}; give it once`)
+      return `${what} ${echo(name)} is given ${value.length} times; give it once`
     }
   }
   return undefined
 }
 
-/** A message about what Ajv found, with the value that was sent. @param query the request's, as parsed */
-export function describeInvalid ([invalid]: readonly Invalid[], query: unknown): string {
+/**
+ * A message about what Ajv found, with the value that was sent.
+ * @param sent the part of the request that was compared, as parsed
+ * @param what its name
+ */
+export function describeInvalid ([invalid]: readonly Invalid[], sent: unknown, what = 'the query'): string {
   const name = invalid?.instancePath.slice(1) ?? ''
-  const sent = entriesOf(query).find(([known]) => known === name)?.[1]
+  const value = entriesOf(sent).find(([known]) => known === name)?.[1]
   const allowed = invalid?.params.allowedValues
   const rule = Array.isArray(allowed) ? oneOf(allowed) : invalid?.message ?? 'is not allowed'
-  return `${name === '' ? 'the query' : `"${name}"`} ${rule}${sent === undefined ? '' : `, not ${echo(String(sent))}`}`
+  return `${name === '' ? what : `"${name}"`} ${rule}${value === undefined ? '' : `, not ${echo(String(value))}`}`
 }
 
 /** The rule for a value that must be one of a few, as a message has it after the value's name. */
@@ -70,8 +87,8 @@ function entriesOf (value: unknown): Array<[string, unknown]> {
   return typeof value === 'object' && value !== null ? Object.entries(value) : []
 }
 
-function describeUnknown (name: string, known: readonly string[]): string {
-  const unknown = `unknown query parameter ${echo(name)}`
+function describeUnknown (what: string, name: string, known: readonly string[]): string {
+  const unknown = `unknown ${what} ${echo(name)}`
   if (known.length === 0) return `${unknown}; there are none here`
   const { nearest, distance } = findNearest(name, known)
   const isNear = distance <= Math.max(name.length, nearest.length) / 2

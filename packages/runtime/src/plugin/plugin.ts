@@ -252,9 +252,9 @@ export interface Changes {
 /** A value that SQLite takes; integers past 2^53 are bigints. */
 export type SqlValue = string | number | bigint | Buffer | null
 
-/** Reads from the database. Statements are prepared once per text. */
+/** Reads from the database. Statements are prepared once per text. Integers past 2^53 are bigints, others numbers. */
 export interface PluginReader {
-  /** @throws RequestError (503 GBX_NO_DATABASE) where this host has no readable database */
+  /** @throws RequestError (503 GBX_NO_DATABASE) where this host has no readable database, or one without its tables */
   get<Row> (sql: string, ...values: SqlValue[]): Row | undefined
   /** Rows at most 10,000 at a time: ask for the next ones by key. @throws as `get` */
   all<Row> (sql: string, ...values: SqlValue[]): Row[]

@@ -1,5 +1,5 @@
 // How Node finds the modules of plugins that are not built in: packages from the working directory first, and what
-// every plugin may import of Gearbox also where no node_modules has it.
+// every plugin may import of Gearbox here, whether or not its own directories have a copy.
 import { registerHooks } from 'node:module'
 import { join } from 'node:path'
 import { pathToFileURL } from 'node:url'
@@ -39,10 +39,10 @@ function register (): void {
         // Node would print a warning for a .ts file that no package.json calls a module.
         return found.format == null && found.url.endsWith('.ts') ? { ...found, format: 'module-typescript' } : found
       }
-      if (!seam.test(specifier)) return nextResolve(specifier, context)
-      return orElse(
-        () => nextResolve(specifier, context),
-        () => nextResolve(specifier, { ...context, parentURL: urlIn(import.meta.dirname) }))
+      // Never another copy of it: an error that a plugin throws must be of the class that this process knows.
+      return seam.test(specifier)
+        ? nextResolve(specifier, { ...context, parentURL: urlIn(import.meta.dirname) })
+        : nextResolve(specifier, context)
     },
   })
 }
