@@ -13,9 +13,14 @@ export const append: NonNullable<ConsumerPart<NoSettings>['apply']> = ({ data },
   return database.get<{ number: number }>('SELECT max(number) AS number FROM list_items')?.number ?? null
 }
 
+/** A plugin with a consumer part and nothing else. */
+export function namedPlugin (name: string, consumer: ConsumerPart<NoSettings>): LoadedPlugin {
+  return { plugin: definePlugin({ name, consumer }), settings: {} }
+}
+
 /** A plugin `list` whose consumer part is what is given, in addition to its table. */
 export function listPlugin (part: ConsumerPart<NoSettings> = { apply: append }): LoadedPlugin {
-  return { plugin: definePlugin({ name: 'list', consumer: { migrations: [listMigration], ...part } }), settings: {} }
+  return namedPlugin('list', { migrations: [listMigration], ...part })
 }
 
 /** The same, and all entries with which `apply` was called. */

@@ -8,7 +8,8 @@ import { shownUrl } from '@gearbox/queue/redis/connection.ts'
 import { inspectQueue, RedisConsumerQueue } from '@gearbox/queue/redis/consumer-queue.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
-import { createLogger } from '@gearbox/runtime/log/logger.ts'
+import { createLogger, type Logger } from '@gearbox/runtime/log/logger.ts'
+import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { DatabaseLock } from '@gearbox/runtime/process/database-lock.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
@@ -44,11 +45,45 @@ export const command = defineCommand({
     variables: { DATABASE_PATH: namedPath(path) },
     required: embedded === true ? {} : { REDIS_URL: 'it says where the queue is' },
   }),
-  run: async ({ values: { embedded, force }, positionals: [path] }, config) => {
+  run: async ({ values, positionals: [path] }, config, plugins) => {
     const databasePath = resolve(namedPath(path))
-    return await rebind({ ...config, databasePath }, embedded === true, force === true)
+    const renewal = new Renewal(plugins, values, createLogger('rebind', config.logLevel))
+    return await rebind({ ...config, databasePath }, renewal, values.embedded === true, values.force === true)
   },
 })
+
+/** Gives a database a new identity, and has plugins do what they do then. */
+class Renewal {
+  readonly #plugins: readonly LoadedPlugin[]
+  readonly #logger: Logger
+  /** Options that were given for plugins. */
+  readonly #values: Readonly<Record<string, string>>
+  /** What plugins have done, to be printed. */
+  readonly lines: string[] = []
+
+  constructor (plugins: readonly LoadedPlugin[], values: Readonly<Record<string, unknown>>, logger: Logger) {
+    this.#plugins = plugins
+    this.#logger = logger
+    const given = Object.entries(values)
+    this.#values = Object.fromEntries(given.filter((value): value is [string, string] => typeof value[1] === 'string'))
+  }
+
+  /** Opens the database, with the tables of plugins. @throws as Store */
+  open (config: RebindConfig): Store {
+    const pluginParts = { loaded: this.#plugins, logger: this.#logger }
+    return new Store({ ...config, path: config.databasePath, pluginParts })
+  }
+
+  /** @param isNew nobody has seen its identity, so it keeps that, unless a plugin was asked to do anything */
+  renew (store: Store, isNew: boolean): Owner {
+    if (isNew && Object.keys(this.#values).length === 0) return store.owner
+    return store.renew((database) => {
+      for (const { plugin: { rebind } } of this.#plugins) {
+        for (const line of rebind?.run(database, this.#values) ?? []) this.lines.push(line)
+      }
+    })
+  }
+}
 
 /** The database must be named: the one of DATABASE_PATH is most often not the one that is meant. @throws FatalError */
 function namedPath (path: string | undefined): string {
@@ -57,12 +92,14 @@ function namedPath (path: string | undefined): string {
 }
 
 /** @returns the exit code */
-async function rebind (config: RebindConfig, embedded: boolean, force: boolean): Promise<number> {
+async function rebind (config: RebindConfig, renewal: Renewal, embedded: boolean, force: boolean): Promise<number> {
   const { databasePath, redisUrl, queueName } = config
   try {
     const identity = inspectDatabase(databasePath)
-    const done = embedded ? await giveUpRedis(config, identity) : await bind(config, identity, force)
-    process.stdout.write(`${done}\n`)
+    const done = embedded
+      ? await giveUpRedis(config, renewal, identity)
+      : await bind(config, renewal, identity, force)
+    process.stdout.write(`${[done, ...renewal.lines].join('\n')}\n`)
     return 0
   } catch (error) {
     if (error instanceof FatalError) throw error
@@ -94,7 +131,9 @@ async function alone<T> ({ databasePath }: RebindConfig, run: () => T | Promise<
 }
 
 /** Binds the queue in Redis to the database. @returns what was done */
-async function bind (config: RebindConfig, identity: Identity | undefined, force: boolean): Promise<string> {
+async function bind (
+  config: RebindConfig, renewal: Renewal, identity: Identity | undefined, force: boolean
+): Promise<string> {
   const logger = createLogger('rebind', config.logLevel)
   const options = { url: config.redisUrl ?? '', queueName: config.queueName, logger, warnOfSettings: false }
   const { waiting, consumers } = await inspectQueue(options)
@@ -112,7 +151,7 @@ async function bind (config: RebindConfig, identity: Identity | undefined, force
       if (owner !== undefined && mismatchOf(owner, stored, identity) === undefined) {
         return `${queue.name} belongs to ${config.databasePath} already: nothing to do`
       }
-      const renewed = await bindTo(queue, owner, config, identity === undefined)
+      const renewed = await bindTo(queue, owner, config, renewal, identity === undefined)
       const before = owner === undefined ? 'no database' : ownerText(owner)
       const created = identity === undefined ? ' (created)' : ''
       const batches = waiting === 1 ? '1 batch waits' : `${waiting} batches wait`
@@ -129,12 +168,11 @@ const consumersUnknown =
   'Make sure that no consumer runs elsewhere: PUBSUB NUMSUB is not allowed to this user of Redis'
 
 async function bindTo (
-  queue: ConsumerQueue, owner: Owner | undefined, config: RebindConfig, isNew: boolean
+  queue: ConsumerQueue, owner: Owner | undefined, config: RebindConfig, renewal: Renewal, isNew: boolean
 ): Promise<Owner> {
-  const store = new Store({ ...config, path: config.databasePath })
+  const store = renewal.open(config)
   try {
-    // A new one has an identity that nobody has seen.
-    const renewed = isNew ? store.owner : store.renew()
+    const renewed = renewal.renew(store, isNew)
     if (!await queue.bind(owner, renewed)) {
       throw new FatalError(`another program has bound ${queue.name} meanwhile; run this again`)
     }
@@ -147,7 +185,9 @@ async function bindTo (
 }
 
 /** Ends that the database belongs to a queue in Redis. @returns what was done */
-async function giveUpRedis (config: RebindConfig, identity: Identity | undefined): Promise<string> {
+async function giveUpRedis (
+  config: RebindConfig, renewal: Renewal, identity: Identity | undefined
+): Promise<string> {
   const { databasePath } = config
   if (identity === undefined) throw new FatalError(`there is no database ${databasePath} that belongs to a queue`)
   const { queue } = identity
@@ -155,10 +195,10 @@ async function giveUpRedis (config: RebindConfig, identity: Identity | undefined
     return `${databasePath} belongs to no queue in Redis: nothing to do`
   }
   return await alone(config, () => {
-    const store = new Store({ ...config, path: databasePath })
+    const store = renewal.open(config)
     try {
       // If batches are left in Redis, its queue refuses this database from now on rather than count them late.
-      store.renew()
+      renewal.renew(store, false)
       store.recordQueue(embeddedQueue)
     } finally {
       store.close()

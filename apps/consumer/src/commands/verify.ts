@@ -2,9 +2,11 @@
 // those that are gone, queue and database must have no hole. verify/gather.ts reads, verify/judge.ts compares.
 import type { Config } from '@gearbox/runtime/config.ts'
 import { printLines } from '@gearbox/runtime/log/output.ts'
+import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { gather, type GatherConfig } from './verify/gather.ts'
 import { judge, type Finding } from './verify/judge.ts'
+import { verifyPlugins } from './verify/of-plugins.ts'
 
 const usage = `Of workers that are gone, what waits in this machine's UNSENT_DIR is counted where it belongs to this
 database.
@@ -29,14 +31,18 @@ export const command = defineCommand({
   settings: [
     'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'basePath', 'apiKeys', 'logLevel', 'plugins',
   ],
-  run: async ({ values }, config) => await verify(config, values.url),
+  run: async ({ values }, config, plugins) => await verify(config, values.url, plugins),
 })
 
 type VerifyConfig = GatherConfig & Pick<Config, 'host' | 'port' | 'basePath'>
 
 /** @returns the exit code */
-async function verify (config: VerifyConfig, named: readonly string[] | undefined): Promise<number> {
-  const findings = await findStable(config, named ?? [ownUrl(config)])
+async function verify (
+  config: VerifyConfig, named: readonly string[] | undefined, plugins: readonly LoadedPlugin[]
+): Promise<number> {
+  const findings = [
+    ...await findStable(config, named ?? [ownUrl(config)]), ...verifyPlugins(config.databasePath, plugins),
+  ]
   const right = areRight(findings)
   const result = right ? 'all of it adds up' : 'it does not add up: see the lines that say so'
   await printLines([...findings.map(({ text }) => text), result])

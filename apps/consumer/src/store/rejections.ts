@@ -21,6 +21,8 @@ export interface Rejected {
 
 /** What a row of `rejected` keeps so that it can be tried again. */
 export interface RejectedContent {
+  /** Null of a batch whose header could not be read: then its sequence is not recorded either. */
+  readonly producer: string | null
   readonly key: string | null
   readonly value: bigint | null
   /** The sum in decimal digits, where it is beyond 64 bits. */
@@ -239,7 +241,7 @@ function prepare (db: Database.Database) {
       WHERE id > ? ORDER BY id LIMIT ?`).safeIntegers(),
     entriesOf: db.prepare<[string], Entry>('SELECT key, value FROM json_each(?)').safeIntegers(),
     read: db.prepare<[bigint], RejectedContent>(
-      'SELECT key, value, exact, sums, batch, once, reason, at FROM rejected WHERE id = ?').safeIntegers(),
+      'SELECT producer, key, value, exact, sums, batch, once, reason, at FROM rejected WHERE id = ?').safeIntegers(),
     delete: db.prepare<[bigint]>('DELETE FROM rejected WHERE id = ?'),
     deleteOnce: db.prepare<{ once: string, sums: string }>(
       "DELETE FROM rejected WHERE once = @once AND sums = @sums AND reason <> 'other body'"),

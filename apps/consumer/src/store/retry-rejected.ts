@@ -6,6 +6,14 @@ import { sumsOf } from './plugins/applied-sums.ts'
 import type { RejectedContent } from './rejections.ts'
 import type { Entry } from './statements.ts'
 
+/** A batch with entries of plugins that a program of the version before could not read, and filed. */
+export function batchOfEntries ({ rejected }: Connection, id: bigint): Buffer | undefined {
+  const { batch = null, producer = null } = rejected.read(id) ?? {}
+  if (batch === null || producer !== null) return undefined
+  const header = readHeader(batch)
+  return typeof header !== 'string' && header.entries ? batch : undefined
+}
+
 /**
  * Applies an entry of `rejected` whole and removes it. To be called in a transaction. An idempotent request is counted
  * whatever its key says: whoever asks for this has read it.

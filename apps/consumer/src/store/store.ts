@@ -16,7 +16,7 @@ import { migratePlugins } from './plugins/migrations.ts'
 import type { Rejected } from './rejections.ts'
 import type { Report } from './reports.ts'
 import type { StoredResult } from './results.ts'
-import { retryRejected } from './retry-rejected.ts'
+import { batchOfEntries, retryRejected } from './retry-rejected.ts'
 import type { Applied } from './run.ts'
 import { createSchema, extendSchema } from './schema.ts'
 import { sequencesOf } from './statements.ts'
@@ -205,12 +205,21 @@ export class Store {
    * @returns why it can't be applied now either; undefined: it is counted
    */
   retryRejected (id: bigint): string | undefined {
+    const batch = batchOfEntries(this.#connection, id)
+    if (batch !== undefined) return this.#retryBatch(id, batch)
     try {
       return this.#connection.write(() => retryRejected(this.#connection, id))
     } catch (error) {
       if (isConstraint(error)) return `a trigger or an index of this database refuses it (${reasonOf(error)})`
       throw error
     }
+  }
+
+  /** Applies it as if it came from the queue: its sequence was not recorded, and its worker may have sent it again. */
+  #retryBatch (id: bigint, batch: Buffer): string | undefined {
+    const { duplicates } = this.apply([batch])
+    this.discardRejected(id)
+    return duplicates > 0 ? 'it came again and was counted then' : undefined
   }
 
   /** Removes what could not be applied, for good. @returns whether it was there */

@@ -122,6 +122,7 @@ export class ConsumerPlugins {
 
   /** Passes on what was committed. It is a hint: a plugin that fails is logged. */
   afterCommit ({ sums, corrected, results }: RunChanges): void {
+    if (sums.length === 0 && corrected.length === 0 && results.size === 0) return
     for (const { name, consumer, settings, logger } of this.#parts) {
       if (consumer.afterCommit === undefined) continue
       const changes: Changes = { sums, corrected, results: results.get(name) ?? [] }
