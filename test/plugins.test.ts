@@ -144,6 +144,20 @@ test('a command of a plugin is run with its options and settings', async () => {
   expect([wrong.code, wrong.output]).toEqual([64, expect.stringMatching(/"poll-lists" is not.*, poll-list\n$/)])
 })
 
+test('options that a plugin adds to rebind are taken, and in its --help', async () => {
+  const source = pluginText(`rebind: {
+    options: { 'poll-from': { type: 'string', usage: 'N  where the votes begin' } },
+    run: (_database, values) => ['poll from ' + values['poll-from']],
+  }`)
+  const help = await run({ 'poll.ts': source }, ['rebind', '--help'], { PLUGINS: './poll.ts' })
+  expect(help.output).toMatch(/^ {2}--poll-from N {2}where the votes begin$/m)
+  const env = { PLUGINS: './poll.ts', REDIS_URL: 'redis://127.0.0.1:1' }
+  const taken = await run({ 'poll.ts': source }, ['rebind', '--poll-from', '3', 'x.db'], env)
+  expect([taken.code, taken.output]).toEqual([1, expect.stringContaining('127.0.0.1:1')])
+  const unknown = await run({}, ['rebind', '--poll-from', '3', 'x.db'], { ...env, PLUGINS: 'none' })
+  expect([unknown.code, unknown.output]).toEqual([64, expect.stringContaining('--poll-from')])
+})
+
 test.each<readonly [what: string, names: string, source: string, says: RegExp]>([
   ['an unknown name', 'polls', '', /"polls" can't be loaded: .*no(?:r a)? package that is installed here/],
   ['a file that is not there', './gone.ts', '', /"\.\/gone\.ts" can't be loaded: there is no file \S+gone\.ts/],

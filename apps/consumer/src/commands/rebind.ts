@@ -41,6 +41,7 @@ export const command = defineCommand({
   options: { embedded: { type: 'boolean' }, force: { type: 'boolean' } },
   positionals: true,
   settings,
+  optionsOf: (plugins) => Object.fromEntries(plugins.flatMap(({ rebind }) => Object.entries(rebind?.options ?? {}))),
   environment: ({ values: { embedded }, positionals: [path] }) => ({
     variables: { DATABASE_PATH: namedPath(path) },
     required: embedded === true ? {} : { REDIS_URL: 'it says where the queue is' },

@@ -55,7 +55,7 @@ export interface Plugin<S extends Schema = Schema> {
 
 /** A plugin's part of `npm run rebind`: options of its own, and what it does to its tables. */
 export interface RebindPart {
-  /** Its options, each beginning with the plugin's name, with the lines that --help shows for them. */
+  /** Its options, each beginning with the plugin's name, with what --help shows behind it: `N  what it does`. */
   readonly options?: Readonly<Record<string, { readonly type: 'string', readonly usage: string }>>
   /** @param values the options that were given @returns lines to print @throws FatalError for a wrong value */
   run (database: PluginDatabase, values: Readonly<Record<string, string | undefined>>): readonly string[]

@@ -4,9 +4,9 @@ import { variables } from '../config.ts'
 
 /** What Gearbox's own tables and metrics begin with, and what SQLite keeps for itself. */
 const ofGearbox = [
-  'answered', 'batches', 'core', 'corrections', 'gaps', 'gearbox', 'increments', 'keys', 'lag', 'meta', 'numbers',
-  'once', 'part', 'process', 'producer', 'producers', 'push', 'requests', 'results', 'sequence', 'set', 'sqlite',
-  'totals', 'window', 'workers',
+  'answered', 'batches', 'check', 'core', 'corrections', 'embedded', 'gaps', 'gearbox', 'help', 'increments',
+  'keys', 'lag', 'meta', 'numbers', 'once', 'part', 'process', 'producer', 'producers', 'push', 'requests',
+  'results', 'sequence', 'set', 'sqlite', 'totals', 'window', 'workers',
 ]
 
 /** What variables of shells, Node, npm, service managers, containers and their platforms begin with. */
