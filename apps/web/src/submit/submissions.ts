@@ -9,7 +9,7 @@ import type { Flusher } from '../deliver/flusher.ts'
 import { checkKey, idOf } from '../increment/idempotency.ts'
 import { checkQueue, checkReplies, checkRoom, type PendingLimits } from '../increment/limits.ts'
 import { SentBatches } from './sent-batches.ts'
-import { SubmittedEntry, type Waiter } from './submitted-entry.ts'
+import { SubmittedEntry, type EntryEvents, type Waiter } from './submitted-entry.ts'
 
 /** Replies whose time is up are given this often, as those of the flusher. */
 const sweepMs = 50
@@ -48,6 +48,11 @@ export class Submissions {
   readonly #entries = new Set<SubmittedEntry>()
   /** Those of them that have an id and whose data is known. */
   readonly #byId = new Map<string, SubmittedEntry>()
+  readonly #events: EntryEvents = {
+    onBatch: (entry, seq) => this.#sent.add(entry, seq),
+    onSettled: (entry) => this.#settled(entry),
+  }
+
   /** Replies in the order in which they began to wait. */
   readonly #waiters = new Set<Waiter>()
   #timer: NodeJS.Timeout | undefined
@@ -77,10 +82,7 @@ export class Submissions {
     const identity = idempotencyKey === undefined
       ? {}
       : { id: idOf(caller, checkKey(idempotencyKey), plugin, scope), at: Date.now() }
-    const entry = new SubmittedEntry({ plugin, data, alone, ...identity }, {
-      onBatch: (entry, seq) => this.#sent.add(entry, seq),
-      onSettled: (entry) => this.#settled(entry),
-    })
+    const entry = new SubmittedEntry({ plugin, data, alone, ...identity }, this.#events)
     const repeated = entry.id === undefined || !entry.isComparable ? undefined : this.#byId.get(entry.id)
     if (repeated !== undefined && !repeated.hasDataOf(entry)) {
       throw new RequestError('GBX_OTHER_BODY',
