@@ -106,7 +106,7 @@ export class Consumer {
         await this.#trouble.recovered()
         pauseMs = retryMs.first
       } catch (error) {
-        if (error instanceof SupersededError || error instanceof NewerBatchError) throw error
+        if (error instanceof SupersededError || (error instanceof NewerBatchError && !stop.aborted)) throw error
         // What is not stored yet is safe in Redis, or in the unsent files of workers that have left before.
         if (stop.aborted) return
         await this.#trouble.failed(error)
@@ -128,7 +128,7 @@ export class Consumer {
   #readResultRequests (): void {
     const { queue, store } = this.#options
     for (const { producer, received, missing } of queue.takeResultRequests()) {
-      store.noteReceived(producer, received)
+      store.results.noteReceived(producer, received)
       this.#progress.addMissing(producer, missing)
     }
   }

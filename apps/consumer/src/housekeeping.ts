@@ -37,7 +37,7 @@ export class Housekeeping {
 
   #prune (now: number): void {
     const hasAny = this.#store.idempotencyRows > 0 || this.#progress.mayHaveOldReports ||
-      this.#store.mayHaveResults
+      this.#store.results.mayHaveRows
     if (!hasAny || now - this.#prunedAt <= pruneIntervalMs) return
     // Where there may be more, the next run goes on.
     if (this.#store.prune()) return

@@ -87,7 +87,7 @@ export class ProgressReporter {
     const { store } = this.#options
     for (const seq of sequences) {
       if (this.#results.isFull) break
-      this.#results.add(store.results(producer, seq))
+      this.#results.add(store.results.read(producer, seq))
     }
   }
 

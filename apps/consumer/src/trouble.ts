@@ -4,6 +4,7 @@ import { QueueUnavailableError, type ConsumerQueue } from '@gearbox/queue/queue.
 import { reasonOf } from '@gearbox/runtime/errors.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { DatabaseMovedError } from './store/database-file.ts'
+import { PluginFailedError } from './store/plugins/consumer-plugins.ts'
 
 /** An embedded queue keeps nothing on a disk. */
 const beforeStopping = 'Do so before stopping: what waits is in memory only'
@@ -46,7 +47,7 @@ export class TroubleReporter {
       const moved = error instanceof DatabaseMovedError
       logger.error(isQueue
         ? `${kind}: ${queue.name}, ${reason}; no data is lost; retrying`
-        : `${kind} (${reason}): ${this.#advice(moved)}`)
+        : `${kind} (${reason}): ${this.#advice(error)}`)
       this.#reported = isQueue ? undefined : { reason: moved ? `${kind} (${reason})` : reason, moved }
     }
     this.#kind = kind
@@ -65,12 +66,17 @@ export class TroubleReporter {
     await queue.reportTrouble(undefined)
   }
 
-  #advice (moved: boolean): string {
+  #advice (error: unknown): string {
     const { queue, stopAdvice } = this.#options
-    const cure = moved ? 'put it back' : "check the database's disk and who else has it open"
+    const cure = cureOf(error)
     if (queue.keepsBatches) return `no data is lost; retrying; ${cure}`
     return `retrying; ${cure}. ${stopAdvice?.() ?? beforeStopping}`
   }
+}
+
+function cureOf (error: unknown): string {
+  if (error instanceof PluginFailedError) return 'fix it, or start without it (PLUGINS)'
+  return error instanceof DatabaseMovedError ? 'put it back' : "check the database's disk and who else has it open"
 }
 
 function kindOf (error: unknown): Kind {

@@ -59,7 +59,7 @@ test('a batch that comes again has the same results, and apply is not asked agai
   const again = openStore({ path, plugins: [loaded] }).store
   expect(again.apply([batch, element({ seq: 2, entries: [list('three')] })]).results.map(({ outcome }) => outcome))
     .toEqual([{ result: 1 }, { result: 2 }, { result: 3 }])
-  expect(again.results(producerA, 1)).toEqual(first.results)
+  expect(again.results.read(producerA, 1)).toEqual(first.results)
   expect(calls).toHaveLength(3)
 })
 
@@ -293,21 +293,21 @@ describe('outcomes', () => {
   test('are deleted in the next transaction once their worker has them', () => {
     const { store, path } = openStore({ plugins: [listPlugin()] })
     store.apply([1, 2, 3].map((seq) => element({ seq, entries: [list(seq)] })))
-    store.noteReceived(producerA, [1, 3])
+    store.results.noteReceived(producerA, [1, 3])
     expect(results(path)).toHaveLength(3)
     store.apply([element({ seq: 4, sums: { a: 1 } })])
     expect(results(path).map(([seq]) => seq)).toEqual([2])
-    expect(store.mayHaveResults).toBe(true)
-    store.noteReceived(producerA, [2])
+    expect(store.results.mayHaveRows).toBe(true)
+    store.results.noteReceived(producerA, [2])
     expect(store.prune()).toBe(false)
     expect(results(path)).toEqual([])
-    expect(store.mayHaveResults).toBe(false)
+    expect(store.results.mayHaveRows).toBe(false)
   })
 
   test('stay where the transaction that deletes them fails', () => {
     const { store, path } = openStore({ plugins: [listPlugin()] })
     store.apply([element({ seq: 1, entries: [list(1)] })])
-    store.noteReceived(producerA, [1])
+    store.results.noteReceived(producerA, [1])
     execute(path, "UPDATE meta SET value = value + 1 WHERE name = 'epoch'")
     expect(() => store.apply([element({ seq: 2, sums: { a: 1 } })])).toThrow(/newer consumer/)
     expect(results(path)).toHaveLength(1)

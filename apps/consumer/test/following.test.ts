@@ -122,7 +122,7 @@ test('a batch with entries that the release before filed is applied by a retry, 
   file(batch)
   file(batch)
   expect(store.retryRejected(1n)).toBeUndefined()
-  expect(store.results(producerA, 1)).toMatchObject([{ outcome: { result: 1 } }])
+  expect(store.results.read(producerA, 1)).toMatchObject([{ outcome: { result: 1 } }])
   expect(store.retryRejected(2n)).toMatch(/came again/)
   expect(totals(path)).toEqual({ a: 1n })
   expect(store.rejected()).toEqual([])

@@ -120,7 +120,7 @@ test('outcomes come with the progress of their batch, once, and their rows go wh
     await push([batch({ producer: producerB, seq: query(path, 'SELECT 1 FROM producers').length, sums: { a: 1 } })])
     return query(path, 'SELECT * FROM results').length === 0
   })
-  expect(store.results(producerA, 1)).toEqual([])
+  expect(store.results.read(producerA, 1)).toEqual([])
 })
 
 test('outcomes that were lost are asked for, and come from the database, also from the next consumer', async () => {
@@ -238,4 +238,19 @@ test('metrics count entries by plugin and outcome, and the log says why one fail
     'plugin list failed at an entry, which was refused to its client: a bug',
     'an entry was refused to its client: no plugin other is loaded here (PLUGINS)',
   ])
+})
+
+test('a plugin that stops every run is named in the log with what to do, and all is stored once it works', async () => {
+  let isBroken = true
+  const setup = await setUp({
+    plugins: [listPlugin({ afterSums: () => { if (isBroken) throw new Error('a bug') } })],
+  })
+  begin(setup)
+  const pushed = setup.push([batch({ seq: 1, sums: { a: 1 } })])
+  await until('a line', () => setup.log.messages(50).length > 0)
+  expect(setup.log.messages(50)[0]).toMatch(
+    /^nothing can be stored \(plugin list failed in afterSums: a bug\): .*fix it, or start without it \(PLUGINS\)/)
+  isBroken = false
+  await pushed
+  expect(totals(setup.path)).toEqual({ a: 1n })
 })

@@ -15,7 +15,7 @@ import { EntryEndedTransactionError } from './plugins/apply-entries.ts'
 import { migratePlugins } from './plugins/migrations.ts'
 import type { Rejected } from './rejections.ts'
 import type { Report } from './reports.ts'
-import type { StoredResult } from './results.ts'
+import type { Results } from './results.ts'
 import { batchOfEntries, retryRejected } from './retry-rejected.ts'
 import type { Applied } from './run.ts'
 import { createSchema, extendSchema } from './schema.ts'
@@ -68,7 +68,7 @@ export class Store {
       this.#connection = new Connection(db, files, options)
     } catch (error) {
       db.close()
-      throw this.#notWritable(error)
+      throw notWritable(options.path, error)
     }
   }
 
@@ -95,7 +95,7 @@ export class Store {
     try {
       return this.#connection.identity.raiseEpoch()
     } catch (error) {
-      throw this.#notWritable(error)
+      throw notWritable(this.#options.path, error)
     }
   }
 
@@ -156,19 +156,9 @@ export class Store {
     return this.#connection.plugins.names
   }
 
-  /** Whether there may be outcomes of entries that can be deleted, now or later. */
-  get mayHaveResults (): boolean {
-    return this.#connection.results.mayHaveRows
-  }
-
-  /** What became of the entries of a batch, as far as that is kept. */
-  results (producer: string, seq: number): StoredResult[] {
-    return this.#connection.results.read(producer, seq)
-  }
-
-  /** Notes that a worker has all outcomes of batches: the next transaction deletes them. */
-  noteReceived (producer: string, sequences: readonly number[]): void {
-    this.#connection.results.noteReceived(producer, sequences)
+  /** What became of entries of plugins, until it is received. */
+  get results (): Pick<Results, 'mayHaveRows' | 'read' | 'noteReceived'> {
+    return this.#connection.results
   }
 
   /** What is stored of a producer. */
@@ -285,7 +275,8 @@ export class Store {
     }
     // Not where this process has it open: a file that is closed takes all locks of its process with it (POSIX),
     // SQLite's too.
-    if (!sameFile) this.#checkCandidate()
+    const other = sameFile ? undefined : describeOther(path, this.owner, this.#returned)
+    if (other !== undefined) throw this.#moved(other)
     before.db.close()
     const { db, files } = openDatabase(path, true)
     try {
@@ -301,30 +292,32 @@ export class Store {
     if (readOwner(db).uuid !== this.owner.uuid) throw this.#moved('another database is in its place')
   }
 
-  /** @throws DatabaseMovedError unless what is at the path is this database, with all that was returned as stored */
-  #checkCandidate (): void {
-    let found: Identity | undefined
-    try {
-      found = inspectDatabase(this.#options.path)
-    } catch (error) {
-      if (isBusy(error)) throw error
-      throw this.#moved(reasonOf(error))
-    }
-    if (found === undefined) throw this.#moved('there is no database')
-    if (found.owner.uuid !== this.owner.uuid) throw this.#moved('another database is in its place')
-    const { owner, sequences } = found
-    const lacksAny = [...this.#returned].some(([producer, returned]) => !isSubset(returned, sequences(producer)))
-    if (owner.epoch < this.owner.epoch || lacksAny) throw this.#moved('an older copy is in its place')
-  }
-
   #moved (why: string): DatabaseMovedError {
     return new DatabaseMovedError(`${this.#options.path}: ${why}`)
   }
+}
 
-  /** What to throw where a database that could be opened can't be written. */
-  #notWritable (error: unknown): unknown {
-    if (error instanceof FatalError || isBusy(error)) return error
-    const what = `the database ${this.#options.path} can't be written: ${reasonOf(error)}`
-    return new FatalError(`${what}. Check its permissions and the disk`)
+/**
+ * Why what is at a path is not a database of this identity with all that was returned as stored; undefined if it is.
+ * @throws SQLITE_BUSY
+ */
+function describeOther (path: string, owner: Owner, returned: ReadonlyMap<string, Sequences>): string | undefined {
+  let found: Identity | undefined
+  try {
+    found = inspectDatabase(path)
+  } catch (error) {
+    if (isBusy(error)) throw error
+    return reasonOf(error)
   }
+  if (found === undefined) return 'there is no database'
+  if (found.owner.uuid !== owner.uuid) return 'another database is in its place'
+  const { sequences } = found
+  const lacksAny = [...returned].some(([producer, stored]) => !isSubset(stored, sequences(producer)))
+  return found.owner.epoch < owner.epoch || lacksAny ? 'an older copy is in its place' : undefined
+}
+
+/** What to throw where a database that could be opened can't be written. */
+function notWritable (path: string, error: unknown): unknown {
+  if (error instanceof FatalError || isBusy(error)) return error
+  return new FatalError(`the database ${path} can't be written: ${reasonOf(error)}. Check its permissions and the disk`)
 }

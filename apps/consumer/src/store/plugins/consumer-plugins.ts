@@ -25,6 +25,9 @@ export class RunAbandonedError extends Error {
   override name = 'RunAbandonedError'
 }
 
+/** A plugin fails at what it must do for every run: nothing can be stored until it is fixed, or no longer loaded. */
+export class PluginFailedError extends RunAbandonedError {}
+
 /** What a commit changed, for `afterCommit`. */
 export interface RunChanges {
   readonly sums: readonly AppliedSums[]
@@ -146,8 +149,8 @@ export class ConsumerPlugins {
 
   #orAbandon (part: Part, what: string, call: () => unknown): void {
     const abandoned = (cause: unknown): RunAbandonedError => {
-      const ofPlugin = isOfConnection(cause) ? '' : `plugin ${part.name} failed in ${what}: `
-      return new RunAbandonedError(`${ofPlugin}${reasonOf(cause)}`, { cause })
+      if (isOfConnection(cause)) return new RunAbandonedError(reasonOf(cause), { cause })
+      return new PluginFailedError(`plugin ${part.name} failed in ${what}: ${reasonOf(cause)}`, { cause })
     }
     try {
       refusePromise(call())
