@@ -40,6 +40,8 @@ const notRun: ReadonlyArray<readonly [document: string, begins: string, why: str
   ['install/README.md', 'sudo systemctl stop', 'it needs Litestream; rebind has its own tests'],
   ['install/README.md', 'sudo install/install_vegeta.sh', 'it writes into /usr/local'],
   ['install/README.md', 'vagrant up', 'it needs a hypervisor; test/install/units.test.ts validates the Vagrantfile'],
+  ['plugins/README.md', 'import { definePlugin', 'plugins.test.ts loads it'],
+  ['plugins/README.md', 'PLUGINS=./poll.ts', 'plugins.test.ts runs all three lines'],
   ['vegeta/README.md', '33000 requests', 'what the command above it prints'],
 ]
 

@@ -1,8 +1,9 @@
 // Plugins as a stranger writes them: files and packages outside of the checkout, loaded by real processes.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { expect, test } from 'vitest'
-import { Program, root } from '@gearbox/test-kit/gearbox.ts'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { endWithTest, listening, Program, root } from '@gearbox/test-kit/gearbox.ts'
+import { freePort, RedisServer } from '@gearbox/test-kit/redis.ts'
 import { temporaryDir } from '@gearbox/test-kit/temporary.ts'
 
 const bin = join(root, 'bin/gearbox.ts')
@@ -50,6 +51,67 @@ const poll = pluginText(`${settings}, consumer: { migrations: ['SELECT 1', 'SELE
     return 3
   },
 })]`)
+
+describe('the plugin of the documents', () => {
+  const [, source = ''] = /^```ts\n(.*?)^```$/ms.exec(readFileSync(join(root, 'plugins/README.md'), 'utf8')) ?? []
+
+  /** The file as a stranger has it, in a directory without anything else. */
+  function write (): string {
+    const path = join(temporaryDir(), 'poll.ts')
+    writeFileSync(path, source)
+    return path
+  }
+
+  /** npm, in the checkout, as a reader types it. */
+  function npm (args: readonly string[], env: NodeJS.ProcessEnv): Program {
+    const quiet = { npm_config_update_notifier: 'false', npm_config_loglevel: 'silent' }
+    const databasePath = join(temporaryDir(), 'numbers.db')
+    return endWithTest(new Program('npm', args, { ...quiet, DATABASE_PATH: databasePath, ...env }))
+  }
+
+  test('is at most 25 lines', () => {
+    expect(source.trimEnd().split('\n').length).toBeLessThanOrEqual(25)
+    expect(source).toMatch(/settings:.*increment\(/s)
+  })
+
+  const queues = ['the embedded queue', 'Redis']
+  test.each(queues)('counts through its route, with %s', { timeout: 60_000 }, async (queue) => {
+    const redis = queue === 'Redis' ? await RedisServer.start() : undefined
+    onTestFinished(async () => { await redis?.stop() })
+    const env = { PLUGINS: write(), POLL_VOTES_MAX: '5', PORT: String(await freePort()), REDIS_URL: redis?.url }
+    const { url } = await listening(npm(['start'], env))
+    const vote = async (path: string, headers: Record<string, string> = {}): Promise<readonly [number, unknown]> => {
+      const reply = await fetch(`${url}/poll/${path}`, { method: 'POST', headers })
+      return [reply.status, await reply.json()]
+    }
+    expect(await vote('yes?votes=4')).toEqual([200, { answer: 'yes', votes: 4 }])
+    for (let i = 0; i < 3; i++) expect((await vote('yes', { 'Idempotency-Key': 'once' }))[0]).toBe(200)
+    expect(await (await fetch(`${url}/totals?key=poll/yes`)).json()).toEqual({ key: 'poll/yes', total: 5 })
+    expect(await vote('yes?votes=6')).toEqual([400, expect.objectContaining({ code: 'GBX_BAD_QUERY' })])
+    expect(await vote('yes?vote=1')).toEqual([400, expect.objectContaining({
+      message: expect.stringContaining('did you mean "votes"?'),
+    })])
+    expect(await vote('yes', { Origin: 'https://stranger.example' }))
+      .toEqual([403, expect.objectContaining({ code: 'GBX_FORBIDDEN_ORIGIN' })])
+    const document = await (await fetch(`${url}/docs/json`)).json() as { paths: Record<string, unknown> }
+    const post = { tags: ['poll'], summary: 'Votes for an answer' }
+    expect(document.paths['/poll/{answer}']).toMatchObject({ post })
+  })
+
+  test('has its setting checked, listed, and shown', { timeout: 60_000 }, async () => {
+    const PLUGINS = write()
+    const wrong = npm(['start'], { PLUGINS, POLL_VOTES_MAX: '0' })
+    expect(await wrong.exited).toBe(78)
+    expect(wrong.output).toMatch(/^ {2}POLL_VOTES_MAX must be a whole number from 1 to 100, not "0"$/m)
+    const help = npm(['start', '--', '--help'], { PLUGINS })
+    expect(await help.exited).toBe(0)
+    expect(help.output).toMatch(/^ {2}POLL_VOTES_MAX +3 +votes that one request may have$/m)
+    const check = npm(['start', '--', '--check'], { PLUGINS, POLL_VOTES_MAX: '5' })
+    expect(await check.exited).toBe(0)
+    expect(check.output).toMatch(/^plugins +poll$/m)
+    expect(check.output).toMatch(/ POLL_VOTES_MAX=5$/m)
+  })
+})
 
 test.each([
   ['a path from the working directory', './poll.ts', { 'poll.ts': poll }],
