@@ -30,7 +30,8 @@ import { totalsRoutes } from './totals/route.ts'
 
 /** The settings of a server. */
 export type ServerConfig = HttpConfig & AdmitOptions['limits'] &
-  Pick<Config, 'host' | 'hostsAllowed' | 'corsOrigins' | 'public' | 'bodyBytesMax' | 'basePath' | 'fastLane'>
+  Pick<Config,
+    'host' | 'hostsAllowed' | 'corsOrigins' | 'public' | 'totalsMaxAgeS' | 'bodyBytesMax' | 'basePath' | 'fastLane'>
 
 /** The parts that a server serves. They are started and stopped by the caller. */
 export interface ServerOptions {
@@ -119,7 +120,7 @@ async function addRoutes (
   const prefix = config.basePath
   await app.register(docsRoutes, { path: `${prefix}/docs` })
   await app.register(incrementRoutes, { prefix, limits: config, origins, flusher, queue })
-  await app.register(totalsRoutes, { prefix, totals })
+  await app.register(totalsRoutes, { prefix, totals, maxAgeS: config.totalsMaxAgeS, hasApiKeys: apiKeys.any })
   await app.register(healthRoutes, { prefix, flusher, queue, draining, consumerExited })
   await app.register(metricsRoutes, { prefix, metrics })
   if (options.plugins === undefined) return

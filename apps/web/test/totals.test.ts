@@ -271,6 +271,59 @@ describe('pages', () => {
   })
 })
 
+describe('a cache', () => {
+  const ask = async (path: string, tag?: string): Promise<Reply> =>
+    await send(worker, { path, headers: tag === undefined ? {} : { 'If-None-Match': tag } })
+
+  test.each(['/totals/cached', '/totals?key=cached', '/totals?prefix=c', '/totals?order=total'])(
+    'can keep %s until the next commit, whoever makes it', async (path) => {
+      await increment(worker, 'cached=1', '?ack=stored')
+      const tags = new Set<string>()
+      for (let i = 0; i < 3; i++) {
+        const { status, headers: { etag, 'cache-control': control } } = await ask(path)
+        expect([status, control]).toEqual([200, 'max-age=0, must-revalidate'])
+        expect(etag).toMatch(/^"[0-9a-f-]{36}\.[0-9a-f]{40}"$/)
+        expect(tags, 'it never comes back').not.toContain(etag)
+        tags.add(etag!)
+        const again = await ask(path, `"x", W/${etag}`)
+        expect([again.status, again.text, again.headers.etag]).toEqual([304, '', etag])
+        expect((await ask(path, [...tags].slice(0, -1).join(', '))).status).toBe(200)
+        if (i === 1) worker.put('cached by another program', 1n)
+        else await increment(worker, 'cached=1', '?ack=stored')
+      }
+    })
+
+  test('is told nothing of errors', async () => {
+    const { status, headers } = await ask('/totals/none')
+    expect([status, headers.etag, headers['cache-control']]).toEqual([404, undefined, undefined])
+  })
+
+  test('keeps replies apart by key, and for as long as TOTALS_MAX_AGE_S says', async () => {
+    const other = await startWorker({ API_KEYS: 'k', TOTALS_MAX_AGE_S: '7', CORS_ORIGINS: 'https://friend.example' })
+    onTestFinished(async () => { await other.end() })
+    const headers = { Authorization: 'Bearer k' }
+    await increment(other, 'a=1', '?ack=stored', headers)
+    const reply = await send(other, { path: '/totals/a', headers })
+    expect(reply.headers)
+      .toMatchObject({ 'cache-control': 'max-age=7, must-revalidate', vary: 'Origin, Authorization' })
+    const stranger = { 'If-None-Match': reply.headers.etag! }
+    expect((await send(other, { path: '/totals/a', headers: stranger })).status).toBe(401)
+  })
+
+  test('gets another tag when the database has begun its WAL again', async () => {
+    await increment(worker, 'a=1', '?ack=stored')
+    const { headers: { etag: before } } = await ask('/totals/a')
+    const db = new Database(worker.config.databasePath)
+    db.pragma('wal_checkpoint(TRUNCATE)')
+    db.close()
+    expect((await ask('/totals/a', before!)).status, 'nothing was stored').toBeOneOf([200, 304])
+    await increment(worker, 'a=1', '?ack=stored')
+    const { status, headers: { etag: after } } = await ask('/totals/a', before!)
+    expect(status).toBe(200)
+    expect(after).not.toBe(before)
+  })
+})
+
 describe('a read costs what it returns:', () => {
   const keys = 200_000
   const dir = mkdtempSync(join(tmpdir(), 'gearbox-test-'))

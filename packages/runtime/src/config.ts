@@ -140,6 +140,9 @@ export const coreSettings = {
   public: printable(list(
     `comma-separated parts that answer without an API key (${publicParts.join(', ')})`,
     (text) => oneOf(publicParts[0], publicParts, '').parse(text))),
+  totalsMaxAgeS: integer({
+    fallback: 0, range: [0, 24 * 3600], unit: 's', about: 'that a cache may answer for totals without asking',
+  }),
   metricsPort: optional(integer({
     fallback: 0,
     range: [0, 65_535],

@@ -50,6 +50,7 @@ const defaults: Config = {
   hostsAllowed: [],
   corsOrigins: [],
   public: [],
+  totalsMaxAgeS: 0,
   metricsPort: undefined,
   logLevel: 'info',
   statsIntervalMs: 10_000,
@@ -63,7 +64,7 @@ const variables = [
   'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS',
   'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
   'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED',
-  'CORS_ORIGINS', 'PUBLIC', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS', 'PLUGINS',
+  'CORS_ORIGINS', 'PUBLIC', 'TOTALS_MAX_AGE_S', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS', 'PLUGINS',
 ]
 
 describe('an environment', () => {
@@ -113,6 +114,7 @@ describe('an environment', () => {
       HOSTS_ALLOWED: 'Counter.Example., bücher.example',
       CORS_ORIGINS: 'https://a.example,http://localhost:8080, https://*.b.example:8443, *',
       PUBLIC: 'live, tickets',
+      TOTALS_MAX_AGE_S: '12',
       METRICS_PORT: '9100',
       LOG_LEVEL: 'silent',
       STATS_INTERVAL_MS: '100',
@@ -157,6 +159,7 @@ describe('an environment', () => {
       hostsAllowed: ['counter.example', 'xn--bcher-kva.example'],
       corsOrigins: ['https://a.example', 'http://localhost:8080', 'https://*.b.example:8443', '*'],
       public: ['live', 'tickets'],
+      totalsMaxAgeS: 12,
       metricsPort: 9100,
       logLevel: 'silent',
       statsIntervalMs: 100,
@@ -210,6 +213,7 @@ describe('a problem', () => {
       'https://*example.org', 'https://*.*.example.org', 'https://*.example.org/', 'https://*.127.0.0.1',
       'https://example.org?', 'https://example.org:'],
     ['PUBLIC', 'totals', 'live,', '*'],
+    ['TOTALS_MAX_AGE_S', '-1', '86401'],
     ['METRICS_PORT', 'x', '65536'], ['LOG_LEVEL', 'INFO', 'verbose', 'true'], ['STATS_INTERVAL_MS', '0', '-1'],
     ['PLUGINS', ',', 'a,', 'a,,b', 'a,none', 'none,none'],
   ])('in %s is named', (name, ...values) => {

@@ -60,7 +60,7 @@ describe('a merged schema', () => {
 
 test('a variable is named after what it counts', () => {
   const names = Object.keys(coreSettings).map(variableName)
-  const endings = [[/_MS$/, 'ms'], [/_BYTES(_MAX)?$/, 'bytes'], [/_HOURS$/, 'hours']] as const
+  const endings = [[/_MS$/, 'ms'], [/_S$/, 's'], [/_BYTES(_MAX)?$/, 'bytes'], [/_HOURS$/, 'hours']] as const
   const expected = names.map((name) => endings.find(([ending]) => ending.test(name))?.[1])
   expect(Object.values(coreSettings).map((setting) => 'unit' in setting ? setting.unit : undefined)).toEqual(expected)
 })

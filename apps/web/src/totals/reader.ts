@@ -5,6 +5,7 @@ import type Database from 'better-sqlite3'
 import { echo } from '@gearbox/runtime/http/echo.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { openForReading } from '@gearbox/runtime/open-for-reading.ts'
+import { CommitIds } from './commit-id.ts'
 import { PluginReads } from './plugin-reads.ts'
 
 /** One key and its total. */
@@ -45,6 +46,8 @@ export class Reader {
   readonly #total: Database.Statement<[string], bigint>
   readonly #pageByKey: Database.Statement<[object], Total>
   readonly #pageByTotal: Database.Statement<[object], Total>
+  readonly #commits: CommitIds
+  readonly #uuid: string | undefined
   /** For plugins. */
   readonly plugins: PluginReads
 
@@ -56,10 +59,18 @@ export class Reader {
       this.#total = this.#db.prepare<[string], bigint>(totalSql).pluck().safeIntegers()
       this.#pageByKey = this.#db.prepare<[object], Total>(pageByKeySql).safeIntegers()
       this.#pageByTotal = this.#db.prepare<[object], Total>(pageByTotalSql).safeIntegers()
+      this.#uuid = uuidOf(this.#db)
+      this.#commits = new CommitIds(path)
     } catch (error) {
       this.#db.close()
       throw error
     }
+  }
+
+  /** The database and its commit that reads see which begin now, or a later one; undefined if that can't be known. */
+  commit (): string | undefined {
+    const id = this.#uuid === undefined ? undefined : this.#commits.read()
+    return id === undefined ? undefined : `${this.#uuid}.${id}`
   }
 
   /** A key's total; undefined if nothing was ever stored under it. */
@@ -84,6 +95,13 @@ export class Reader {
   close (): void {
     this.#db.close()
   }
+}
+
+/** Undefined for a database that no consumer has opened yet. */
+function uuidOf (db: Database.Database): string | undefined {
+  if (db.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'meta'").get() === undefined) return undefined
+  const uuid = db.prepare("SELECT value FROM meta WHERE name = 'uuid'").pluck().get()
+  return uuid === undefined ? undefined : String(uuid)
 }
 
 /**

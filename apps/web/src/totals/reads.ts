@@ -32,6 +32,19 @@ export class Totals {
     return this.#read((reader) => reader.get(key))
   }
 
+  /**
+   * The commit that reads see which begin after this call, or a later one: what a cache asks for again with it has not
+   * changed as long as this returns the same. Undefined if that can't be known.
+   */
+  commit (): string | undefined {
+    try {
+      return this.#read((reader) => reader.commit())
+    } catch {
+      // The read itself will say why.
+      return undefined
+    }
+  }
+
   /** One page, and where the next one starts; null after the last one. @throws RequestError */
   async list (page: Page): Promise<{ totals: Total[], next: string | null }> {
     // One more than asked for shows whether there is a next page.
@@ -91,7 +104,11 @@ export class Totals {
     this.#reader?.close()
     this.#reader = undefined
     this.#inode = inode
-    return new Reader(this.#path)
+    const reader = new Reader(this.#path)
+    if (statSync(this.#path).ino === inode) return reader
+    // Its parts may be of two databases.
+    reader.close()
+    throw new Error('the database was replaced meanwhile')
   }
 
   async #listSorted (page: Page): Promise<Total[]> {

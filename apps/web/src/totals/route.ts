@@ -1,5 +1,5 @@
 // GET /totals/KEY, /totals?key= and /totals: totals as they are in the database.
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { echo } from '@gearbox/runtime/http/echo.ts'
 import { errorSchema, RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { Total } from './reader.ts'
@@ -39,6 +39,7 @@ const numbersSchema = {
 const afterCharactersMax = 4096
 
 const errors = {
+  304: { type: 'null', description: 'nothing was stored since the reply whose ETag is in If-None-Match' },
   400: { description: 'a query that can not be read', ...errorSchema },
   404: { description: 'nothing was ever stored under this key', ...errorSchema },
   503: { description: 'no database on this host', ...errorSchema },
@@ -86,20 +87,55 @@ interface SentTotal {
   readonly total: bigint | string
 }
 
+/** What the routes work with. */
+export interface TotalsOptions {
+  readonly totals: Totals
+  /** How long a cache may answer without asking. */
+  readonly maxAgeS: number
+  /** Whether replies depend on the caller's key. */
+  readonly hasApiKeys: boolean
+}
+
 /** Adds the routes, for keys that may read. */
-export async function totalsRoutes (app: FastifyInstance, { totals }: { readonly totals: Totals }): Promise<void> {
+export async function totalsRoutes (app: FastifyInstance, options: TotalsOptions): Promise<void> {
+  const { totals } = options
   // The compiled serializers choose among schemas by validating, which no bigint passes.
-  const options = { config: { needs: 'read' }, serializerCompiler: () => toJson } as const
+  const route = { config: { needs: 'read' }, serializerCompiler: () => toJson } as const
 
-  app.get<{ Params: { key: string }, Querystring: NumbersQuery }>('/totals/:key', { ...options, schema: oneSchema },
-    async ({ params, query }) => toSent(readOne(totals, params.key), query))
+  app.get<{ Params: { key: string }, Querystring: NumbersQuery }>('/totals/:key', { ...route, schema: oneSchema },
+    async (request, reply) => await cached(request, reply, options, () =>
+      toSent(readOne(totals, request.params.key), request.query)))
 
-  app.get<{ Querystring: ListQuery }>('/totals', { ...options, schema: listSchema }, async ({ query }) => {
-    const { key, prefix, after, limit, order } = query
-    if (key !== undefined) return toSent(readOne(totals, key), query)
-    const page = await totals.list({ prefix, after: after === '' ? undefined : after, limit, order })
-    return { totals: page.totals.map((total) => toSent(total, query)), next: page.next }
-  })
+  app.get<{ Querystring: ListQuery }>('/totals', { ...route, schema: listSchema },
+    async (request, reply) => await cached(request, reply, options, async () => {
+      const { query } = request
+      const { key, prefix, after, limit, order } = query
+      if (key !== undefined) return toSent(readOne(totals, key), query)
+      const page = await totals.list({ prefix, after: after === '' ? undefined : after, limit, order })
+      return { totals: page.totals.map((total) => toSent(total, query)), next: page.next }
+    }))
+}
+
+/**
+ * Answers with what is read, in such a way that a cache can keep it; with a 304 if the client has it already. The
+ * commit is read first: so the reply may be newer than its ETag, which then is never current again, but not older.
+ */
+async function cached (
+  { headers }: FastifyRequest, reply: FastifyReply, { totals, maxAgeS, hasApiKeys }: TotalsOptions, read: () => unknown
+): Promise<unknown> {
+  const commit = totals.commit()
+  const tag = commit === undefined ? undefined : `"${commit}"`
+  const isKnown = tag !== undefined && tagsOf(headers['if-none-match']).includes(tag)
+  const value = isKnown ? undefined : await read()
+  reply.header('cache-control', `max-age=${maxAgeS}, must-revalidate`)
+  if (tag !== undefined) reply.header('etag', tag)
+  // A cache must not give to one caller what another one may read.
+  if (hasApiKeys) reply.header('vary', [reply.getHeader('vary') ?? [], 'Authorization'].flat().join(', '))
+  return isKnown ? await reply.code(304).send() : value
+}
+
+function tagsOf (ifNoneMatch = ''): string[] {
+  return ifNoneMatch.split(',').map((text) => text.trim().replace(/^W\//, ''))
 }
 
 /** @throws RequestError (404, 503) */
