@@ -33,6 +33,8 @@ interface Taken {
   readonly elements: readonly Buffer[]
   /** The longest that any of it can have been in the queue. */
   readonly queuedMs: number
+  /** Before this (performance.now ms) nothing was in the queue but what was taken; undefined: there was more. */
+  readonly emptiedAt: number | undefined
 }
 
 /**
@@ -52,7 +54,7 @@ export class Consumer {
   readonly #progress: ProgressReporter
   readonly #housekeeping: Housekeeping
   readonly #trouble: TroubleReporter
-  /** Before this (performance.now ms) the queue was seen to be empty, or all of it was taken. */
+  /** Before this (performance.now ms) nothing was in the queue that is not handled. */
   #emptiedAt = -Infinity
   /** performance.now ms */
   #committedAt = -Infinity
@@ -94,9 +96,11 @@ export class Consumer {
         this.#readResultRequests()
         if (taken.elements.length > 0) {
           const isWhole = await this.#handle(taken, abandon)
+          if (isWhole && taken.emptiedAt !== undefined) this.#emptiedAt = taken.emptiedAt
           // A correction waits for its run; so does what is behind it.
           if (isWhole && !stop.aborted) await this.#keepInterval(stop)
         } else {
+          this.#emptiedAt = taken.emptiedAt ?? this.#emptiedAt
           this.#oldestAcceptedAt = undefined
           await this.#progress.report()
           await this.#housekeeping.run()
@@ -121,8 +125,7 @@ export class Consumer {
     const before = performance.now()
     const elements = await queue.take()
     const queuedMs = performance.now() - this.#emptiedAt
-    if (queue.length <= elements.length) this.#emptiedAt = before
-    return { elements, queuedMs }
+    return { elements, queuedMs, emptiedAt: queue.length <= elements.length ? before : undefined }
   }
 
   #readResultRequests (): void {
