@@ -11,7 +11,7 @@ import { pinned } from './machine.ts'
 export interface Load {
   readonly port: number
   readonly path: string
-  readonly contentType: string
+  readonly headers: Readonly<Record<string, string>>
   /** The body of every request; or one of `{key}=1` over so many keys, walked in an order that jumps about. */
   readonly body: string | { readonly keys: number, readonly from: number }
   readonly connections: number
@@ -65,11 +65,13 @@ export async function runLoad (load: Load): Promise<Loaded> {
   }
 }
 
-function writeScript ({ port, path, contentType, body }: Load): string {
+function writeScript ({ port, path, headers, body }: Load): string {
+  const entries = Object.entries(headers)
   const requests = typeof body === 'string'
-    ? `wrk.method, wrk.body = "POST", ${JSON.stringify(body)}\nwrk.headers["Content-Type"] = "${contentType}"`
+    ? [`wrk.method, wrk.body = "POST", ${JSON.stringify(body)}`,
+        ...entries.map(([name, value]) => `wrk.headers["${name}"] = "${value}"`)].join('\n')
     : `local head = "POST ${path} HTTP/1.1\\r\\nHost: 127.0.0.1:${port}\\r\\n" ..
-  "Content-Type: ${contentType}\\r\\nContent-Length: 11\\r\\n\\r\\n"
+  "${entries.map(([name, value]) => `${name}: ${value}\\r\\n`).join('')}Content-Length: 11\\r\\n\\r\\n"
 local at = ${body.from}
 function request()
   at = (at + ${stride}) % ${body.keys}

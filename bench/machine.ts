@@ -62,12 +62,15 @@ export function tree (pid: number): number[] {
 
 const ticksPerSecond = Number(spawnSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }).stdout)
 
-/** Seconds of CPU that processes have used so far, user and system, all their threads; in steps of a tick (10 ms). */
+/**
+ * Seconds of CPU that processes have used so far, user and system, with all their threads and those of their children
+ * that have ended; in steps of a tick (10 ms).
+ */
 export function cpuSeconds (pids: readonly number[]): number {
   const ticks = pids.map((pid) => {
     const text = readFileSync(`/proc/${pid}/stat`, 'utf8')
     const fields = text.slice(text.lastIndexOf(')') + 2).split(' ')
-    return Number(fields[11]) + Number(fields[12])
+    return fields.slice(11, 15).reduce((sum, of) => sum + Number(of), 0)
   })
   return ticks.reduce((sum, of) => sum + of, 0) / ticksPerSecond
 }
@@ -99,6 +102,9 @@ export function describeMachine (): string {
 /** The version that is built where there is no rqlited. */
 export const rqliteVersion = '8.43.4'
 
+/** The version that is installed from PyPI. */
+export const tornadoVersion = '6.6.1'
+
 /** Names and versions of all that takes part, as far as they are there. */
 export function describeVersions (): string {
   const said = (command: string, args: readonly string[], pattern: RegExp, otherwise = 'not there'): string => {
@@ -128,6 +134,10 @@ export function describeVersions (): string {
     webdis: said('dpkg-query', ['-s', 'webdis'], /^Version: (\S+)/m),
     Go: said('go', ['version'], /go(\d\S+)/),
     rqlite: said('rqlited', ['-version'], /v(\d\S+)/, rqliteVersion),
+    memcached: said('memcached', ['-V'], /memcached (\S+)/),
+    Tornado: tornadoVersion,
+    PostgreSQL: said('dpkg-query', ['-l', 'postgresql-[0-9]*'], /^ii +postgresql-\d+ +(\S+)/m),
+    ab: said('ab', ['-V'], /Version (\S+)/),
     wrk: said('wrk', ['-v'], /wrk \S*?(\d[^ ]*)/),
   }).map(([name, version]) => `${name} ${version}`).join(', ')
 }

@@ -9,22 +9,25 @@ import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { runMain } from '@gearbox/runtime/process/run-main.ts'
 import { root } from '@gearbox/test-kit/gearbox.ts'
 import { findProgram } from '@gearbox/test-kit/requirements.ts'
+import { measurePairs, type PairRow } from './alternating.ts'
 import { runChild } from './child.ts'
 import type { ConsumerRate } from './consumer-rate.ts'
+import { Host } from './host.ts'
 import type { Lag } from './lag.ts'
 import { describeMachine, describeVersions, findCores, pin } from './machine.ts'
 import { measurePending, type Pending } from './pending.ts'
 import { draw, type Chart } from './plot.ts'
-import { describe, memoryOf, type Results } from './report.ts'
+import { describe, failuresIn, memoryOf, type Results } from './report.ts'
 import { runRounds, type Row } from './rounds.ts'
-import { Host, type ServerName } from './servers.ts'
+import { servers } from './servers.ts'
 import { spread } from './statistics.ts'
 import type { Steps } from './steps.ts'
+import { measureTickets } from './tickets/measure.ts'
 
 const connections = 256
 
 function row (name: string, label: string, more: Partial<Row> = {}): Row {
-  return { name, label, server: name as ServerName, connections, body: 'foo=1', increments: 1, ...more }
+  return { name, label, server: name, connections, body: 'foo=1', increments: 1, ...more }
 }
 
 const hundredPairs = Array.from({ length: 100 }, (_, i) => `key${String(i).padStart(3, '0')}=1`).join('&')
@@ -53,11 +56,22 @@ const rows: readonly Row[] = [
   row('rqlite', 'rqlite, queued writes'),
 ]
 
-/** What is measured in addition to the rows. */
+/** With plugins and without. */
+const pairRows: readonly PairRow[] = [
+  { name: 'memory', label: '`memory`', ack: 'memory', withRedis: true, body: 'foo=1' },
+  { name: 'queued', label: '`queued`', ack: 'queued', withRedis: true, body: 'foo=1' },
+  { name: 'queued-100-pairs', label: '`queued`, 100 pairs', ack: 'queued', withRedis: true, body: hundredPairs },
+  { name: 'memory-embedded', label: '`memory`, embedded', ack: 'memory', withRedis: false, body: 'foo=1' },
+]
+
+/** Their slices are short, so there are more of them than rounds. */
+const pairsPerRound = 8
+
 /** Each fills a new worker with a million keys, which takes half a minute. */
 const pendingRuns = 3
 
-const others = ['consumer', 'lag', 'pending', 'steps'] as const
+/** What is measured in addition to the rows. */
+const others = ['consumer', 'lag', 'pending', 'steps', 'tickets', 'plugins'] as const
 
 const lagRates = [1100, 9000]
 
@@ -70,8 +84,9 @@ usage: npm run bench -- [--rounds N] [--seconds N] [--only NAME,NAME] [--output 
   --only     some of: ${[...rows.map(({ name }) => name), ...others].join(' ')}
   --output   default: bench/RESULTS.md; the plot is written next to it
 
-It needs Linux, wrk, redis-server and nginx; webdis, go and rqlited (or go to build it) for their rows. Leave the
-machine alone meanwhile.
+It needs Linux, wrk, redis-server and nginx; webdis, go and rqlited (or go to build it) for their rows; for those of
+tickets also memcached, spawn-fcgi, gcc with libfcgi-dev and libmemcached-dev, python3-venv, postgresql and
+apache2-utils. Leave the machine alone meanwhile.
 `
 
 async function main (): Promise<number> {
@@ -108,7 +123,7 @@ async function main (): Promise<number> {
   const cores = findCores()
   pin(process.pid, cores.load)
   const dir = mkdtempSync(join(tmpdir(), 'gearbox-bench-'))
-  const host = new Host(cores, dir)
+  const host = new Host({ cores, dir, catalog: servers, searchSeconds: 1 })
   const failures = new Map<string, string>()
   const wanted = (name: string): boolean => only === undefined || only.includes(name)
   const measure = async <T>(name: typeof others[number], action: () => Promise<T>): Promise<T | undefined> => {
@@ -146,6 +161,9 @@ async function main (): Promise<number> {
       consumer: await measure('consumer',
         async () => await runChild(cores.server, 'consumer-rate.ts', [dir, String(rounds)]) as ConsumerRate[]),
       steps: await measure('steps', async () => await runChild(cores.server, 'steps.ts', [String(rounds)]) as Steps),
+      tickets: await measure('tickets', async () => await measureTickets(host, { rounds, seconds, say })),
+      plugins: await measure('plugins',
+        async () => await measurePairs(host, pairRows, { pairs: rounds * pairsPerRound, warmUps: 2, say })),
     }
     // Half a run is no result.
     if (interrupted.signal.aborted) return exitCode.failed
@@ -164,7 +182,7 @@ async function main (): Promise<number> {
     writeFileSync(plot, draw(charts(results)))
     writeFileSync(output, text)
     process.stdout.write(`${text}\nwritten to ${relative(root, output)}\n`)
-    return failures.size > 0 || results.rows.some(({ failed }) => failed !== undefined) ? exitCode.failed : 0
+    return failuresIn(results).length > 0 ? exitCode.failed : 0
   } finally {
     await end()
   }

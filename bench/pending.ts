@@ -7,9 +7,9 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { post } from '@gearbox/test-kit/client.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import type { Pause } from './event-loop-probe.ts'
+import { readFigures, startGearbox, type Host, type Server } from './host.ts'
 import { keyOf } from './keys.ts'
 import { residentBytes } from './machine.ts'
-import { readFigures, startGearbox, type Host, type Server } from './servers.ts'
 
 export interface Pending {
   /** Resident bytes of the worker with so many keys pending. */

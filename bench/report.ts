@@ -1,10 +1,14 @@
 // What was measured, as Markdown: the table of what to reach, the ratios, and every figure behind them.
+import { describePairs, pairReaches, type Pairs } from './alternating.ts'
 import type { ConsumerRate } from './consumer-rate.ts'
+import { number, reach, scaled, shown, table, type Reach } from './format.ts'
 import type { Lag } from './lag.ts'
 import { idleMs, type Pending } from './pending.ts'
 import type { Figures, RowResult } from './rounds.ts'
 import { ratio, spread, type Spread } from './statistics.ts'
 import type { Steps } from './steps.ts'
+import type { Tickets } from './tickets/measure.ts'
+import { describeTickets, ticketFailures, ticketReaches } from './tickets/report.ts'
 
 export interface Results {
   readonly rows: readonly RowResult[]
@@ -12,6 +16,8 @@ export interface Results {
   readonly lags: readonly Lag[] | undefined
   readonly pending: readonly Pending[] | undefined
   readonly steps: Steps | undefined
+  readonly tickets: Tickets | undefined
+  readonly plugins: readonly Pairs[] | undefined
   /** Measurements other than rows that failed, by name. */
   readonly failures: ReadonlyMap<string, string>
 }
@@ -35,14 +41,6 @@ const fullShare = 0.9
 
 const mebi = 2 ** 20
 
-/** One line of "What to reach". */
-export interface Reach {
-  readonly figure: string
-  readonly reach: string
-  readonly measured: string
-  readonly reached: boolean | undefined
-}
-
 function figuresOf ({ rows }: Results, name: string): readonly Figures[] {
   return rows.find(({ row }) => row.name === name)?.rounds ?? []
 }
@@ -60,41 +58,29 @@ function ratioOf (results: Results, above: string, below: string, figure: keyof 
 
 /** What Gearbox is to reach, compared with what was measured. */
 export function whatToReach (results: Results): Reach[] {
-  const line = (figure: string, sign: '≥' | '≤', limit: number, unit: string, measured: Spread | number |
-    undefined): Reach => {
-    const value = typeof measured === 'number' ? measured : measured?.median
-    return {
-      figure,
-      reach: `${sign} ${limit}${unit}`,
-      measured: measured === undefined
-        ? 'not measured'
-        : typeof measured === 'number'
-          ? `${number(measured)}${unit}`
-          : shown(measured, unit),
-      reached: value === undefined ? undefined : sign === '≥' ? value >= limit : value <= limit,
-    }
-  }
   const rate = results.consumer?.[0]
   const lag = results.lags?.find(({ rate }) => rate === 9000)
   const full = memoryOf(results.pending ?? []).at(-1)
   const pauses = results.pending?.map(({ filling, flushing }) => Math.max(filling.wallMs, flushing.wallMs))
   const than = (name: string): Spread | undefined => ratioOf(results, 'queued', name, 'requestsPerSecond')
   return [
-    line('`queued` ÷ bare Fastify, 256 connections', '≥', 1.4, '', than('fastify')),
-    line('`queued` ÷ nginx `return 204`', '≥', 0.8, '', than('nginx')),
-    line('`queued` ÷ webdis `INCRBY`', '≥', 2, '', than('webdis')),
-    line('`queued` ÷ Fastify + SQLite upsert a request', '≥', 10, '', than('fastify-sqlite')),
-    line('increments/s with 100 pairs a body ÷ requests/s with one pair', '≥', 30, '',
+    reach('`queued` ÷ bare Fastify, 256 connections', '≥', 1.4, '', than('fastify')),
+    reach('`queued` ÷ nginx `return 204`', '≥', 0.8, '', than('nginx')),
+    reach('`queued` ÷ webdis `INCRBY`', '≥', 2, '', than('webdis')),
+    reach('`queued` ÷ Fastify + SQLite upsert a request', '≥', 10, '', than('fastify-sqlite')),
+    reach('increments/s with 100 pairs a body ÷ requests/s with one pair', '≥', 30, '',
       ratioOf(results, 'queued-100-pairs', 'queued', 'incrementsPerSecond', 'requestsPerSecond')),
-    line('consumer, 1,000 keys a transaction', '≥', 1.2, ' M rows/s',
+    reach('consumer, 1,000 keys a transaction', '≥', 1.2, ' M rows/s',
       rate === undefined ? undefined : scaled(spread(rate.updated), 1e-6)),
-    line('lag p99 at 9,000 requests/s, Redis mode', '≤', 60, ' ms', lag?.p99),
-    line('`queued` latency p99 ÷ `memory` latency p99, 64 connections', '≤', 1.5, '',
+    reach('lag p99 at 9,000 requests/s, Redis mode', '≤', 60, ' ms', lag?.p99),
+    reach('`queued` latency p99 ÷ `memory` latency p99, 64 connections', '≤', 1.5, '',
       ratioOf(results, 'queued-64', 'memory-64', 'p99')),
-    line('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB',
+    reach('a worker with 1,000,000 pending keys of 16 bytes', '≤', 250, ' MB',
       full === undefined ? undefined : scaled(full.bytes, 1e-6)),
-    line('longest event-loop stall while filling and flushing those', '≤', 20, ' ms',
+    reach('longest event-loop stall while filling and flushing those', '≤', 20, ' ms',
       pauses === undefined ? undefined : spread(pauses)),
+    ...results.tickets === undefined ? [] : ticketReaches(results.tickets),
+    ...results.plugins === undefined ? [] : pairReaches(results.plugins),
   ]
 }
 
@@ -142,20 +128,28 @@ ${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CP
 ![throughput and latency by connections, the consumer's rows per second, and memory by distinct keys](${plotName})
 
 ${[consumerTable(results), lagTable(results), pendingTables(results)].filter((text) => text !== '').join('\n\n')}
-`
+${results.tickets === undefined ? '' : `\n${describeTickets(results.tickets)}\n`}${
+  results.plugins === undefined ? '' : `\n${describePairs(results.plugins)}\n`}`
 }
 
 function isOwn ({ row }: RowResult): boolean {
   return own.test(row.name)
 }
 
+/** Everything that failed, with the reason. What this machine lacks did not fail. */
+export function failuresIn ({ rows, tickets, failures }: Results): Array<readonly [string, string]> {
+  return [
+    ...rows.flatMap(({ row, failed }) => failed === undefined ? [] : [[row.name, failed] as const]),
+    ...tickets === undefined ? [] : ticketFailures(tickets),
+    ...failures,
+  ]
+}
+
 function failuresOf (results: Results): string {
-  const failed =
-    [...results.rows.flatMap(({ row, failed }) => failed === undefined ? [] : [[row.name, failed] as const]),
-      ...results.failures]
-  return failed.length === 0
+  const all = failuresIn(results)
+  return all.length === 0
     ? ''
-    : `**Failed, and so without figures:**\n\n${failed.map(([name, why]) => `- ${name}: ${why}`).join('\n')}\n\n`
+    : `**Failed, and so without figures:**\n\n${all.map(([name, why]) => `- ${name}: ${why}`).join('\n')}\n\n`
 }
 
 function againstOthers (results: Results): string {
@@ -244,22 +238,4 @@ function pendingTables ({ pending, steps }: Results): string {
 
 function of (rounds: readonly Figures[], figure: keyof Figures): string {
   return shown(spread(rounds.map((figures) => figures[figure])))
-}
-
-function scaled ({ median, min, max }: Spread, factor: number): Spread {
-  return { median: median * factor, min: min * factor, max: max * factor }
-}
-
-function shown ({ median, min, max }: Spread, unit = ''): string {
-  return min === max ? `${number(median)}${unit}` : `${number(median)}${unit} (${number(min)}–${number(max)})`
-}
-
-/** Three digits, or all before the point. */
-export function number (value: number): string {
-  return value.toLocaleString('en', value >= 100 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 3 })
-}
-
-function table (head: readonly string[], lines: ReadonlyArray<readonly string[]>): string {
-  return [head, head.map((_, i) => i === 0 ? '---' : '---:'),
-    ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 }

@@ -2,19 +2,22 @@
 // anything but 2xx, or whose total is not what was answered, has no figures.
 import { setTimeout as delay } from 'node:timers/promises'
 import { reasonOf } from '@gearbox/runtime/errors.ts'
+import { NotMeasuredError, type Asks, type Host, type Server } from './host.ts'
 import { keyAfter, runLoad, type Load, type Loaded } from './load.ts'
 import { coreTicks, cpuSeconds, openFilesMax } from './machine.ts'
-import { NotMeasuredError, type Host, type Server, type ServerName } from './servers.ts'
 import { orderOf } from './statistics.ts'
 
 export interface Row {
   readonly name: string
   readonly label: string
-  readonly server: ServerName
+  /** One of the host's catalog. */
+  readonly server: string
   readonly connections: number
   readonly body: string | { readonly keys: number }
   /** In one request. */
   readonly increments: number
+  /** What it asks, where that is not what its server is asked. */
+  readonly asks?: Asks
 }
 
 /** What one row did in one round. */
@@ -41,6 +44,8 @@ export interface RowResult {
   readonly rounds: readonly Figures[]
   readonly notMeasured: string | undefined
   readonly failed: string | undefined
+  /** How its server was set up, where that was searched for. */
+  readonly note?: string | undefined
 }
 
 export interface RoundOptions {
@@ -73,8 +78,9 @@ export async function runRounds (host: Host, rows: readonly Row[], {
   const figures = new Map<Row, Figures[]>()
   const notMeasured = new Map<Row, string>()
   const failed = new Map<Row, string>()
+  const notes = new Map<Row, string>()
   const keyAt = new Map<Row, number>()
-  const warm = new Set<ServerName>()
+  const warm = new Set<string>()
 
   const load = async (row: Row, seconds: number): Promise<Figures> => {
     const from = keyAt.get(row) ?? 0
@@ -103,7 +109,8 @@ export async function runRounds (host: Host, rows: readonly Row[], {
       if (openFilesMax() < row.connections + otherFiles) {
         throw new NotMeasuredError(`a process may open only ${openFilesMax()} files here (ulimit -n)`)
       }
-      await host.get(row.server)
+      const { note } = await host.get(row.server)
+      if (note !== undefined) notes.set(row, note)
       if (!warm.has(row.server)) {
         await load({ ...row, connections: Math.min(row.connections, warmUp.connectionsMost) }, warmUp.seconds)
       }
@@ -126,6 +133,7 @@ export async function runRounds (host: Host, rows: readonly Row[], {
     rounds: failed.has(row) ? [] : figures.get(row) ?? [],
     notMeasured: notMeasured.get(row),
     failed: failed.get(row),
+    note: notes.get(row),
   }))
 }
 
@@ -135,12 +143,12 @@ async function measure (host: Host, row: Row, seconds: number, keyFrom: number):
   answered: number
 }> {
   const server = await host.get(row.server)
-  const { path, contentType, body } = server.asks ??
-    { path: '/increment', contentType: 'application/x-www-form-urlencoded', body: row.body }
+  const { path, headers, body } = row.asks ?? server.asks ??
+    { path: '/increment', headers: { 'Content-Type': 'application/x-www-form-urlencoded' }, body: row.body }
   const load: Load = {
     port: server.port,
     path,
-    contentType,
+    headers,
     body: typeof body === 'string' ? body : { ...body, from: keyFrom },
     connections: row.connections,
     seconds,

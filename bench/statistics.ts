@@ -21,9 +21,33 @@ export function spread (values: readonly number[]): Spread {
   }
 }
 
+/**
+ * The median of independent measurements with its 95 % interval, whatever they are distributed like: the innermost two
+ * of the sorted values between which the true median is at least that surely. Fewer than six are too few for one: then
+ * it is the least and the most.
+ * @throws RangeError without any
+ */
+export function interval (values: readonly number[]): Spread {
+  const { median, min, max } = spread(values)
+  const sorted = values.toSorted((a, b) => a - b)
+  // How surely so many of all are below the median: a coin that is tossed for each.
+  let [exactly, atMost, below] = [2 ** -values.length, 2 ** -values.length, 0]
+  while (atMost <= 0.025) {
+    below++
+    exactly *= (values.length - below + 1) / below
+    atMost += exactly
+  }
+  return below === 0 ? { median, min, max } : { median, min: sorted[below - 1]!, max: sorted.at(-below)! }
+}
+
+/** The ratio in each round. */
+export function ratios (above: readonly number[], below: readonly number[]): number[] {
+  return above.slice(0, below.length).map((value, round) => value / below[round]!)
+}
+
 /** The ratio in each round, then its spread: what slows the whole machine down for a round cancels out. */
 export function ratio (above: readonly number[], below: readonly number[]): Spread {
-  return spread(above.slice(0, below.length).map((value, round) => value / below[round]!))
+  return spread(ratios(above, below))
 }
 
 /** The least value that at least `share` (0 to 1) of all are not above. @throws RangeError without any */

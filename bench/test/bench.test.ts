@@ -1,10 +1,11 @@
 // What the bench computes from its measurements: medians, ratios by round, the order of a round, percentiles, the plot,
 // and what counts as reached.
 import { expect, test } from 'vitest'
+import { number } from '../format.ts'
 import { draw, ticksTo } from '../plot.ts'
-import { describe, number, whatToReach, type Results } from '../report.ts'
+import { describe, whatToReach, type Results } from '../report.ts'
 import type { Figures, RowResult } from '../rounds.ts'
-import { orderOf, percentile, ratio, spread } from '../statistics.ts'
+import { interval, orderOf, percentile, ratio, spread } from '../statistics.ts'
 
 function result (name: string, rates: readonly number[], more: Partial<RowResult> = {}): RowResult {
   const rounds = rates.map((requestsPerSecond): Figures => ({
@@ -29,7 +30,16 @@ function result (name: string, rates: readonly number[], more: Partial<RowResult
 }
 
 function results (rows: readonly RowResult[]): Results {
-  return { rows, consumer: undefined, lags: undefined, pending: undefined, steps: undefined, failures: new Map() }
+  return {
+    rows,
+    consumer: undefined,
+    lags: undefined,
+    pending: undefined,
+    steps: undefined,
+    tickets: undefined,
+    plugins: undefined,
+    failures: new Map(),
+  }
 }
 
 test('a median is the middle, and of an even number the mean of the middle two', () => {
@@ -46,6 +56,17 @@ test('a percentile is a measurement that so many are not above', () => {
 
 test('a round in which the whole machine was slow leaves the ratio as it is', () => {
   expect(ratio([200, 20, 200], [100, 10, 100])).toEqual({ median: 2, min: 2, max: 2 })
+})
+
+test('an interval holds the true median 95 times in a hundred, and of few measurements it is all of them', () => {
+  expect(interval([5, 1, 3])).toEqual({ median: 3, min: 1, max: 5 })
+  const ordered = (count: number): number[] => Array.from({ length: count }, (_, i) => i + 1)
+  // Known from tables of order statistics.
+  expect(interval(ordered(5))).toEqual({ median: 3, min: 1, max: 5 })
+  expect(interval(ordered(6))).toEqual({ median: 3.5, min: 1, max: 6 })
+  expect(interval(ordered(9))).toEqual({ median: 5, min: 2, max: 8 })
+  expect(interval(ordered(20))).toEqual({ median: 10.5, min: 6, max: 15 })
+  expect(interval(ordered(40))).toEqual({ median: 20.5, min: 14, max: 27 })
 })
 
 test('every round has every row once, and over the rounds different rows come first and follow each other', () => {
