@@ -15,6 +15,7 @@ const commands: Readonly<Record<typeof commandNames[number], () => Promise<{ rea
   rejected: async () => await import('@gearbox/consumer/commands/rejected.ts'),
   rebind: async () => await import('@gearbox/consumer/commands/rebind.ts'),
   backup: async () => await import('@gearbox/consumer/commands/backup.ts'),
+  set: async () => await import('@gearbox/consumer/commands/set.ts'),
 }
 
 /** What `gearbox --help` prints. */

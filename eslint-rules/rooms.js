@@ -15,7 +15,7 @@ export const seam = /^packages\/(?:runtime\/src\/plugin\/plugin\.ts$|protocol\/)
 /** Within a workspace, each file and folder of its source. */
 export const rooms = {
   'apps/web': [
-    'main.ts', ['server.ts', 'metrics.ts', 'save-spool.ts'], ['fast-lane', 'plugins', 'submit'], 'increment', 'totals',
+    'main.ts', ['server.ts', 'metrics.ts', 'save-spool.ts'], ['fast-lane', 'plugins', 'submit', 'totals'], 'increment',
     'http', 'deliver', 'accumulate',
   ],
   'apps/consumer': [

@@ -29,6 +29,7 @@ const notRun: ReadonlyArray<readonly [document: string, begins: string, why: str
   ['packages/protocol/DESIGN.md', '{"v":1,', 'what a batch looks like'],
   ['docs/checking.md', 'npm run chaos', 'two minutes; test/chaos/chaos.test.ts runs shorter ones'],
   ['docs/configuration.md', '  HOST   ', 'a table; documents.test.ts compares it with --help'],
+  ['docs/http.md', '{"key":"foo"', 'what a correction is answered with'],
   ['docs/redis.md', 'appendonly yes', 'lines of redis.conf, which every Redis of the tests has'],
   ['docs/redis.md', 'ACL SETUSER', 'a command of Redis; redis-login.test.ts runs it'],
   ['install/README.md', 'sudo install/install_ubuntu.sh', 'it needs its own system: npm run test:install'],

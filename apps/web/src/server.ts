@@ -26,6 +26,7 @@ import { keyBytesMax } from './increment/form.ts'
 import { incrementRoutes } from './increment/route.ts'
 import type { Totals } from './totals/reads.ts'
 import { registerPlugins, type PluginOptions } from './plugins/register.ts'
+import { correctionRoutes } from './totals/corrections.ts'
 import { totalsRoutes } from './totals/route.ts'
 
 /** The settings of a server. */
@@ -124,6 +125,13 @@ async function addRoutes (
   await app.register(healthRoutes, { prefix, flusher, queue, draining, consumerExited })
   await app.register(metricsRoutes, { prefix, metrics })
   if (options.plugins === undefined) return
+  const { submissions } = options.plugins
+  await app.register(correctionRoutes, {
+    prefix,
+    apiKeys: config.apiKeys,
+    origins,
+    submit: async (correction, how) => await submissions.submit('totals', correction, { ...how, alone: true }),
+  })
   const admit = { limits: config, flusher, queue }
   await registerPlugins(app, prefix, {
     ...options.plugins, logger: options.logger, apiKeys, origins, admit, database: totals.plugins,

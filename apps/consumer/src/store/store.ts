@@ -18,6 +18,7 @@ import type { Report } from './reports.ts'
 import type { Results } from './results.ts'
 import { batchOfEntries, retryRejected } from './retry-rejected.ts'
 import type { Applied } from './run.ts'
+import type { Corrected } from './plugins/corrections.ts'
 import { createSchema, extendSchema } from './schema.ts'
 import { sequencesOf } from './statements.ts'
 
@@ -210,6 +211,15 @@ export class Store {
     const { duplicates } = this.apply([batch])
     this.discardRejected(id)
     return duplicates > 0 ? 'it came again and was counted then' : undefined
+  }
+
+  /**
+   * Sets a total, or removes it, in its own transaction.
+   * @returns the total before and after as decimal text; null: no row
+   * @throws EntryRefusedError, with nothing changed; any SQLite error
+   */
+  correct (correction: { readonly key: string, readonly total: string | null, readonly by: string }): Corrected {
+    return this.#connection.write(() => this.#connection.plugins.correct(correction, Date.now()))
   }
 
   /** Removes what could not be applied, for good. @returns whether it was there */

@@ -15,7 +15,7 @@ import { pluginMetrics } from './metrics.ts'
 /** What carries entries of plugins to the consumer. */
 export interface Submissions {
   submit (
-    plugin: string, data: Json | (() => Json | undefined), options?: SubmitOptions
+    plugin: string, data: Json | (() => Json | undefined), options?: SubmitOptions & { readonly alone?: boolean }
   ): Promise<Submitted>
   holdReply (bytes: number): () => void
 }
@@ -46,7 +46,7 @@ export function contextOf (
     core: { ackTimeoutMs, basePath, databasePath },
     logger: options.logger.child({ plugin: name }),
     increment: async (pairs, how) => await countPairs(admit, name, pairs, how),
-    submit: async (data, how) => await submissions.submit(name, data, how),
+    submit: async (data, how) => await submissions.submit(name, data, { ...how, alone: false }),
     holdReply: (bytes) => submissions.holdReply(bytes),
     idempotency: ({ headers }) => {
       const key = headers['idempotency-key']

@@ -5,6 +5,13 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { RequestError } from './errors.ts'
 import { checkQuery } from './query.ts'
 
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Whether a 405 does not name its method: for a route that answers as if it were not there. */
+    unlisted?: boolean
+  }
+}
+
 /** The paths and methods of all routes that are registered after it was constructed. */
 export class Routing {
   readonly #methods = new Map<string, Set<string>>()
@@ -13,7 +20,8 @@ export class Routing {
   /** @param notFound the message of a 404; it should say where to find the paths */
   constructor (app: FastifyInstance, notFound: string) {
     this.#notFound = notFound
-    app.addHook('onRoute', ({ url, method }) => {
+    app.addHook('onRoute', ({ url, method, config }) => {
+      if (config?.unlisted === true) return
       const methods = this.#methods.get(url) ?? new Set()
       for (const name of [method].flat()) methods.add(name)
       if (methods.has('HEAD')) methods.add('GET')

@@ -3,7 +3,7 @@ import type { Config, Required } from '../config.ts'
 import type { Arguments, Options } from './options.ts'
 
 /** The commands of Gearbox itself. A plugin's can't have one of these names. */
-export const commandNames = ['start', 'web', 'consumer', 'verify', 'rejected', 'rebind', 'backup'] as const
+export const commandNames = ['start', 'web', 'consumer', 'verify', 'rejected', 'rebind', 'backup', 'set'] as const
 
 /** What a command line changes of the environment. */
 export interface Environment {

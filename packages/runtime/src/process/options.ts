@@ -28,8 +28,18 @@ export function parseOptions<O extends Options> (
     `${variable}=${shown(value)} ${command === 'start' ? 'npm start' : `npm run ${command}`}`
   refuseKeptByNpm(words, setting)
   refuseSettings(words, options, setting)
-  const { values, positionals } = parseArgs({ args: [...words], options, allowPositionals, strict: true })
-  return { values, positionals }
+  const args = allowPositionals ? words.map((word, i) => markNumber(word, words[i - 1], options)) : [...words]
+  const { values, positionals } = parseArgs({ args, options, allowPositionals, strict: true })
+  return { values, positionals: positionals.map((word) => word.replace(mark, '')) }
+}
+
+/** What no word of a command line can have in it. */
+const mark = '\0'
+
+/** parseArgs takes a negative number for options whose names are digits. Behind an option it belongs to that. */
+function markNumber (word: string, before: string | undefined, options: Options): string {
+  const isValue = before !== undefined && options[before.replace(/^--/, '')]?.type === 'string'
+  return /^-\d+$/.test(word) && !isValue ? `${mark}${word}` : word
 }
 
 /** Only a number is shown: other values may be secrets. */

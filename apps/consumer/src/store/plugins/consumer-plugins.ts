@@ -8,7 +8,7 @@ import type {
   AppliedEntry, AppliedSums, Changes, ConsumerContext, ConsumerPart, Correction, LoadedPlugin,
   PluginDatabase,
 } from '@gearbox/runtime/plugin.ts'
-import { correctTotal, correctionsName } from './corrections.ts'
+import { correctTotal, correctionsName, type Corrected } from './corrections.ts'
 import { isOfConnection, TransactionDatabase } from './plugin-database.ts'
 
 /** What of plugins the store works with. */
@@ -90,6 +90,16 @@ export class ConsumerPlugins {
     }
     const part = this.#byName.get(name)
     return part?.consumer.apply?.(entry, this.#contextOf(part, now))
+  }
+
+  /**
+   * Corrects a total by itself, and not as an entry.
+   * @throws EntryRefusedError; RunAbandonedError; whatever a plugin throws that follows corrections
+   */
+  correct (correction: Json, now: number): Corrected {
+    const corrected = correctTotal(correction, this.#database, now, (done) => this.#afterCorrection(done, now))
+    if (!this.endCall()) throw new RunAbandonedError('a plugin has ended the transaction')
+    return corrected
   }
 
   /**

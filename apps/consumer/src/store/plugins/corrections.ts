@@ -10,6 +10,14 @@ export const correctionsName = 'totals'
 /** Characters of who corrected it that are kept, at most. */
 const byMax = 256
 
+/** What a correction did: totals as decimal text, or null where there is no row. */
+export interface Corrected {
+  readonly [name: string]: Json
+  readonly key: string
+  readonly before: string | null
+  readonly after: string | null
+}
+
 /** What a correction's entry asks for. */
 interface Wanted {
   readonly key: string
@@ -28,7 +36,7 @@ interface Wanted {
  */
 export function correctTotal (
   data: Json, database: PluginDatabase, now: number, corrected: (correction: Correction) => void
-): Json {
+): Corrected {
   const wanted = parse(data)
   if (wanted === undefined) throw refuse(400, 'GBX_BAD_REQUEST', 'this is not a correction of a total')
   const { key, total: after, by } = wanted
@@ -37,6 +45,9 @@ export function correctTotal (
     throw refuse(412, 'GBX_PRECONDITION_FAILED', before === undefined
       ? 'there is no such total; nothing was changed'
       : `the total is ${before}; nothing was changed`, { total: textOf(before) })
+  }
+  if (before === undefined && after === undefined) {
+    throw refuse(404, 'GBX_NOT_FOUND', 'nothing was ever stored under this key; nothing was changed')
   }
   write(database, key, before, after)
   database.run('INSERT INTO corrections(key, before, after, at, by) VALUES (?, ?, ?, ?, ?)',
