@@ -62,8 +62,8 @@ const settings = [
   'host', 'port', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'flushIntervalMs', 'ack', 'ackTimeoutMs',
   'pendingKeysMax', 'pendingBytesMax', 'pendingRequestsMax', 'unstoredBytesMax', 'bodyBytesMax', 'bodyPairsMax',
   'connectionsMax', 'fastLane', 'basePath', 'headersTimeoutMs', 'requestTimeoutMs', 'keepAliveTimeoutMs', 'drainMs',
-  'apiKeys', 'hostsAllowed', 'corsOrigins', 'public', 'totalsMaxAgeS', 'metricsPort', 'logLevel', 'statsIntervalMs',
-  'plugins',
+  'apiKeys', 'hostsAllowed', 'corsOrigins', 'public', 'trustProxy', 'totalsMaxAgeS', 'metricsPort',
+  'logLevel', 'statsIntervalMs', 'plugins',
 ] as const
 
 /** The settings of a web worker. */

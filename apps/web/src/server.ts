@@ -5,6 +5,7 @@ import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, t
 import { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import { Origins } from '@gearbox/runtime/access/origins.ts'
+import type { TrustProxy } from '@gearbox/runtime/access/trust-proxy.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
 import { sendError } from '@gearbox/runtime/http/error-reply.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
@@ -32,7 +33,8 @@ import { totalsRoutes } from './totals/route.ts'
 /** The settings of a server. */
 export type ServerConfig = HttpConfig & AdmitOptions['limits'] &
   Pick<Config,
-    'host' | 'hostsAllowed' | 'corsOrigins' | 'public' | 'totalsMaxAgeS' | 'bodyBytesMax' | 'basePath' | 'fastLane'>
+    'host' | 'hostsAllowed' | 'corsOrigins' | 'public' | 'trustProxy' | 'totalsMaxAgeS' | 'bodyBytesMax' |
+    'basePath' | 'fastLane'>
 
 /** The parts that a server serves. They are started and stopped by the caller. */
 export interface ServerOptions {
@@ -79,6 +81,7 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
     loggerInstance: fastifyLogger(options.logger),
     logController: new LogController({ disableRequestLogging: true }),
     bodyLimit: config.bodyBytesMax,
+    trustProxy: trusted(config.trustProxy),
     serverFactory: (listener) => createServer(unparsed.guard(listener), options, { hosts, apiKeys }, replied),
     forceCloseConnections: 'idle',
     // Its own 503 has neither our shape nor Retry-After.
@@ -136,6 +139,12 @@ async function addRoutes (
   await registerPlugins(app, prefix, {
     ...options.plugins, logger: options.logger, apiKeys, origins, admit, database: totals.plugins,
   })
+}
+
+/** As Fastify takes it, whose types know no number of proxies. */
+function trusted (trustProxy: TrustProxy): boolean | string[] | ((address: string, hop: number) => boolean) {
+  if (typeof trustProxy === 'boolean') return trustProxy
+  return typeof trustProxy === 'number' ? (_address, hop) => hop < trustProxy : [...trustProxy]
 }
 
 /** What Fastify logs of its usual work, our own lines say better. */

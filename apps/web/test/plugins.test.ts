@@ -211,6 +211,16 @@ test('pages of listed origins may use all methods of a plugin', async () => {
   expect(put.status).toBe(204)
 })
 
+test.each([
+  ['false', '127.0.0.1'], ['true', '1.1.1.1'], ['1', '3.3.3.3'], ['2', '2.2.2.2'],
+  ['127.0.0.1', '3.3.3.3'], ['loopback, 3.0.0.0/8', '2.2.2.2'], ['10.0.0.1', '127.0.0.1'],
+])('with TRUST_PROXY=%s a route sees a request from %s', async (TRUST_PROXY, expected) => {
+  const web: Plugin['web'] = (app) => { app.get('/poll/ip', { config: { needs: 'none' } }, async ({ ip }) => ip) }
+  const worker = await startOne({ TRUST_PROXY }, { name: 'poll', web })
+  const headers = { 'X-Forwarded-For': '1.1.1.1, 2.2.2.2, 3.3.3.3' }
+  expect((await send(worker, { path: '/poll/ip', headers })).text).toBe(expected)
+})
+
 test('its signal says when the worker stops', async () => {
   const worker = await startWorker({}, undefined, loaded(poll))
   expect(context?.stopping.aborted).toBe(false)

@@ -6,6 +6,7 @@ import { ackLevels } from '@gearbox/protocol/ack-levels.ts'
 import { parseApiKey } from './access/api-keys.ts'
 import { parseHost } from './access/hosts.ts'
 import { parseOrigin } from './access/origins.ts'
+import { parseTrustProxy } from './access/trust-proxy.ts'
 import { builtInPlugins, parsePlugins } from './plugin/names.ts'
 import { parseRedisUrl } from './redis-url.ts'
 import {
@@ -140,6 +141,12 @@ export const coreSettings = {
   public: printable(list(
     `comma-separated parts that answer without an API key (${publicParts.join(', ')})`,
     (text) => oneOf(publicParts[0], publicParts, '').parse(text))),
+  trustProxy: {
+    fallback: 'false',
+    about: 'whose X-Forwarded-For plugins believe (true, false, a number of proxies, addresses and ranges)',
+    printable: true,
+    parse: parseTrustProxy,
+  },
   totalsMaxAgeS: integer({
     fallback: 0, range: [0, 24 * 3600], unit: 's', about: 'that a cache may answer for totals without asking',
   }),

@@ -50,6 +50,7 @@ const defaults: Config = {
   hostsAllowed: [],
   corsOrigins: [],
   public: [],
+  trustProxy: false,
   totalsMaxAgeS: 0,
   metricsPort: undefined,
   logLevel: 'info',
@@ -64,7 +65,8 @@ const variables = [
   'BODY_PAIRS_MAX', 'CONNECTIONS_MAX', 'FAST_LANE', 'BASE_PATH', 'HEADERS_TIMEOUT_MS', 'REQUEST_TIMEOUT_MS',
   'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
   'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED',
-  'CORS_ORIGINS', 'PUBLIC', 'TOTALS_MAX_AGE_S', 'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS', 'PLUGINS',
+  'CORS_ORIGINS', 'PUBLIC', 'TRUST_PROXY', 'TOTALS_MAX_AGE_S',
+  'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS', 'PLUGINS',
 ]
 
 describe('an environment', () => {
@@ -114,6 +116,7 @@ describe('an environment', () => {
       HOSTS_ALLOWED: 'Counter.Example., bücher.example',
       CORS_ORIGINS: 'https://a.example,http://localhost:8080, https://*.b.example:8443, *',
       PUBLIC: 'live, tickets',
+      TRUST_PROXY: '10.0.0.0/8, ::1, loopback',
       TOTALS_MAX_AGE_S: '12',
       METRICS_PORT: '9100',
       LOG_LEVEL: 'silent',
@@ -159,6 +162,7 @@ describe('an environment', () => {
       hostsAllowed: ['counter.example', 'xn--bcher-kva.example'],
       corsOrigins: ['https://a.example', 'http://localhost:8080', 'https://*.b.example:8443', '*'],
       public: ['live', 'tickets'],
+      trustProxy: ['10.0.0.0/8', '::1', 'loopback'],
       totalsMaxAgeS: 12,
       metricsPort: 9100,
       logLevel: 'silent',
@@ -213,6 +217,7 @@ describe('a problem', () => {
       'https://*example.org', 'https://*.*.example.org', 'https://*.example.org/', 'https://*.127.0.0.1',
       'https://example.org?', 'https://example.org:'],
     ['PUBLIC', 'totals', 'live,', '*'],
+    ['TRUST_PROXY', 'yes', '0', '101', '10.0.0.0/33', '::1/129', 'proxy.example.org', ',', '10.0.0.1,', '10.0.0/8'],
     ['TOTALS_MAX_AGE_S', '-1', '86401'],
     ['METRICS_PORT', 'x', '65536'], ['LOG_LEVEL', 'INFO', 'verbose', 'true'], ['STATS_INTERVAL_MS', '0', '-1'],
     ['PLUGINS', ',', 'a,', 'a,,b', 'a,none', 'none,none'],
