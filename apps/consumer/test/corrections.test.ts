@@ -27,14 +27,13 @@ test('a total is set and removed, exactly over all 64 bits, and each correction 
   expect(correct(store, { key: 'a', total: null, by: 'x'.repeat(1000) }))
     .toEqual({ result: { key: 'a', before: String(int64Min), after: null } })
   expect(correct(store, { key: 'new', total: '0' })).toEqual({ result: { key: 'new', before: null, after: '0' } })
-  expect(correct(store, { key: 'none', total: null })).toEqual({ result: { key: 'none', before: null, after: null } })
+  expect(correct(store, { key: 'none', total: null })).toMatchObject({ error: { code: 'GBX_NOT_FOUND' } })
   expect(totals(path)).toEqual({ new: 0n })
   expect(query(path, 'SELECT key, before, after, by, at > 1700000000000 FROM corrections')).toEqual([
     ['a', 5n, int64Max, 'admin 1', 1n],
     ['a', int64Max, int64Min, null, 1n],
     ['a', int64Min, null, 'x'.repeat(256), 1n],
     ['new', null, 0n, null, 1n],
-    ['none', null, null, null, 1n],
   ])
 })
 
