@@ -11,7 +11,7 @@ import { parseIssued, parseServed, type Issued, type IssueEntry, type Served, ty
 import { lineState, placeOf, readLine } from '../src/lines.ts'
 import { receiptOf } from '../src/receipt.ts'
 import { calledNumbers } from '../src/called.ts'
-import { openDatabase, type TestDatabase } from './plugin-database.ts'
+import { openDatabase, type TestDatabase } from './fixtures/plugin-database.ts'
 
 /** A consumer with a database, and a clock that moves on with every entry. */
 class Consumer {

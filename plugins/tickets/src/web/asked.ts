@@ -26,8 +26,6 @@ export class AskedPlaces {
     const [oldest] = this.#asked.keys()
     if (this.#asked.size > rememberedMax && oldest !== undefined) this.#asked.delete(oldest)
     // If it fails, the next question is soon enough.
-    this.#web.submit({ asked: name, number }).then((submitted) => {
-      if (submitted.state === 'pending') submitted.late.catch(() => {})
-    }).catch(() => { this.#asked.delete(place) })
+    this.#web.submit({ asked: name, number }).catch(() => { this.#asked.delete(place) })
   }
 }

@@ -17,25 +17,24 @@ export function readName (name: string): string {
 }
 
 /**
- * The fields of a request's query and of its form together.
- * @param known the names that a form may have; Gearbox compares the query's with the route's schema
- * @throws RequestError (400) for a field that is not known or comes twice
+ * The fields of a request's query and of its form together. Gearbox has compared both with the route's schema.
+ * @throws RequestError (400) for a field that both have
  */
-export function readFields (request: FastifyRequest, known: readonly string[]): Fields {
-  const { query, body } = request
-  const fields = new Map(Object.entries(typeof query === 'object' && query !== null ? query : {})
-    .map(([name, value]): [string, string] => [name, String(value)]))
-  if (!Buffer.isBuffer(body) || body.length === 0) return fields
-  for (const piece of body.toString('latin1').split('&')) {
-    const equals = piece.indexOf('=')
-    const name = decode(equals < 0 ? piece : piece.slice(0, equals))
-    if (!known.includes(name)) {
-      throw replyError(400, 'GBX_BAD_FORM', `unknown form field ${echo(name)}; known: ${known.join(', ')}`)
+export function readFields ({ query, body }: FastifyRequest): Fields {
+  const fields = new Map(entriesOf(query))
+  for (const [name, value] of entriesOf(body)) {
+    if (fields.has(name)) {
+      throw replyError(400, 'GBX_BAD_QUERY', `"${name}" is in the query and in the form; give it once`)
     }
-    if (fields.has(name)) throw replyError(400, 'GBX_BAD_FORM', `"${name}" is given twice; give it once`)
-    fields.set(name, decode(equals < 0 ? '' : piece.slice(equals + 1)))
+    fields.set(name, value)
   }
   return fields
+}
+
+function entriesOf (value: unknown): Array<[string, string]> {
+  return typeof value !== 'object' || value === null
+    ? []
+    : Object.entries(value).map(([name, text]) => [name, String(text)])
 }
 
 /** How many tickets a request wants. @throws RequestError (400) */
@@ -71,15 +70,4 @@ function checkText (text: string, code: string, what: string): string {
   if (/\p{Cc}/u.test(text)) throw replyError(400, code, `${what} has a control character`)
   if (!text.isWellFormed()) throw replyError(400, code, `${what} is not UTF-8`)
   return text
-}
-
-/** A half of a form's field. @throws RequestError (400) */
-function decode (text: string): string {
-  try {
-    // Raw bytes of UTF-8 are fine, too.
-    return decodeURIComponent(text.replaceAll('+', ' ').replace(/[\x80-\xff]/g,
-      (byte) => `%${byte.charCodeAt(0).toString(16)}`))
-  } catch {
-    throw replyError(400, 'GBX_BAD_FORM', `${echo(text)} is not percent-encoded UTF-8`)
-  }
 }

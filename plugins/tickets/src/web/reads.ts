@@ -30,34 +30,34 @@ export function findRequest (db: Reads, name: string, id: RequestId, now: number
   if (hasTables(db)) {
     const secret = id.kind === 'shared' ? secretOf(db, id.producer) : undefined
     if (id.kind === 'shared' && secret !== undefined && !isGenuine(id, secret)) return undefined
-    const found = id.kind === 'keyed' ? findKeyed(db, name, id.request) : secret && findShared(db, name, id)
-    if (found) return found
+    const row = id.kind === 'keyed' ? findKeyed(db, id.request) : findShared(db, id)
+    if (row !== undefined) return row.name === name ? foundIn(db, row, id) : undefined
   }
   const producer = db.get<{ seenAt: number }>('SELECT seen_at AS seenAt FROM producers WHERE producer = ?', id.producer)
   return producer !== undefined && producer.seenAt > now - livingMs ? 'pending' : undefined
 }
 
-type LogRow = Run & { readonly request: number }
+type LogRow = Run & { readonly name: string, readonly request: number }
 
-const columns = 'first, count, at, producer, seq, entry, request'
+const columns = 'name, first, count, at, producer, seq, entry, request'
 
-function findKeyed (db: Reads, name: string, request: number): Found | undefined {
-  const row = db.get<LogRow>(
-    `SELECT ${columns} FROM tickets_runs WHERE request = ? AND request < 0 AND name = ?`, request, name)
-  return row === undefined ? undefined : foundIn(db, row, row.first, row.count)
+function findKeyed (db: Reads, request: number): LogRow | undefined {
+  return db.get<LogRow>(`SELECT ${columns} FROM tickets_runs WHERE request = ? AND request < 0`, request)
 }
 
-function findShared (db: Reads, name: string, id: RequestId & { kind: 'shared' }): Found | undefined {
-  const row = db.get<LogRow & { readonly name: string }>(`
-    SELECT name, ${columns} FROM tickets_runs WHERE producer = ? AND request > 0 AND request <= ?
-    ORDER BY request DESC LIMIT 1`, id.producer, id.place)
-  if (row === undefined || row.name !== name || id.place + id.count > row.request + row.count) return undefined
-  return foundIn(db, row, row.first + id.place - row.request, id.count)
+/** The run that has the request's tickets; undefined if they are in none, as it was refused or is not stored. */
+function findShared (db: Reads, { producer, place, count }: RequestId & { kind: 'shared' }): LogRow | undefined {
+  const row = db.get<LogRow>(`
+    SELECT ${columns} FROM tickets_runs WHERE producer = ? AND request > 0 AND request <= ?
+    ORDER BY request DESC LIMIT 1`, producer, place)
+  return row !== undefined && place + count <= row.request + row.count ? row : undefined
 }
 
-function foundIn (db: Reads, run: Run, first: number, count: number): Found | undefined {
+function foundIn (db: Reads, run: LogRow, id: RequestId): Found | undefined {
   const secret = secretOf(db, '')
-  return secret === undefined ? undefined : { first, count, receipt: receiptOf(receiptKey(secret, run), first, count) }
+  if (secret === undefined) return undefined
+  const [first, count] = id.kind === 'keyed' ? [run.first, run.count] : [run.first + id.place - run.request, id.count]
+  return { first, count, receipt: receiptOf(receiptKey(secret, run), first, count) }
 }
 
 function secretOf (db: Reads, owner: string): string | undefined {

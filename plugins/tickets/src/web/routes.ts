@@ -1,6 +1,6 @@
 // The routes of tickets. Each reads its request (parameters.ts), and either sends an entry to the consumer or reads
 // what the database has.
-import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { echo, replyError, type Json, type SubmitOptions } from '@gearbox/runtime/plugin.ts'
 import { calledNumbers } from '../called.ts'
 import { numberMax, parseServed, type GiveUpEntry, type ServeEntry } from '../entry.ts'
@@ -53,7 +53,7 @@ export function ticketRoutes (app: FastifyInstance, web: Web): void {
 function addIssue (app: FastifyInstance, web: Web, waiting: WaitingLines, keyed: KeyedRequests): void {
   app.post<NamePath>('/tickets/:name', { config: access.take, schema: issueSchema }, (request, reply) => {
     const name = readName(request.params.name)
-    const fields = readFields(request, ['count', 'holder'])
+    const fields = readFields(request)
     const [count, holder, key] = [readCount(fields), readHolder(fields), web.idempotency(request)]
     // While its reply is pending, all of a request stays in memory.
     request.body = undefined
@@ -113,12 +113,12 @@ function addLine (app: FastifyInstance, web: Web): void {
   })
   app.put<NamePath>('/tickets/:name', { config: access.admin, schema: limitSchema }, async (request, reply) => {
     const name = readName(request.params.name)
-    const text = readFields(request, ['limit']).get('limit')
+    const text = readFields(request).get('limit')
     if (text === undefined) {
       throw replyError(400, 'GBX_BAD_QUERY', 'send limit=N, the last number that may be issued, or limit= to lift it')
     }
     const to = text === '' ? null : readInteger(text, 'limit', 0, numberMax)
-    return await whenStored(web, { limit: name, to }, reply)
+    return await whenStored(web, { limit: name, to }) ?? reply.code(202).send()
   })
 }
 
@@ -133,7 +133,7 @@ function addServe (app: FastifyInstance, web: Web): void {
   const options = { config: access.admin, schema: serveSchema }
   app.post<NamePath>('/tickets/:name/serve', options, async (request, reply) => {
     const name = readName(request.params.name)
-    const fields = readFields(request, ['by', 'to'])
+    const fields = readFields(request)
     const [by, to] = [fields.get('by'), fields.get('to')]
     if ((by === undefined) === (to === undefined)) {
       throw replyError(400, 'GBX_BAD_QUERY', 'send either by=N, for the next N that wait, or to=N')
@@ -142,8 +142,8 @@ function addServe (app: FastifyInstance, web: Web): void {
       ? { serve: name, by: readInteger(by, 'by', 1, 1000) }
       : { serve: name, to: readInteger(to ?? '', 'to', 1, numberMax) }
     const scope = `POST /tickets/${name}/serve`
-    const result = await whenStored(web, entry, reply, { ...web.idempotency(request), scope })
-    if (result === null) return null
+    const result = await whenStored(web, entry, { ...web.idempotency(request), scope })
+    if (result === undefined) return reply.code(202).send()
     const served = parseServed(result)
     const { called, more } = calledNumbers(served, listedMax)
     return { serving: served.serving, called, ...(more === 0 ? {} : { more }) }
@@ -186,9 +186,8 @@ function addPlace (app: FastifyInstance, web: Web): void {
         throw replyError(403, 'GBX_RECEIPT_NEEDED', 'send ?receipt=, as the reply that had the number said it')
       }
       const entry: GiveUpEntry = { giveUp: name, number, ...(isAdmin || receipt === undefined ? {} : { receipt }) }
-      await whenStored(web, entry, reply)
-      if (reply.statusCode === 200) reply.code(204)
-      return null
+      const isStored = await whenStored(web, entry) !== undefined
+      return reply.code(isStored ? 204 : 202).send()
     })
 }
 
@@ -203,18 +202,15 @@ function addLog (app: FastifyInstance, web: Web): void {
   const options = { config: access.admin, schema: logSchema }
   app.get<NamePath>('/tickets/:name/log', options, (request, reply) => {
     const name = readName(request.params.name)
-    const after = readInteger(readFields(request, []).get('after') ?? '0', 'after', 0, numberMax)
+    const after = readInteger(readFields(request).get('after') ?? '0', 'after', 0, numberMax)
     lineOf(web, name)
     reply.type('application/x-ndjson').header('cache-control', 'no-store')
     reply.send(request.method === 'HEAD' ? '' : streamLog(web.database, name, after))
   })
 }
 
-/** Sends an entry. @returns its result; null, with the reply's status set to 202, if that is not known in time */
-async function whenStored (web: Web, data: Json, reply: FastifyReply, options?: SubmitOptions): Promise<Json> {
+/** Sends an entry. @returns its result; undefined if that is not known in time */
+async function whenStored (web: Web, data: Json, options?: SubmitOptions): Promise<Json | undefined> {
   const submitted = await web.submit(data, options)
-  if (submitted.state === 'stored') return submitted.result
-  if (submitted.state === 'pending') submitted.late.catch(() => {})
-  reply.code(202)
-  return null
+  return submitted.state === 'stored' ? submitted.result : undefined
 }

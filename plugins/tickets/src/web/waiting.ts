@@ -101,8 +101,6 @@ export class WaitingLines {
       const submitted = await this.#web.submit(() => this.#leave(entry), { replyBytes })
       if (submitted.state === 'stored') await this.#settle(entry, submitted.result)
       if (submitted.state !== 'pending') return
-      // Whatever becomes of it while the replies are given is seen below.
-      submitted.late.catch(() => {})
       this.#close(entry)
       this.#late.set(entry.group, entry)
       await entry.promise()
@@ -116,7 +114,7 @@ export class WaitingLines {
   /** The entry's data when it leaves; undefined if nobody is left who waits for it. */
   #leave (entry: Entry): Json | undefined {
     this.#close(entry)
-    return entry.data()
+    return entry.takeData()
   }
 
   #close (entry: Entry): void {
@@ -155,6 +153,7 @@ class Entry {
   #counts: number[] = []
   /** Tickets that are wanted. */
   #wanted = 0
+  #data: IssueEntry | undefined
   #isClosed = false
   #issued: Issued | undefined
   #error: unknown
@@ -198,15 +197,22 @@ class Entry {
     })
     this.#counts = this.#waiting.map(({ request }) => request.count)
     this.#wanted = this.#counts.reduce((sum, count) => sum + count, 0)
+    this.#data = this.#makeData()
     return all.length - this.#waiting.length
   }
 
-  /** What the consumer gets. */
-  data (): Json | undefined {
+  /** What the consumer gets, once it is closed; undefined if nobody is left. To be called once. */
+  takeData (): Json | undefined {
+    const data = this.#data
+    this.#data = undefined
+    return data
+  }
+
+  #makeData (): IssueEntry | undefined {
     const requests = this.#waiting.map(({ request }) => request)
     const [first, last] = [requests[0], requests.at(-1)]
     if (first === undefined || last === undefined) return undefined
-    const data: IssueEntry = {
+    return {
       issue: this.name,
       requests: requests.length,
       counts: requests.flatMap(({ count }, i): Array<[number, number]> => count === 1 ? [] : [[i, count]]),
@@ -215,7 +221,6 @@ class Entry {
       secret: this.#secret,
       came: [first.came, last.came],
     }
-    return data
   }
 
   /** Gives every request its 202. */
