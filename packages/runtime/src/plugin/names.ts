@@ -2,7 +2,7 @@
 import { quote } from '../settings/setting.ts'
 
 /** The plugins in the folder `plugins/` that are loaded where PLUGINS is unset: one list, in this one place. */
-export const builtInPlugins: readonly string[] = []
+export const builtInPlugins: readonly string[] = ['tickets']
 
 /** Reads PLUGINS. Their order means nothing. @throws Error whose message completes "PLUGINS …" */
 export function parsePlugins (text: string): readonly string[] {

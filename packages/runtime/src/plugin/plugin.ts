@@ -33,7 +33,7 @@ declare module 'fastify' {
 export interface Plugin<S extends Schema = Schema> {
   /**
    * Lower-case letters, digits and dashes. Its variables are `NAME` and `NAME_…`, its tables `name_…`, its metrics
-   * `gearbox_name_…`.
+   * `gearbox_name_…`; a plugin `tickets` may also have `gearbox_ticket_…`.
    */
   readonly name: string
   /** Its settings: rows of the same table as those of Gearbox, each for a variable with the plugin's prefix. */
@@ -269,7 +269,7 @@ export interface PluginDatabase {
   run (sql: string, ...values: SqlValue[]): number
 }
 
-/** Metrics of a plugin; their names begin with `gearbox_NAME_`. */
+/** Metrics of a plugin; their names begin with `gearbox_NAME_`, without the last `s` of a plural if that reads better. */
 export interface PluginMetrics {
   counter (name: string, help: string, read: () => number): void
   gauge (name: string, help: string, aggregator: 'sum' | 'max' | 'min', read: () => number | undefined): void
