@@ -6,6 +6,7 @@ import { describe, expect, test } from 'vitest'
 import { describeConfig, loadConfig, type Config } from '../src/config.ts'
 import { FatalError } from '../src/errors.ts'
 import { exitCode } from '../src/process/exit-codes.ts'
+import { builtInPlugins } from '../src/plugin/names.ts'
 
 function problemsOf (env: NodeJS.ProcessEnv, required: Record<string, string> = {}): FatalError {
   try {
@@ -55,7 +56,7 @@ const defaults: Config = {
   metricsPort: undefined,
   logLevel: 'info',
   statsIntervalMs: 10_000,
-  plugins: [],
+  plugins: builtInPlugins,
 }
 
 const variables = [

@@ -6,8 +6,7 @@ export const settings = {
   ticketsHoldS: integer({
     fallback: 0,
     range: [0, 31_536_000],
-    shown: '0, for ever',
-    about: 'seconds that a number which was called is kept for whoever has it without their asking for it',
+    about: 'seconds that a called number is kept without a request for it (0: for ever)',
   }),
 } as const
 

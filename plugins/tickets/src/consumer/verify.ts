@@ -38,5 +38,6 @@ export function verify (database: PluginDatabase): PluginFinding[] {
   if (wrong.length > 0) return wrong.map((text) => ({ text, right: false }))
   const { names, numbers } = database.get<{ names: number, numbers: number | null }>(
     'SELECT count(DISTINCT name) AS names, sum(count) AS numbers FROM tickets_runs') ?? { names: 0, numbers: 0 }
+  if (names === 0) return []
   return [{ text: `tickets: ${numbers ?? 0} numbers of ${names} names, each in the log once`, right: true }]
 }

@@ -19,8 +19,12 @@ export class KeyedRequests {
   readonly #pending = new Set<number>()
   readonly #refused = new Map<number, unknown>()
 
-  constructor (web: Web) {
+  readonly #onIssued: (count: number) => void
+
+  /** @param onIssued called with how many numbers a reply has; of a repeat too */
+  constructor (web: Web, onIssued: (count: number) => void) {
     this.#web = web
+    this.#onIssued = onIssued
   }
 
   /** Sends a request, and settles it. */
@@ -34,8 +38,10 @@ export class KeyedRequests {
       request,
     }
     this.#web.submit(data, { ...key, scope: `POST /tickets/${name}` }).then((submitted) => {
-      if (submitted.state === 'stored') settle(outcomeOf(parseIssued(submitted.result), count))
-      else if (submitted.state === 'dropped') settle({ state: 'gone' })
+      if (submitted.state === 'stored') {
+        this.#onIssued(count)
+        settle(outcomeOf(parseIssued(submitted.result), count))
+      } else if (submitted.state === 'dropped') settle({ state: 'gone' })
       else {
         this.#remember(request, submitted.late)
         settle({ state: 'pending', request: keyedId(this.#web.producer, request) })

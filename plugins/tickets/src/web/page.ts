@@ -14,10 +14,10 @@ color:var(--ink);font:400 1rem/1.5 system-ui,sans-serif}
 main{width:100%;max-width:26rem;background:var(--card);border:1px solid var(--line);border-radius:16px;
 padding:28px 24px;text-align:center}
 h1{margin:0 0 20px;font-size:1.125rem;line-height:1.3;font-weight:600;overflow-wrap:anywhere}
-p{margin:0}
+p{margin:0;text-wrap:balance;overflow-wrap:anywhere}
 .label,.hint{color:var(--soft);font-size:.875rem}
 .number{margin:2px 0 20px;font-weight:700;line-height:1.1;letter-spacing:-.02em;font-variant-numeric:tabular-nums}
-.d4{font-size:5.5rem}.d7{font-size:3.5rem}.d11{font-size:2.25rem}.d16{font-size:1.5rem}
+.d4{font-size:5.5rem}.d7{font-size:3.25rem}.d11{font-size:2rem}.d16{font-size:1.375rem}
 .status{padding-top:20px;border-top:1px solid var(--line);font-size:1.375rem;line-height:1.3;font-weight:600}
 .wait{margin-top:4px;color:var(--soft)}
 .hint{margin-top:20px}
@@ -26,13 +26,16 @@ p{margin:0}
 .given_up .number{color:var(--soft);text-decoration:line-through;text-decoration-thickness:.06em}
 `
 
-/** Runs again after each answer, as the page says how often; never after the number was called or given up. */
+/**
+ * Runs again after each answer, as the page says how often; never after the number was called or given up. It goes on
+ * in a tab that is not shown, whose title then says so.
+ */
 const script = `
 const main=document.querySelector('main');
 let timer,busy=false;
 const later=()=>{clearTimeout(timer);const s=Number(main.dataset.seconds);if(s>0)timer=setTimeout(update,s*1000)};
 const update=async()=>{
-if(busy||document.hidden)return later();
+if(busy)return;
 busy=true;
 try{
 const reply=await fetch(location.href,{headers:{accept:'text/html'},cache:'no-store'});

@@ -41,7 +41,8 @@ export function ticketRoutes (app: FastifyInstance, web: Web): void {
   // The schemas are for /docs.
   app.setValidatorCompiler(() => () => true)
   app.setSerializerCompiler(() => JSON.stringify)
-  const [waiting, keyed] = [new WaitingLines(web), new KeyedRequests(web)]
+  const waiting = new WaitingLines(web)
+  const keyed = new KeyedRequests(web, (count) => waiting.countIssued(count))
   addIssue(app, web, waiting, keyed)
   addRequest(app, web, waiting, keyed)
   addLine(app, web)

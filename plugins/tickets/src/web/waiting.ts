@@ -67,7 +67,8 @@ export class WaitingLines {
   constructor (web: Web) {
     this.#web = web
     const { metrics } = web
-    metrics.counter('gearbox_tickets_issued_total', 'numbers that requests of this worker got', () => this.#issued)
+    metrics.counter('gearbox_tickets_issued_total', 'numbers that replies of this worker had; those of repeats again',
+      () => this.#issued)
     metrics.counter('gearbox_tickets_refused_total', 'requests for more than was left', () => this.#refused)
     metrics.counter('gearbox_tickets_hung_up_total', 'requests whose client hung up before they left this worker',
       () => this.#hungUp)
@@ -87,6 +88,11 @@ export class WaitingLines {
     entry.add(request, () => {})
     this.#open.set(name, entry)
     this.#send(entry).catch((error: unknown) => { this.#web.logger.error({ err: error }, 'tickets were not answered') })
+  }
+
+  /** Counts numbers that a request got which had an entry of its own. */
+  countIssued (count: number): void {
+    this.#issued += count
   }
 
   /** What is known of a request that got a 202 here. */
