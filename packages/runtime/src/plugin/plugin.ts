@@ -269,7 +269,7 @@ export interface PluginDatabase {
   run (sql: string, ...values: SqlValue[]): number
 }
 
-/** Metrics of a plugin; their names begin with `gearbox_NAME_`, without the last `s` of a plural if that reads better. */
+/** Metrics of a plugin. Their names begin with `gearbox_NAME_`; the last `s` of a plural may be left out. */
 export interface PluginMetrics {
   counter (name: string, help: string, read: () => number): void
   gauge (name: string, help: string, aggregator: 'sum' | 'max' | 'min', read: () => number | undefined): void
