@@ -52,7 +52,8 @@ export async function measurePairs (host: Host, rows: readonly PairRow[], {
     const { name, label, ack, withRedis } = row
     const servers: Server[] = []
     try {
-      for (const env of [{ PLUGINS: 'none' }, {}]) {
+      // Unset: all that come with Gearbox, whatever this process was started with.
+      for (const env of [{ PLUGINS: 'none' }, { PLUGINS: undefined }]) {
         servers.push(await startGearbox(host, { ACK: ack, ...env }, withRedis))
       }
       const slices = servers.map(() => ({ requestsPerSecond: [] as number[], cpuPerMillion: [] as number[] }))

@@ -1,5 +1,9 @@
 // Figures and tables as the results write them, and what counts as reached.
-import type { Spread } from './statistics.ts'
+import type { Figures } from './rounds.ts'
+import { spread, type Spread } from './statistics.ts'
+
+/** A core that was busy for less than this share was not what held up a row. */
+export const fullShare = 0.9
 
 /** A spread in another unit. */
 export function scaled ({ median, min, max }: Spread, factor: number): Spread {
@@ -44,4 +48,11 @@ export function reach (figure: string, sign: '≥' | '≤', limit: number, unit:
         : shown(measured, unit),
     reached: value === undefined ? undefined : sign === '≥' ? value >= limit : value <= limit,
   }
+}
+
+/** How busy a server was, and what held it up where it was not its own core. */
+export function cpuShown (rounds: readonly Figures[]): string {
+  const { median: share } = spread(rounds.map(({ cpuShare }) => cpuShare))
+  const { median: load } = spread(rounds.map(({ loadShare }) => loadShare))
+  return `${(share * 100).toFixed(0)} %${share >= fullShare ? '' : load >= fullShare ? ' *load-bound*' : ' *waits*'}`
 }

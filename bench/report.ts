@@ -1,7 +1,7 @@
 // What was measured, as Markdown: the table of what to reach, the ratios, and every figure behind them.
 import { describePairs, pairReaches, type Pairs } from './alternating.ts'
 import type { ConsumerRate } from './consumer-rate.ts'
-import { number, reach, scaled, shown, table, type Reach } from './format.ts'
+import { cpuShown, fullShare, number, reach, scaled, shown, table, type Reach } from './format.ts'
 import type { Lag } from './lag.ts'
 import { idleMs, type Pending } from './pending.ts'
 import type { Figures, RowResult } from './rounds.ts'
@@ -35,9 +35,6 @@ export interface Circumstances {
 
 /** Rows of Gearbox itself; all others are what it is compared with. */
 const own = /^(memory|queued|stored)/
-
-/** A core that was busy for less than this share was not what held up a row. */
-const fullShare = 0.9
 
 const mebi = 2 ** 20
 
@@ -178,12 +175,6 @@ function ownLine (result: RowResult): string[] {
 
 function whyNot ({ notMeasured, failed }: RowResult): string {
   return failed === undefined ? `not measured: ${notMeasured ?? 'nobody asked'}` : `**failed**: ${failed}`
-}
-
-function cpuShown (rounds: readonly Figures[]): string {
-  const { median: share } = spread(rounds.map(({ cpuShare }) => cpuShare))
-  const { median: load } = spread(rounds.map(({ loadShare }) => loadShare))
-  return `${(share * 100).toFixed(0)} %${share >= fullShare ? '' : load >= fullShare ? ' *load-bound*' : ' *waits*'}`
 }
 
 function consumerTable ({ consumer }: Results): string {

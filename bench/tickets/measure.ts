@@ -120,9 +120,11 @@ export async function measureCrowd (host: Host, { rounds, say }: Omit<RoundOptio
         const line = `crowd-${round}`
         const crowd = await gather(host, server, `/tickets/${line}`, size)
         const { seconds, failed } = crowd
-        if (name === 'gearbox' && failed === 0) {
+        if (name === 'gearbox') {
           const given = checkedLog(server.databasePath!, line)
-          if (given !== size.requests) throw new Error(`${size.requests} asked for a number, the log has ${given}`)
+          if (given > size.requests || given < size.requests - failed) {
+            throw new Error(`${size.requests} asked for a number and ${failed} failed, but the log has ${given}`)
+          }
         }
         result[name].push(crowd)
         say(`round ${round + 1}/${rounds}  ${size.requests} connections, ${name}: ${seconds.toFixed(1)} s, ` +

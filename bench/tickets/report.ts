@@ -1,5 +1,5 @@
 // What was measured of tickets, as Markdown.
-import { number, reach, scaled, shown, table, type Reach } from '../format.ts'
+import { cpuShown, number, reach, scaled, shown, table, type Reach } from '../format.ts'
 import type { Figures, RowResult } from '../rounds.ts'
 import { interval, ratios, type Spread } from '../statistics.ts'
 import { isOwn, steadyRate, type CrowdResult, type SteadyResult, type Tickets } from './measure.ts'
@@ -28,6 +28,7 @@ function p99Of ({ steady }: Tickets, name: string): Spread | undefined {
 export function ticketReaches (tickets: Tickets): Reach[] {
   const { crowd } = tickets
   const { gearbox, nginx } = crowd
+  const crowdLabel = `${number(crowd.size.requests)} tickets over as many connections`
   const isComplete = (crowd.notMeasured ?? crowd.failed) === undefined && gearbox.length > 0 && nginx.length > 0
   const limitMs = Math.max(15, commitIntervalMs)
   return [
@@ -37,14 +38,16 @@ export function ticketReaches (tickets: Tickets): Reach[] {
       ratioOf(tickets, 'tickets', 'tickets-postgres', rate)),
     reach('CPU of all parts per ticket ÷ per `stored` increment, Redis', '≤', 1.5, '',
       ratioOf(tickets, 'tickets', 'stored', cpuPerMillion)),
-    reach('the same, embedded', '≤', 1.5, '', ratioOf(tickets, 'tickets-embedded', 'stored-embedded', cpuPerMillion)),
-    reach(`${number(crowd.size.requests)} tickets over as many connections: failed`, '≤', 0, '',
+    reach('CPU of all parts per ticket ÷ per `stored` increment, embedded', '≤', 1.5, '',
+      ratioOf(tickets, 'tickets-embedded', 'stored-embedded', cpuPerMillion)),
+    reach(`${crowdLabel}: failed`, '≤', 0, '',
       isComplete ? gearbox.reduce((sum, { failed }) => sum + failed, 0) : undefined),
-    reach('the same: wall time ÷ nginx `return 204`', '≤', 1.5, '',
+    reach(`${crowdLabel}: wall time ÷ nginx \`return 204\``, '≤', 1.5, '',
       isComplete ? interval(ratios(gearbox.map(secondsOf), nginx.map(secondsOf))) : undefined),
-    reach(`p99 at ${number(steadyRate)} tickets/s (15 ms or the commit interval, ${commitIntervalMs} ms), Redis`, '≤',
-      limitMs, ' ms', p99Of(tickets, 'tickets')),
-    reach('the same, embedded', '≤', limitMs, ' ms', p99Of(tickets, 'tickets-embedded')),
+    reach(`p99 at ${number(steadyRate)} tickets/s, Redis (15 ms, or the commit interval)`, '≤', limitMs, ' ms',
+      p99Of(tickets, 'tickets')),
+    reach(`p99 at ${number(steadyRate)} tickets/s, embedded (15 ms, or the commit interval)`, '≤', limitMs, ' ms',
+      p99Of(tickets, 'tickets-embedded')),
   ]
 }
 
@@ -63,8 +66,8 @@ export function ticketFailures ({ rows, steady, crowd }: Tickets): Array<readonl
 
 /** A section of the results. */
 export function describeTickets (tickets: Tickets): string {
-  const heads = ['', 'tickets/s', 'p50 ms', 'p99 ms', 'CPU s per million, all parts', 'tickets/s, Redis ÷ it',
-    `p99 ms at ${number(steadyRate)}/s`, 'set up as']
+  const heads = ['', 'tickets/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s per million, all parts',
+    'tickets/s, Redis ÷ it', `p99 ms at ${number(steadyRate)}/s`, 'set up as']
   return `## Tickets
 
 \`POST /tickets/bench\`: everybody who asks gets the next number. Load: wrk, closed-loop, 1,024 connections with
@@ -85,10 +88,10 @@ ${describeCrowd(tickets.crowd)}`
 }
 
 function line (tickets: Tickets, { row, rounds, notMeasured, failed, note }: RowResult): string[] {
-  if (rounds.length === 0) return [row.label, whyNot({ notMeasured, failed }), '', '', '', '', '', '']
+  if (rounds.length === 0) return [row.label, whyNot({ notMeasured, failed }), '', '', '', '', '', '', '']
   const than = isOwn(row) ? undefined : ratioOf(tickets, 'tickets', row.name, rate)
   return [row.label, shown(interval(rounds.map(rate))), shown(interval(rounds.map(({ p50 }) => p50))),
-    shown(interval(rounds.map(({ p99 }) => p99))), shown(interval(rounds.map(cpuPerMillion))),
+    shown(interval(rounds.map(({ p99 }) => p99))), cpuShown(rounds), shown(interval(rounds.map(cpuPerMillion))),
     than === undefined ? '–' : than.median < 1 ? `**${shown(than)}**` : shown(than),
     steadyShown(tickets.steady.find((steady) => steady.row === row)), note ?? '']
 }
