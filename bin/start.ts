@@ -41,7 +41,7 @@ export const command = defineCommand({
 })
 
 async function start (config: Config): Promise<number> {
-  const logger = createLogger('gearbox', config.logLevel)
+  const logger = createLogger('gearbox', config.logLevel, config.logTransport)
   logCrash(logger)
   const stop = new AbortController()
   listenForSignals(stop, logger)

@@ -28,7 +28,7 @@ import type { Store } from './store/store.ts'
 const settings = [
   'host', 'redisUrl', 'queueName', 'databasePath', 'unsentDir', 'commitIntervalMs', 'headersTimeoutMs',
   'requestTimeoutMs', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'apiKeys',
-  'hostsAllowed', 'metricsPort', 'logLevel', 'statsIntervalMs', 'plugins',
+  'hostsAllowed', 'metricsPort', 'logLevel', 'logTransport', 'statsIntervalMs', 'plugins',
 ] as const
 
 /** The settings of a consumer. */
@@ -69,7 +69,7 @@ async function run (
   config: ConsumerConfig, plugins: readonly LoadedPlugin[], socket: string | undefined, before: Owner | undefined
 ): Promise<void> {
   const link = ParentLink.ofThisProcess()
-  const logger = createLogger('consumer', config.logLevel)
+  const logger = createLogger('consumer', config.logLevel, config.logTransport)
   logCrash(logger)
   const stopping = stopRequested(link, link === undefined)
   const embedded = socket === undefined ? undefined : new EmbeddedConsumerQueue(socket)

@@ -63,7 +63,7 @@ const settings = [
   'pendingKeysMax', 'pendingBytesMax', 'pendingRequestsMax', 'unstoredBytesMax', 'bodyBytesMax', 'bodyPairsMax',
   'connectionsMax', 'fastLane', 'basePath', 'headersTimeoutMs', 'requestTimeoutMs', 'keepAliveTimeoutMs', 'drainMs',
   'apiKeys', 'hostsAllowed', 'corsOrigins', 'public', 'trustProxy', 'totalsMaxAgeS', 'metricsPort',
-  'logLevel', 'statsIntervalMs', 'plugins',
+  'logLevel', 'logTransport', 'statsIntervalMs', 'plugins',
 ] as const
 
 /** The settings of a web worker. */
@@ -94,7 +94,7 @@ async function run (
   config: WebConfig, plugins: readonly LoadedPlugin[], embedded: string | undefined, name = 'web'
 ): Promise<number> {
   const link = ParentLink.ofThisProcess()
-  const logger = createLogger(name, config.logLevel)
+  const logger = createLogger(name, config.logLevel, config.logTransport)
   logCrash(logger)
   const stopping = stopRequested(link, true)
   const parts = build(config, plugins, logger, link, embedded)

@@ -7,6 +7,7 @@ import { parseApiKey } from './access/api-keys.ts'
 import { parseHost } from './access/hosts.ts'
 import { parseOrigin } from './access/origins.ts'
 import { parseTrustProxy } from './access/trust-proxy.ts'
+import { parseTransport } from './log/transport.ts'
 import { builtInPlugins, parsePlugins } from './plugin/names.ts'
 import { parseRedisUrl } from './redis-url.ts'
 import {
@@ -157,6 +158,12 @@ export const coreSettings = {
   })),
   logLevel: oneOf(
     'info', ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'least level that is logged'),
+  logTransport: optional({
+    fallback: undefined,
+    about: 'pino transport (package, or ./NAME.ts) that receives the log instead of standard output',
+    printable: true,
+    parse: parseTransport,
+  }),
   statsIntervalMs: integer({
     fallback: 10_000, range: [100, 24 * hourMs], unit: 'ms', about: 'between two lines of metrics in the log',
   }),

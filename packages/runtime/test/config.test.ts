@@ -55,6 +55,7 @@ const defaults: Config = {
   totalsMaxAgeS: 0,
   metricsPort: undefined,
   logLevel: 'info',
+  logTransport: undefined,
   statsIntervalMs: 10_000,
   plugins: builtInPlugins,
 }
@@ -67,7 +68,7 @@ const variables = [
   'KEEP_ALIVE_TIMEOUT_MS', 'DRAIN_MS',
   'IDEMPOTENCY_HOURS', 'IDEMPOTENCY_ROWS_MAX', 'REJECTED_ROWS_MAX', 'REJECTED_BYTES_MAX', 'API_KEYS', 'HOSTS_ALLOWED',
   'CORS_ORIGINS', 'PUBLIC', 'TRUST_PROXY', 'TOTALS_MAX_AGE_S',
-  'METRICS_PORT', 'LOG_LEVEL', 'STATS_INTERVAL_MS', 'PLUGINS',
+  'METRICS_PORT', 'LOG_LEVEL', 'LOG_TRANSPORT', 'STATS_INTERVAL_MS', 'PLUGINS',
 ]
 
 describe('an environment', () => {
@@ -121,6 +122,7 @@ describe('an environment', () => {
       TOTALS_MAX_AGE_S: '12',
       METRICS_PORT: '9100',
       LOG_LEVEL: 'silent',
+      LOG_TRANSPORT: import.meta.filename,
       STATS_INTERVAL_MS: '100',
       PLUGINS: 'tickets, ./mine.ts,@me/plugin',
     })).toEqual({
@@ -167,6 +169,7 @@ describe('an environment', () => {
       totalsMaxAgeS: 12,
       metricsPort: 9100,
       logLevel: 'silent',
+      logTransport: import.meta.filename,
       statsIntervalMs: 100,
       plugins: ['tickets', './mine.ts', '@me/plugin'],
     })
@@ -221,6 +224,7 @@ describe('a problem', () => {
     ['TRUST_PROXY', 'yes', '0', '101', '10.0.0.0/33', '::1/129', 'proxy.example.org', ',', '10.0.0.1,', '10.0.0/8'],
     ['TOTALS_MAX_AGE_S', '-1', '86401'],
     ['METRICS_PORT', 'x', '65536'], ['LOG_LEVEL', 'INFO', 'verbose', 'true'], ['STATS_INTERVAL_MS', '0', '-1'],
+    ['LOG_TRANSPORT', './gone.ts', '/gone', 'no-such-transport', ' '],
     ['PLUGINS', ',', 'a,', 'a,,b', 'a,none', 'none,none'],
   ])('in %s is named', (name, ...values) => {
     for (const value of values) {

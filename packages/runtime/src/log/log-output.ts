@@ -175,13 +175,31 @@ export function standardOutput (): LogOutput {
   return standard
 }
 
-/** Lines of this process's log that standard output did not take. */
+/** Another output of the log, besides standard output. */
+export interface OtherOutput {
+  /** Lines that it did not take. */
+  readonly lost: number
+  /** Gives what waits a moment to be written. */
+  end (): Promise<void>
+}
+
+const others: OtherOutput[] = []
+
+/** Counts another output's lost lines, and ends it before the process ends. */
+export function addOutput (output: OtherOutput): void {
+  others.push(output)
+}
+
+/** Lines of this process's log that its output did not take. */
 export function logLinesLost (): number {
-  return standard?.lost ?? 0
+  return others.reduce((lost, output) => lost + output.lost, standard?.lost ?? 0)
 }
 
 /** Gives this process's last log lines a moment to be written. */
 export async function flushLog (): Promise<void> {
+  await standard?.flush()
+  for (const output of others.splice(0)) await output.end()
+  // What they had to say at last.
   await standard?.flush()
 }
 

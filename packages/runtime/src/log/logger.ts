@@ -2,8 +2,9 @@
 import { isatty } from 'node:tty'
 import { pino, type Logger, type LoggerOptions } from 'pino'
 import { prettyFactory } from 'pino-pretty'
-import { leave, standardOutput } from './log-output.ts'
+import { addOutput, leave, standardOutput } from './log-output.ts'
 import { Repeats, repeatsIntervalMs } from './repeats.ts'
+import { LogTransport } from './transport.ts'
 
 export type { Logger } from 'pino'
 
@@ -16,8 +17,9 @@ const infoLevel = 30
 /**
  * A logger that writes to stdout. Lines of one kind beyond a few in ten seconds are counted and summed up in one.
  * @param part the process whose log it is: gearbox, web 1, consumer
+ * @param transport the module of a pino transport that receives the log instead
  */
-export function createLogger (part: string, level: string): Logger {
+export function createLogger (part: string, level: string, transport?: string): Logger {
   const output = standardOutput()
   const repeats = new Repeats()
   const options: LoggerOptions = {
@@ -37,7 +39,14 @@ export function createLogger (part: string, level: string): Logger {
     },
   }
   const prettify = isatty(1) ? makePretty(part, level) : (line: string) => line
-  const logger = pino(options, { write: (line: string) => output.write(prettify(line)) })
+  const toStandard = (line: string): void => output.write(prettify(line))
+  const other = transport === undefined
+    ? undefined
+    : new LogTransport(transport, toStandard, (reason) => {
+      logger.error(`the log transport ${transport} failed (${reason}): logging to standard output`)
+    })
+  if (other !== undefined) addOutput(other)
+  const logger = pino(options, { write: (line: string) => other === undefined ? toStandard(line) : other.write(line) })
   output.on(
     (lost) => logger.warn({ lost }, `${lost} log lines were lost: standard output did not take them`),
     () => repeats.sumUp()
