@@ -43,6 +43,8 @@ const notRun: ReadonlyArray<readonly [document: string, begins: string, why: str
   ['install/README.md', 'vagrant up', 'it needs a hypervisor; test/install/units.test.ts validates the Vagrantfile'],
   ['plugins/README.md', 'import { definePlugin', 'plugins.test.ts loads it'],
   ['plugins/README.md', 'PLUGINS=./poll.ts', 'plugins.test.ts runs all three lines'],
+  ['plugins/tickets/README.md', 'npm run rebind -- /srv', 'plugins/tickets/test/end-to-end.test.ts runs it'],
+  ['plugins/tickets/README.md', 'npm run rebind -- --embedded', 'plugins/tickets/test/end-to-end.test.ts runs it'],
   ['vegeta/README.md', '33000 requests', 'what the command above it prints'],
 ]
 

@@ -247,7 +247,7 @@ test('after a restored backup and a rebind every name goes on above the floor', 
   await stop(second)
 })
 
-test('with the embedded queue nothing notices a restored database, and numbers come again', async () => {
+test('with the embedded queue nothing notices a restored database: numbers come again without a rebind', async () => {
   const place = await makePlace('the embedded queue')
   const backup = join(temporaryDir(), 'backup.db')
   const first = await start(place)
@@ -262,6 +262,12 @@ test('with the embedded queue nothing notices a restored database, and numbers c
   const second = await start(place)
   expect(await number(second.url), 'which is why the documents say so').toBe(2)
   await stop(second)
+  const rebind = endWithTest(startCommand('rebind', ['--embedded', place.path, '--tickets-from', '500'], place.env))
+  expect(await rebind.exited, rebind.output).toBe(0)
+  expect(rebind.output).toMatch(/new identity\n.* goes on above 500/)
+  const third = await start(place)
+  expect(await number(third.url)).toBe(501)
+  await stop(third)
 })
 
 test('where many more ask than a worker may hold, everybody gets an answer', async () => {

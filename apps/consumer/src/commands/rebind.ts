@@ -69,6 +69,11 @@ class Renewal {
     this.#values = Object.fromEntries(given.filter((value): value is [string, string] => typeof value[1] === 'string'))
   }
 
+  /** Whether an option of a plugin was given: then it is to be done also where all belongs together already. */
+  get isAskedFor (): boolean {
+    return Object.keys(this.#values).length > 0
+  }
+
   /** Opens the database, with the tables of plugins. @throws as Store */
   open (config: RebindConfig): Store {
     const pluginParts = { loaded: this.#plugins, logger: this.#logger }
@@ -77,7 +82,7 @@ class Renewal {
 
   /** @param isNew nobody has seen its identity, so it keeps that, unless a plugin was asked to do anything */
   renew (store: Store, isNew: boolean): Owner {
-    if (isNew && Object.keys(this.#values).length === 0) return store.owner
+    if (isNew && !this.isAskedFor) return store.owner
     return store.renew((database) => {
       for (const { plugin: { rebind } } of this.#plugins) {
         for (const line of rebind?.run(database, this.#values) ?? []) this.lines.push(line)
@@ -149,7 +154,8 @@ async function bind (
         throw new FatalError(`${queue.name} could not be bound: ${queue.unreachable ?? reasonOf(error)}`)
       })
       const { owner, stored } = await queue.readOwner()
-      if (owner !== undefined && mismatchOf(owner, stored, identity) === undefined) {
+      const isRight = owner !== undefined && mismatchOf(owner, stored, identity) === undefined
+      if (isRight && !renewal.isAskedFor) {
         return `${queue.name} belongs to ${config.databasePath} already: nothing to do`
       }
       const renewed = await bindTo(queue, owner, config, renewal, identity === undefined)
@@ -192,7 +198,8 @@ async function giveUpRedis (
   const { databasePath } = config
   if (identity === undefined) throw new FatalError(`there is no database ${databasePath} that belongs to a queue`)
   const { queue } = identity
-  if (queue === undefined || queue === embeddedQueue) {
+  const isEmbedded = queue === undefined || queue === embeddedQueue
+  if (isEmbedded && !renewal.isAskedFor) {
     return `${databasePath} belongs to no queue in Redis: nothing to do`
   }
   return await alone(config, () => {
@@ -204,6 +211,8 @@ async function giveUpRedis (
     } finally {
       store.close()
     }
-    return `${databasePath} no longer belongs to ${queue}; what waits there stays there`
+    return isEmbedded
+      ? `${databasePath} has a new identity`
+      : `${databasePath} no longer belongs to ${queue}; what waits there stays there`
   })
 }
