@@ -206,6 +206,52 @@ test('a command of a plugin is run with its options and settings', async () => {
   expect([wrong.code, wrong.output]).toEqual([64, expect.stringMatching(/"poll-lists" is not.*, poll-list\n$/)])
 })
 
+test.each(['the embedded queue', 'Redis'])('a plugin of a stranger submits what its other part stores, with %s', {
+  timeout: 60_000,
+}, async (queue) => {
+  const redis = queue === 'Redis' ? await RedisServer.start() : undefined
+  onTestFinished(async () => { await redis?.stop() })
+  const dir = temporaryDir()
+  writeFileSync(join(dir, 'poll.ts'), `import { definePlugin, refuse } from '@gearbox/runtime/plugin.ts'
+export default definePlugin({
+  name: 'poll',
+  web: (app, context) => {
+    app.post('/poll', {
+      config: { needs: 'count' },
+      schema: { body: { type: 'object', properties: { text: { type: 'string' } } } },
+    }, async (request) => await context.submit(request.body.text, context.idempotency(request)))
+    app.get('/poll', { config: { needs: 'read' } }, () => context.database.all('SELECT text FROM poll_texts'))
+  },
+  consumer: {
+    migrations: ['CREATE TABLE poll_texts(n INTEGER PRIMARY KEY, text TEXT)'],
+    apply: ({ data }, { database }) => {
+      database.run('INSERT INTO poll_texts(text) VALUES (?)', data)
+      if (data === 'no') throw refuse(409, 'GBX_POLL_NO', 'not that one', { data })
+      if (data === 'oops') throw new Error('a slip')
+      return database.get('SELECT count(*) AS n FROM poll_texts').n
+    },
+  },
+})
+`)
+  const { url } = await listening(endWithTest(new Program(process.execPath, [bin, 'start'], {
+    PLUGINS: './poll.ts', PORT: String(await freePort()), REDIS_URL: redis?.url, WEB_WORKERS: '2',
+  }, { cwd: dir })))
+  const submit = async (text: string, headers: Record<string, string> = {}): Promise<readonly [number, unknown]> => {
+    const reply = await fetch(`${url}/poll`, { method: 'POST', headers, body: new URLSearchParams({ text }) })
+    return [reply.status, await reply.json()]
+  }
+  expect(await submit('a')).toEqual([200, { state: 'stored', result: 1 }])
+  for (let i = 0; i < 4; i++) {
+    expect(await submit('b', { 'Idempotency-Key': 'k' })).toEqual([200, { state: 'stored', result: 2 }])
+  }
+  expect(await submit('no')).toEqual([409, {
+    statusCode: 409, code: 'GBX_POLL_NO', error: 'Conflict', message: 'not that one', data: 'no',
+  }])
+  expect(await submit('oops')).toEqual([500, expect.objectContaining({ code: 'GBX_PLUGIN_FAILED' })])
+  expect(await submit('c')).toEqual([200, { state: 'stored', result: 3 }])
+  expect(await (await fetch(`${url}/poll`)).json()).toEqual(['a', 'b', 'c'].map((text) => ({ text })))
+})
+
 test('options that a plugin adds to rebind are taken, and in its --help', async () => {
   const source = pluginText(`rebind: {
     options: { 'poll-from': { type: 'string', usage: 'N  where the votes begin' } },
