@@ -8,6 +8,7 @@
 import { createHash } from 'node:crypto'
 import { closeSync, openSync, writeSync } from 'node:fs'
 import type Database from 'better-sqlite3'
+import { TicketLedger } from './tickets.ts'
 
 export type Level = 'memory' | 'queued' | 'stored'
 
@@ -69,6 +70,7 @@ export const edges: readonly Pair[] = [{ key: 'edge above', delta: 2n ** 63n - 1
 export class Ledger {
   readonly operations: Operation[] = []
   readonly problems: string[] = []
+  readonly tickets = new TicketLedger(this.problems)
   /** Attempts with both marks, answered or not: only for these may the queue have lost a batch for good. */
   lostWithWorker = 0
   /** Operations that judge() found to be lost, and whose loss is excused. */
@@ -154,6 +156,7 @@ export class Ledger {
    * @param ports clients' ends of its connections; undefined: not known
    */
   workerKilled (ports: ReadonlySet<number> | undefined, openPorts: ReadonlySet<number>): void {
+    this.tickets.workerKilled()
     this.#mark((attempt) => {
       // What came over a connection that is no more may have been anybody's.
       if (ports !== undefined && attempt.port !== undefined && openPorts.has(attempt.port) &&
@@ -167,11 +170,13 @@ export class Ledger {
 
   /** A worker has left in order: what it had is in the queue, or in an unsent file. */
   workerLeft (): void {
+    this.tickets.workerLeft()
     this.#mark((attempt) => { attempt.orphan = true })
   }
 
   /** Redis has lost its data. */
   dataLost (): void {
+    this.tickets.dataLost()
     this.#mark((attempt) => { attempt.dataLost = true })
   }
 

@@ -10,6 +10,7 @@ import { Client, goToTheEdges } from './client.ts'
 import { schedule, type Step } from './faults.ts'
 import { describe, isRefusedWhole, Ledger, verdictOf } from './ledger.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
+import { TicketClient } from './tickets.ts'
 import { heldBytesMax, System, type Queue } from './system.ts'
 
 export interface ChaosOptions {
@@ -34,6 +35,7 @@ export interface ChaosResult {
 }
 
 const clientCount = 16
+const ticketClientCount = 6
 
 /** Of the time, what rest usually takes. */
 const restMs = 6000
@@ -111,17 +113,24 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
     openPorts: system.openPorts,
   }))
   const steps = schedule(random.fork(), queue, trimmed)
+  const ticketClients = Array.from({ length: ticketClientCount }, (_, i) => new TicketClient({
+    name: `t${i}`,
+    random: random.fork(),
+    ledger: ledger.tickets,
+    url: system.url,
+    deadlineMs: ackTimeoutMs + deadlineSlackMs,
+  }))
   const sweeps = setInterval(() => ledger.sweep(), sweepMs)
   let verdicts: Record<string, number> = {}
   const work = async (): Promise<void> => {
-    for (const client of clients) client.start()
+    for (const client of [...clients, ...ticketClients]) client.start()
     for (const step of steps) {
       if (happened.length > 0 && performance.now() + step.pauseMs > endAt - restMs) break
       await runStep(system, ledger, step, happened)
       if (ledger.problems.length > 0) break
     }
-    await Promise.all(clients.map(async (client) => { await client.stop() }))
-    verdicts = await rest(system, ledger, clients, db, plant)
+    await Promise.all([...clients, ...ticketClients].map(async (client) => { await client.stop() }))
+    verdicts = await rest(system, ledger, clients, ticketClients, db, plant)
   }
   try {
     await orEnded(work())
@@ -131,10 +140,10 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
   }
   clearTimeout(timer)
   clearInterval(sweeps)
-  for (const client of clients) client.close()
+  for (const client of [...clients, ...ticketClients]) client.close()
   const failed = ledger.problems.length > 0 && signal?.aborted !== true
   await system.end(failed)
-  await Promise.all(clients.map(async (client) => { await client.stop() }))
+  await Promise.all([...clients, ...ticketClients].map(async (client) => { await client.stop() }))
   ledger.close()
   db.close()
   const statuses = new Map<number, number>()
@@ -185,7 +194,8 @@ async function runStep (system: System, ledger: Ledger, { pauseMs, offsetMs, fau
 }
 
 /** Comes to rest and compares. */
-async function rest (system: System, ledger: Ledger, clients: readonly Client[], db: Database.Database,
+async function rest (system: System, ledger: Ledger, clients: readonly Client[],
+  ticketClients: readonly TicketClient[], db: Database.Database,
   plant: ChaosOptions['plant']): Promise<Record<string, number>> {
   const { problems } = ledger
   ledger.note('rest')
@@ -197,6 +207,12 @@ async function rest (system: System, ledger: Ledger, clients: readonly Client[],
     operation.idempotencyKey !== undefined && !isRefusedWhole(operation) &&
       (verdictOf(operation) !== 'counted' || operation.id % repeatedOf === 0))
   const unsettled: number[] = []
+  const { unsettled: tickets } = ledger.tickets
+  await Promise.all(ticketClients.map(async (client) => {
+    for (let operation = tickets.shift(); operation !== undefined; operation = tickets.shift()) {
+      await client.settle(operation, deadline)
+    }
+  }))
   await Promise.all(clients.map(async (client) => {
     for (let operation = open.shift(); operation !== undefined; operation = open.shift()) {
       if (!await client.settle(operation, deadline)) unsettled.push(operation.id)
@@ -238,6 +254,7 @@ async function rest (system: System, ledger: Ledger, clients: readonly Client[],
   const integrity = db.pragma('integrity_check', { simple: true })
   if (integrity !== 'ok') problems.push(`integrity_check: ${String(integrity)}`)
   plant?.(system.databasePath)
+  ledger.tickets.judge(db)
   return ledger.judge()
 }
 
