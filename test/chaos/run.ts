@@ -154,7 +154,7 @@ export async function runChaos ({ seed, queue, durationMs, signal, plant }: Chao
   const found = Object.entries(verdicts).map(([verdict, count]) => `${count} ${verdict}`).join(', ')
   const summary =
     `seed ${seed}, ${queue}: ${happened.length} faults, ${ledger.operations.length} operations (${found}; ` +
-    `${ledger.excused} may be lost, ${ledger.lost} are), answers ${answers}; ` +
+    `${ledger.excused} may be lost, ${ledger.lost} are), answers ${answers}; ${ledger.tickets.summary}; ` +
     `slowest recovery ${Math.round(system.slowestRecovery)} ms, most memory ` +
     `${Math.round(system.memory.most / 2 ** 20)} MiB (${Math.round(system.memory.growth / 2 ** 20)} more than at ` +
     `first), took ${((performance.now() - startedAt) / 1000).toFixed(1)} s`

@@ -73,6 +73,16 @@ export class TicketLedger {
     this.#mark((attempt) => { attempt.dataLost = true })
   }
 
+  /** How many requests there were, and what became of them. */
+  get summary (): string {
+    const { operations } = this
+    const issued = operations.filter(({ issue }) => issue !== undefined)
+    const repeated = operations.filter(({ attempts }) => attempts.length > 1)
+    const pending = operations.filter(({ attempts }) => attempts.some(({ location }) => location !== undefined))
+    return `${operations.length} asked for tickets (${issued.length} know theirs, ${repeated.length} asked again ` +
+      `with a key, ${pending.length} had to wait)`
+  }
+
   /** What is to be asked for at rest: what was pending or open, and some of what has a key. */
   get unsettled (): Operation[] {
     return this.operations.filter(({ id, idempotencyKey, issue, attempts }) => idempotencyKey === undefined
