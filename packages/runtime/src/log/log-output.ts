@@ -198,8 +198,9 @@ export function logLinesLost (): number {
 /** Gives this process's last log lines a moment to be written. */
 export async function flushLog (): Promise<void> {
   await standard?.flush()
-  for (const output of others.splice(0)) await output.end()
-  // What they had to say at last.
+  if (others.length === 0) return
+  for (const output of others) await output.end()
+  // What came to standard output because one of them had failed.
   await standard?.flush()
 }
 
