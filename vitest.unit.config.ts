@@ -5,14 +5,14 @@ import all from './vitest.config.ts'
 /** Each starts programs of the system: Redis, a browser, a shell. */
 const programs = [
   'apps/consumer/test/{binding,database-file,store}', 'apps/web/test/{docs,docs-page,spool}',
-  'packages/queue/test/redis-queue', 'packages/runtime/test/log-output',
+  'packages/queue/test/redis-queue', 'packages/runtime/test/log-output', 'plugins/tickets/test/{end-to-end,page}',
 ]
 
 /** Each keeps a whole web worker, a queue or a database busy for seconds. */
 const slow = [
   'apps/consumer/test/{consumer,key-counter,rejections}',
   'apps/web/test/{access,edge,fast-lane,flusher,increment,routing,standard-path,totals}',
-  'packages/queue/test/embedded-queue',
+  'packages/queue/test/embedded-queue', 'plugins/tickets/test/routes',
 ]
 
 export default defineConfig({

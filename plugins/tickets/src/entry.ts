@@ -107,6 +107,11 @@ function isObject (value: Json | undefined): value is JsonObject {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
+/** Not an empty one: that is no line's, see tables.ts. */
+function isName (value: Json | undefined): value is string {
+  return typeof value === 'string' && value !== ''
+}
+
 function isCount (value: Json | undefined): value is number {
   return typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
 }
@@ -117,7 +122,7 @@ function isCounts (value: Json | undefined): value is readonly number[] {
 
 function isIssue (data: JsonObject): data is IssueEntry {
   const { issue, requests, counts, holders, request, secret, came } = data
-  if (typeof issue !== 'string' || !isCount(requests) || requests === 0 || requests > entryTicketsMax) return false
+  if (!isName(issue) || !isCount(requests) || requests === 0 || requests > entryTicketsMax) return false
   const isPair = (value: Json): value is readonly [number, Json] =>
     Array.isArray(value) && value.length === 2 && isCount(value[0]) && value[0] < requests
   return Array.isArray(counts) && counts.every((pair) => isPair(pair) && isCount(pair[1]) && pair[1] <= countMax) &&
@@ -127,20 +132,20 @@ function isIssue (data: JsonObject): data is IssueEntry {
 }
 
 function isServe (data: JsonObject): data is ServeEntry {
-  return typeof data.serve === 'string' && (isCount(data.by) || isCount(data.to))
+  return isName(data.serve) && (isCount(data.by) || isCount(data.to))
 }
 
 function isGiveUp (data: JsonObject): data is GiveUpEntry {
   const { giveUp, number, receipt } = data
-  return typeof giveUp === 'string' && isCount(number) && (receipt === undefined || typeof receipt === 'string')
+  return isName(giveUp) && isCount(number) && (receipt === undefined || typeof receipt === 'string')
 }
 
 function isLimit (data: JsonObject): data is LimitEntry {
   const { limit, to } = data
-  return typeof limit === 'string' && (to === null || isCount(to))
+  return isName(limit) && (to === null || isCount(to))
 }
 
 function isAsked (data: JsonObject): data is AskedEntry {
   const { asked, number } = data
-  return typeof asked === 'string' && isCount(number)
+  return isName(asked) && isCount(number)
 }

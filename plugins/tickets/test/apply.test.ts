@@ -344,7 +344,8 @@ test('verify names a gap, a repeat, and a line that differs from its log', () =>
 test('an entry that no worker sends is refused', () => {
   const consumer = new Consumer()
   const good = issueEntry('boat', [1])
-  for (const data of [null, 7, [], {}, { issue: 1 }, { ...good, requests: 0 }, { ...good, counts: [[1, 2]] },
+  for (const data of [null, 7, [], {}, { issue: 1 }, { ...good, issue: '' }, { ...good, requests: 0 },
+    { ...good, counts: [[1, 2]] },
     { ...good, counts: [[0, 1001]] }, { ...good, requests: 2 ** 20 + 1 }, { ...good, holders: [[0, 1]] },
     { serve: 'boat' }, { giveUp: 'boat' }, { limit: 'boat' }, { asked: 'boat' }]) {
     expect(consumer.refusal(data as TicketEntry), JSON.stringify(data)).toMatchObject({ code: 'GBX_BAD_ENTRY' })

@@ -289,9 +289,9 @@ test('API_KEYS and PUBLIC say who may do what', async () => {
     (await send(`${gearbox.url}/tickets/boat${path}`, {
       method, headers: key === undefined ? {} : { authorization: `Bearer ${key}` },
     })).status
-  expect(await status('POST', '')).toBe(401)
-  expect(await status('POST', '', 'r')).toBe(403)
+  expect(await status('POST', '')).toBe(201)
   expect(await status('POST', '', 'c')).toBe(201)
+  expect(await status('POST', '', 'wrong')).toBe(401)
   expect([await status('GET', ''), await status('GET', '/1')]).toEqual([200, 200])
   expect(await status('GET', '/1?receipt=x')).toBe(403)
   for (const [method, path] of [['POST', '/serve?by=1'], ['PUT', '?limit=9'], ['GET', '/log']] as const) {
@@ -307,5 +307,19 @@ test('API_KEYS and PUBLIC say who may do what', async () => {
     '/tickets/{name}', '/tickets/{name}/log', '/tickets/{name}/requests/{request}', '/tickets/{name}/serve',
     '/tickets/{name}/{number}',
   ])
+  await stop(gearbox)
+})
+
+test('without PUBLIC a number needs a key that may count, and a line one that may read', async () => {
+  const place = await makePlace('the embedded queue', { API_KEYS: 'count:c,read:r', WEB_WORKERS: '1' })
+  const gearbox = await start(place)
+  const status = async (method: string, path: string, key?: string): Promise<number> =>
+    (await send(`${gearbox.url}/tickets/boat${path}`, {
+      method, headers: key === undefined ? {} : { authorization: `Bearer ${key}` },
+    })).status
+  const statuses = async (method: string, path: string): Promise<number[]> =>
+    [await status(method, path), await status(method, path, 'c'), await status(method, path, 'r')]
+  expect(await statuses('POST', '')).toEqual([401, 201, 403])
+  expect(await statuses('GET', '/1')).toEqual([401, 403, 200])
   await stop(gearbox)
 })

@@ -29,7 +29,7 @@ interface PlacePath { Params: { name: string, number: string }, Querystring: { r
 const listedMax = 10_000
 
 const access = {
-  take: { needs: 'count' },
+  take: { needs: 'count', public: 'tickets' },
   read: { needs: 'read', public: 'tickets' },
   /** For whoever knows something that can't be guessed: a receipt, or the address of a request. */
   own: { needs: 'any', public: 'tickets' },

@@ -108,6 +108,7 @@ export class WaitingLines {
       if (submitted.state === 'stored') await this.#settle(entry, submitted.result)
       if (submitted.state !== 'pending') return
       this.#close(entry)
+      this.#forgetOld()
       this.#late.set(entry.group, entry)
       await entry.promise()
       await this.#settle(entry, await submitted.late)
@@ -139,8 +140,8 @@ export class WaitingLines {
   #forgetOld (): void {
     const before = performance.now() - remembered.ms
     for (const [group, { settledAt }] of this.#late) {
-      const isOld = settledAt !== undefined && (settledAt < before || this.#late.size > remembered.entries)
-      if (!isOld) return
+      if (settledAt === undefined) continue
+      if (settledAt >= before && this.#late.size <= remembered.entries) return
       this.#late.delete(group)
     }
   }
