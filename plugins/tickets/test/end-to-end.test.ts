@@ -1,7 +1,7 @@
 // Tickets as their users have them: `npm start` with both queues, clients over HTTP, and programs that are killed.
 import { copyFileSync } from 'node:fs'
 import { Agent } from 'node:http'
-import { connect } from 'node:net'
+import { connect, type Socket } from 'node:net'
 import { join } from 'node:path'
 import Database from 'better-sqlite3'
 import { expect, onTestFinished, test } from 'vitest'
@@ -279,6 +279,32 @@ test('where many more ask than a worker may hold, everybody gets an answer', asy
   expect(issued).toBeGreaterThan(0)
   expect(statuses.filter((status) => status !== 201 && status !== 503)).toEqual([])
   expect(JSON.parse((await send(`${gearbox.url}/tickets/boat`)).text).issued).toBe(issued)
+  await stop(gearbox)
+})
+
+test('whoever has closed its connection before the flush has no number, and is told so if it still reads', async () => {
+  const place = await makePlace('the embedded queue', { FLUSH_INTERVAL_MS: '1000', WEB_WORKERS: '1' })
+  const gearbox = await start(place)
+  const { hostname, port } = new URL(gearbox.url)
+  const open = async (path: string): Promise<Socket> => await new Promise((resolve) => {
+    const socket = connect(Number(port), hostname, () => {
+      socket.write(`POST ${path} HTTP/1.1\r\nHost: ${hostname}\r\nContent-Length: 0\r\n\r\n`, () => resolve(socket))
+    })
+    socket.on('error', () => {})
+  })
+  // The interval begins.
+  await take(`${gearbox.url}/tickets/raft`)
+  const gone = await open('/tickets/boat?count=3')
+  const half = await open('/tickets/boat?count=5')
+  const stays = take(`${gearbox.url}/tickets/boat`)
+  gone.destroy()
+  half.end()
+  let text = ''
+  half.on('data', (chunk) => { text += String(chunk) })
+  expect(JSON.parse((await stays).text)).toMatchObject({ number: 1 })
+  await until('a reply', () => text.includes('GBX_HUNG_UP'))
+  expect(text).toMatch(/^HTTP\/1\.1 400 /)
+  expect(JSON.parse((await send(`${gearbox.url}/tickets/boat`)).text).issued).toBe(1)
   await stop(gearbox)
 })
 

@@ -37,7 +37,7 @@ export class KeyedRequests {
       holders: holder === undefined ? [] : [[0, holder]],
       request,
     }
-    this.#web.submit(data, { ...key, scope: `POST /tickets/${name}` }).then((submitted) => {
+    this.#web.submit(data, { ...key, scope: `POST /tickets/${encodeURIComponent(name)}` }).then((submitted) => {
       if (submitted.state === 'stored') {
         this.#onIssued(count)
         settle(outcomeOf(parseIssued(submitted.result), count))

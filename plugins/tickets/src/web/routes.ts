@@ -142,7 +142,7 @@ function addServe (app: FastifyInstance, web: Web): void {
     const entry: ServeEntry = by !== undefined
       ? { serve: name, by: readInteger(by, 'by', 1, 1000) }
       : { serve: name, to: readInteger(to ?? '', 'to', 1, numberMax) }
-    const scope = `POST /tickets/${name}/serve`
+    const scope = `POST /tickets/${encodeURIComponent(name)}/serve`
     const result = await whenStored(web, entry, { ...web.idempotency(request), scope })
     if (result === undefined) return reply.code(202).send()
     const served = parseServed(result)
