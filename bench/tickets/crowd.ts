@@ -13,8 +13,10 @@ export interface CrowdSize {
 /** What came of one. */
 export interface Crowd {
   readonly seconds: number
-  /** Requests that got no answer, or one that is no 2xx. */
-  readonly failed: number
+  /** Requests that got an answer that is no 2xx. */
+  readonly refused: number
+  /** Requests that got none, or not all of it. */
+  readonly broken: number
 }
 
 /** Files that ab has open besides its connections. */
@@ -41,9 +43,14 @@ export async function gather ({ cores }: Host, { port }: Server, path: string, {
     const [, value] = new RegExp(`^${name}: +([\\d.]+)`, 'm').exec(output) ?? []
     return value === undefined ? undefined : Number(value)
   }
-  const [complete, seconds, failed] = ['Complete requests', 'Time taken for tests', 'Failed requests'].map(read)
-  if (complete !== requests || seconds === undefined || failed === undefined) {
-    throw new Error(`ab did not finish:\n${output}`)
+  const [complete, seconds] = ['Complete requests', 'Time taken for tests'].map(read)
+  if (complete !== requests || seconds === undefined) throw new Error(`ab did not finish:\n${output}`)
+  // ab counts a connection that broke once for what happened and once more as an exception.
+  const [connect = 0, receive = 0, exceptions = 0] =
+    (/\(Connect: (\d+), Receive: (\d+), Length: \d+, Exceptions: (\d+)\)/.exec(output) ?? []).slice(1).map(Number)
+  return {
+    seconds,
+    refused: read('Non-2xx responses') ?? 0,
+    broken: Math.max(connect + receive, exceptions, Math.ceil((read('Failed requests') ?? 0) / 2)),
   }
-  return { seconds, failed: failed + (read('Non-2xx responses') ?? 0) }
 }

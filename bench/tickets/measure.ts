@@ -119,16 +119,11 @@ export async function measureCrowd (host: Host, { rounds, say }: Omit<RoundOptio
         // A new line each time: its numbers are those of this crowd.
         const line = `crowd-${round}`
         const crowd = await gather(host, server, `/tickets/${line}`, size)
-        const { seconds, failed } = crowd
-        if (name === 'gearbox') {
-          const given = checkedLog(server.databasePath!, line)
-          if (given > size.requests || given < size.requests - failed) {
-            throw new Error(`${size.requests} asked for a number and ${failed} failed, but the log has ${given}`)
-          }
-        }
-        result[name].push(crowd)
+        const { seconds, refused, broken } = crowd
         say(`round ${round + 1}/${rounds}  ${size.requests} connections, ${name}: ${seconds.toFixed(1)} s, ` +
-          `${failed} failed`)
+          `${refused} refused, ${broken} broken`)
+        if (name === 'gearbox') checkGiven(checkedLog(server.databasePath!, line), size, crowd)
+        result[name].push(crowd)
       }
     }
   } catch (error) {
@@ -137,4 +132,10 @@ export async function measureCrowd (host: Host, { rounds, say }: Omit<RoundOptio
     return { ...result, failed: reasonOf(error) }
   }
   return result
+}
+
+/** What was refused must not have got a number; what broke may have. @throws Error */
+function checkGiven (given: number, { requests }: CrowdSize, { refused, broken }: Crowd): void {
+  if (given <= requests - refused && given >= requests - refused - broken) return
+  throw new Error(`of ${requests} requests ${refused} were refused and ${broken} broke, but ${given} got a number`)
 }

@@ -2,6 +2,7 @@
 import { cpuShown, number, reach, scaled, shown, table, type Reach } from '../format.ts'
 import type { Figures, RowResult } from '../rounds.ts'
 import { interval, ratios, type Spread } from '../statistics.ts'
+import type { Crowd } from './crowd.ts'
 import { isOwn, steadyRate, type CrowdResult, type SteadyResult, type Tickets } from './measure.ts'
 
 /** The default of COMMIT_INTERVAL_MS: an answer may wait for one commit. */
@@ -41,7 +42,7 @@ export function ticketReaches (tickets: Tickets): Reach[] {
     reach('CPU of all parts per ticket ÷ per `stored` increment, embedded', '≤', 1.5, '',
       ratioOf(tickets, 'tickets-embedded', 'stored-embedded', cpuPerMillion)),
     reach(`${crowdLabel}: failed`, '≤', 0, '',
-      isComplete ? gearbox.reduce((sum, { failed }) => sum + failed, 0) : undefined),
+      isComplete ? failedOf(gearbox) : undefined),
     reach(`${crowdLabel}: wall time ÷ nginx \`return 204\``, '≤', 1.5, '',
       isComplete ? interval(ratios(gearbox.map(secondsOf), nginx.map(secondsOf))) : undefined),
     reach(`p99 at ${number(steadyRate)} tickets/s, Redis (15 ms, or the commit interval)`, '≤', limitMs, ' ms',
@@ -51,7 +52,12 @@ export function ticketReaches (tickets: Tickets): Reach[] {
   ]
 }
 
-function secondsOf ({ seconds }: { readonly seconds: number }): number {
+/** Requests without a 2xx. */
+function failedOf (crowds: readonly Crowd[]): number {
+  return crowds.reduce((sum, { refused, broken }) => sum + refused + broken, 0)
+}
+
+function secondsOf ({ seconds }: Crowd): number {
   return seconds
 }
 
@@ -113,7 +119,7 @@ function describeCrowd ({ size, gearbox, nginx, notMeasured, failed }: CrowdResu
   const rows = ([['tickets', gearbox], ['nginx `return 204`', nginx]] as const).map(([label, crowds]) => {
     const seconds = interval(crowds.map(secondsOf))
     return [label, shown(seconds), shown(scaled(interval(crowds.map(({ seconds }) => 1 / seconds)), size.requests)),
-      number(crowds.reduce((sum, { failed }) => sum + failed, 0))]
+      number(failedOf(crowds))]
   })
   return `${title}\`ab -n ${size.requests} -c ${size.atOnce}\`, a connection per request. Where nothing failed, the ` +
     `log has exactly the numbers 1 to ${number(size.requests)}, each once.\n\n${table(heads, rows)}`
