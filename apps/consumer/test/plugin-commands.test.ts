@@ -32,18 +32,20 @@ test('verify has the findings of each plugin; one that fails or writes is a find
 test('what a plugin does when a database gets a new identity is done in one transaction with it, or neither', () => {
   const { store, path } = openStore({ plugins: [listPlugin()] })
   const before = store.owner
-  expect(() => store.renew((database) => {
-    database.run("INSERT INTO list_items(text) VALUES ('floor')")
+  expect(() => store.renew((databaseOf) => {
+    databaseOf('list').run("INSERT INTO list_items(text) VALUES ('floor')")
     throw new Error('a wrong value')
   })).toThrow('a wrong value')
-  expect(() => store.renew((database) => {
+  expect(() => store.renew((databaseOf) => {
     try {
-      database.run('INSERT OR ROLLBACK INTO list_items(text) VALUES (NULL)')
+      databaseOf('list').run('INSERT OR ROLLBACK INTO list_items(text) VALUES (NULL)')
     } catch {}
   })).toThrow(/ended the transaction/)
   expect(store.owner).toEqual(before)
   expect(query(path, 'SELECT text FROM list_items')).toEqual([])
-  const renewed = store.renew((database) => { database.run("INSERT INTO list_items(text) VALUES ('floor')") })
+  const renewed = store.renew((databaseOf) => {
+    databaseOf('list').run("INSERT INTO list_items(text) VALUES ('floor')")
+  })
   expect(renewed.uuid).not.toBe(before.uuid)
   expect(query(path, 'SELECT text FROM list_items').flat()).toEqual(['floor'])
 })

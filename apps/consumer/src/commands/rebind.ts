@@ -83,9 +83,9 @@ class Renewal {
   /** @param isNew nobody has seen its identity, so it keeps that, unless a plugin was asked to do anything */
   renew (store: Store, isNew: boolean): Owner {
     if (isNew && !this.isAskedFor) return store.owner
-    return store.renew((database) => {
-      for (const { plugin: { rebind } } of this.#plugins) {
-        for (const line of rebind?.run(database, this.#values) ?? []) this.lines.push(line)
+    return store.renew((databaseOf) => {
+      for (const { plugin: { name, rebind } } of this.#plugins) {
+        for (const line of rebind?.run(databaseOf(name), this.#values) ?? []) this.lines.push(line)
       }
     })
   }

@@ -102,10 +102,10 @@ export class Store {
 
   /**
    * Gives the database a new identity: it is not the one it was copied or restored from.
-   * @param inTransaction what plugins do in the same transaction
+   * @param inTransaction what plugins do in the same transaction; it gets the database as a plugin of a name may use it
    * @throws any SQLite error; whatever a plugin throws; with nothing changed
    */
-  renew (inTransaction: (database: PluginDatabase) => void = () => {}): Owner {
+  renew (inTransaction: (databaseOf: (plugin: string) => PluginDatabase) => void = () => {}): Owner {
     const { identity, plugins } = this.#connection
     return identity.renew(() => plugins.runOther(inTransaction))
   }

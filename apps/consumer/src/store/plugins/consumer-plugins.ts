@@ -43,6 +43,7 @@ interface Part {
   readonly consumer: ConsumerPart<Settings>
   readonly settings: Settings
   readonly logger: Logger
+  readonly database: PluginDatabase
 }
 
 /** The consumer parts of all plugins. Its methods but `afterCommit` are called within the transaction of a run. */
@@ -62,7 +63,13 @@ export class ConsumerPlugins {
     this.#parts = (options?.loaded ?? []).flatMap(({ plugin: { name, consumer }, settings }) =>
       consumer === undefined || options === undefined
         ? []
-        : [{ name, consumer, settings, logger: options.logger.child({ plugin: name }) }])
+        : [{
+            name,
+            consumer,
+            settings,
+            logger: options.logger.child({ plugin: name }),
+            database: this.#database.ofPlugin(name),
+          }])
     this.#byName = new Map(this.#parts.map((part) => [part.name, part]))
     this.followCommits = this.#parts.some(({ consumer }) => consumer.afterCommit !== undefined)
     this.followSums = this.followCommits || this.#parts.some(({ consumer }) => consumer.afterSums !== undefined)
@@ -125,11 +132,12 @@ export class ConsumerPlugins {
   }
 
   /**
-   * Runs something else that a plugin does in a transaction.
+   * Runs something else that plugins do in a transaction.
+   * @param run gets the database as a plugin of a name may use it
    * @throws whatever it throws; RunAbandonedError if the transaction is lost
    */
-  runOther (run: (database: PluginDatabase) => void): void {
-    run(this.#database)
+  runOther (run: (databaseOf: (plugin: string) => PluginDatabase) => void): void {
+    run((plugin) => this.#database.ofPlugin(plugin))
     if (!this.endCall()) throw new RunAbandonedError('a plugin has ended the transaction')
   }
 
@@ -170,8 +178,8 @@ export class ConsumerPlugins {
     if (!this.endCall()) throw abandoned(new Error('it ended the transaction'))
   }
 
-  #contextOf ({ settings, logger }: Part, now: number): ConsumerContext<Settings> {
-    return { settings, logger, database: this.#database, now }
+  #contextOf ({ settings, logger, database }: Part, now: number): ConsumerContext<Settings> {
+    return { settings, logger, database, now }
   }
 }
 

@@ -6,6 +6,7 @@ import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { isBusy } from '../open.ts'
 import { describeObject, readObjects, type SchemaObject } from '../schema-objects.ts'
+import { tablePrefixOf } from './write-guard.ts'
 
 /**
  * Brings the tables of all plugins to their present version, each step in its own transaction.
@@ -50,7 +51,7 @@ function migrate (db: Database.Database, name: string, sql: string, from: number
 
 /** @throws Error if anything but the plugin's own objects was made, changed or removed */
 function checkObjects (name: string, before: readonly SchemaObject[], after: readonly SchemaObject[]): void {
-  const prefix = `${name.replaceAll('-', '_')}_`
+  const prefix = tablePrefixOf(name)
   const isOwn = (object: SchemaObject): boolean =>
     [object.name, object.table].every((text) => text.toLowerCase().startsWith(prefix))
   const isAmong = (objects: readonly SchemaObject[], wanted: SchemaObject): boolean =>
