@@ -218,6 +218,10 @@ test('where nothing is left to do nothing is sent, and where the data can not be
 test('data that is too long or is not JSON is refused before anything is sent', async () => {
   const all = submitting()
   await expect(all.submit('x'.repeat(entryBytesMax))).rejects.toMatchObject({ code: 'GBX_BODY_TOO_LARGE' })
+  const deep: Json = JSON.parse(`${'['.repeat(1000)}${']'.repeat(1000)}`)
+  await expect(all.submit(deep)).rejects.toMatchObject({
+    statusCode: 400, code: 'GBX_BAD_REQUEST', message: 'what is submitted may be nested 99 levels deep at most',
+  })
   const noJson: Json = Object.create({ toJSON: () => undefined })
   await expect(all.submit(noJson)).rejects.toThrow(TypeError)
   expectNothing(all)

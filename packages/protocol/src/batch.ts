@@ -3,7 +3,7 @@
 import { isUtf8 } from 'node:buffer'
 import type { Sum } from './int64.ts'
 import { JsonBytes, type SumEntry } from './json-bytes.ts'
-import { entryBytesMax, parseEntries, type PluginEntry } from './plugin-entry.ts'
+import { entryBytesMax, entryLevelsMax, isTooDeep, parseEntries, type PluginEntry } from './plugin-entry.ts'
 
 /**
  * The newest version. A consumer reads it and the ones before. A batch without entries of plugins is written as version
@@ -130,12 +130,30 @@ function encodeEntries (seq: number, source: Source): number {
   return entries
 }
 
-/** An entry as JSON. @throws RangeError if that is longer than entryBytesMax */
+/** An entry has more levels of arrays and objects than entryLevelsMax. */
+export class EntryTooDeepError extends RangeError {
+  constructor () {
+    super(`an entry is nested too deep; at most ${entryLevelsMax} levels can be sent`)
+  }
+}
+
+/** An entry as JSON. @throws EntryTooDeepError; RangeError if it is longer than entryBytesMax */
 export function encodeEntry ({ plugin, data, id, at }: PluginEntry): string {
-  const text = JSON.stringify({ plugin, data, id, at })
+  const text = stringify({ plugin, data, id, at })
   const bytes = Buffer.byteLength(text)
   if (bytes > entryBytesMax) throw new RangeError(`an entry of ${bytes} bytes; at most ${entryBytesMax} can be sent`)
+  if (isTooDeep(text)) throw new EntryTooDeepError()
   return text
+}
+
+function stringify (value: object): string {
+  try {
+    return JSON.stringify(value)
+  } catch (error) {
+    // It has more levels than the stack.
+    if (error instanceof RangeError && error.message.includes('call stack')) throw new EntryTooDeepError()
+    throw error
+  }
 }
 
 function sumsText ({ sums }: Pick<IdempotentRequest, 'sums'>): string {

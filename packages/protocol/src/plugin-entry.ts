@@ -41,6 +41,26 @@ export interface EntryResult {
  */
 export const entryBytesMax = 64 * 1024
 
+/**
+ * Levels of arrays and objects in the JSON of one entry at most, its own included: whoever reads it may be recursive,
+ * and no stack is that small.
+ */
+export const entryLevelsMax = 100
+
+/** Whether JSON has more levels of arrays and objects than an entry may have. */
+export function isTooDeep (json: string): boolean {
+  // Each level takes two characters.
+  if (json.length <= 2 * entryLevelsMax) return false
+  let levels = 0
+  // Strings are skipped whole: brackets in them are text.
+  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|[[{\]}]/g)) {
+    if (token === '[' || token === '{') levels++
+    else if (token === ']' || token === '}') levels--
+    if (levels > entryLevelsMax) return true
+  }
+  return false
+}
+
 /** JSON bytes of one outcome at most. It is kept in the database until its worker has it, and travels with progress. */
 export const resultBytesMax = 4 * 1024
 

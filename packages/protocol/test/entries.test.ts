@@ -2,9 +2,9 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import {
-  batchBytesMax, encodeBatch, encodeEntry, newerVersion, readEntries, readHeader, withoutRefusals,
+  batchBytesMax, encodeBatch, encodeEntry, EntryTooDeepError, newerVersion, readEntries, readHeader, withoutRefusals,
 } from '../src/batch.ts'
-import { entryBytesMax, type Json, type PluginEntry } from '../src/plugin-entry.ts'
+import { entryBytesMax, entryLevelsMax, type Json, type PluginEntry } from '../src/plugin-entry.ts'
 import { encodeProgress, parseProgress, parseResultRequest } from '../src/progress.ts'
 import { asEntry, element, producerA } from '@gearbox/test-kit/batches.ts'
 import { seed } from '@gearbox/test-kit/seeds.ts'
@@ -139,4 +139,18 @@ test('a request for results is read as it was written', () => {
   const request = { producer: producerA, received: [1, 2], missing: [3] }
   expect(parseResultRequest(JSON.stringify(request))).toEqual(request)
   for (const text of ['', 'x', '{}', '{"producer":"x"}']) expect(parseResultRequest(text)).toBeUndefined()
+})
+
+test('an entry is nested as deep as everybody can read it, and not deeper', () => {
+  const nested = (levels: number, inner: Json = '}]"\\'.repeat(200) + '['.repeat(200)): Json => {
+    let value = inner
+    for (let level = 0; level < levels; level++) value = level % 2 === 0 ? [value, '{'] : { '{"': value }
+    return value
+  }
+  // Its own object is a level, too.
+  const data = nested(entryLevelsMax - 1)
+  expect(JSON.parse(encodeEntry({ plugin: 'a', data }))).toEqual({ plugin: 'a', data })
+  expect(() => encodeEntry({ plugin: 'a', data: nested(entryLevelsMax) })).toThrow(EntryTooDeepError)
+  expect(() => encodeEntry({ plugin: 'a', data: nested(100_000) })).toThrow(EntryTooDeepError)
+  expect(encodeEntry({ plugin: 'a', data: Array.from({ length: 300 }, () => [{}]) })).toHaveLength(1524)
 })

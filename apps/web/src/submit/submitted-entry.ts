@@ -1,7 +1,9 @@
 // One entry that a plugin's route submitted, and the replies that wait for what it comes to.
 import { isDeepStrictEqual } from 'node:util'
-import { encodeEntry } from '@gearbox/protocol/batch.ts'
-import { entryBytesMax, type EntryOutcome, type Json, type PluginEntry } from '@gearbox/protocol/plugin-entry.ts'
+import { encodeEntry, EntryTooDeepError } from '@gearbox/protocol/batch.ts'
+import {
+  entryBytesMax, entryLevelsMax, type EntryOutcome, type Json, type PluginEntry,
+} from '@gearbox/protocol/plugin-entry.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { Submitted } from '@gearbox/runtime/plugin.ts'
 import type { PendingEntry } from '../accumulate/pending-entries.ts'
@@ -62,7 +64,7 @@ export class SubmittedEntry implements PendingEntry {
   #late: PromiseWithResolvers<Json> | undefined
   #end: End | undefined
 
-  /** @throws RequestError (413) if the data is too long, TypeError if it is not JSON */
+  /** @throws RequestError if the data is too long (413) or nested too deep (400), TypeError if it is not JSON */
   constructor (parts: EntryParts, events: EntryEvents) {
     this.alone = parts.alone
     this.id = parts.id
@@ -170,6 +172,10 @@ function encode ({ plugin, id, at }: EntryParts, data: Json): string {
   try {
     text = encodeEntry({ plugin, data, ...(id === undefined ? {} : { id, at }) })
   } catch (error) {
+    if (error instanceof EntryTooDeepError) {
+      throw new RequestError('GBX_BAD_REQUEST',
+        `what is submitted may be nested ${entryLevelsMax - 1} levels deep at most`)
+    }
     if (!(error instanceof RangeError)) throw error
     throw new RequestError('GBX_BODY_TOO_LARGE', `what is submitted may have ${entryBytesMax} bytes of JSON at most`)
   }

@@ -104,8 +104,9 @@ export interface WebContext<Settings> {
   increment (pairs: Pairs, options?: IncrementOptions): Promise<'reached' | 'accepted'>
   /**
    * Sends an entry to the consumer, where `apply` of this plugin runs in a transaction, exactly once.
-   * @param data JSON of at most 64 KiB with its wrapping; or a function that is called once, when the entry leaves this
-   * worker, so that what comes until then can travel in it: it returns the data, or undefined if nothing is left to do
+   * @param data JSON of at most 64 KiB with its wrapping, and 99 levels; or a function that is called once, when the
+   * entry leaves this worker, so that what comes until then can travel in it: it returns the data, or undefined if
+   * nothing is left to do
    * @throws RequestError if a limit is reached or the queue is out of reach: nothing was sent
    */
   submit (data: Json | (() => Json | undefined), options?: SubmitOptions): Promise<Submitted>
