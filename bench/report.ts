@@ -101,32 +101,32 @@ ${date}, \`${command}\`: ${rounds} ${rounds === 1 ? 'round' : 'rounds'} of ${sec
   nginx sum nothing.
 - \`queued\` and \`stored\` go through a Redis with \`appendfsync always\`, except where it says *embedded*.
 
-${failuresOf(results)}## What to reach
+${[...sectionsOf(results, plotName)].join('\n\n')}
+`
+}
 
-${table(['figure', 'reach', 'measured', ''],
-  whatToReach(results).map(({ figure, reach, measured, reached }) =>
-    [figure, reach, measured, reached === undefined ? '–' : reached ? 'reached' : '**not reached**']))}
-
-## Against others
-
-Above 1, Gearbox answers more requests per second, or uses less CPU for one; below 1 (bold), the other one does.
-
-${againstOthers(results)}
-
-## Gearbox
-
-${table(['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s per million increments', 'others'],
-  results.rows.filter(isOwn).map(ownLine))}
-
-*Beside it* is the CPU of consumer, parent and Redis for a million increments, until all was stored.
-
-## As work grows
-
-![throughput and latency by connections, the consumer's rows per second, and memory by distinct keys](${plotName})
-
-${[consumerTable(results), lagTable(results), pendingTables(results)].filter((text) => text !== '').join('\n\n')}
-${results.tickets === undefined ? '' : `\n${describeTickets(results.tickets)}\n`}${
-  results.plugins === undefined ? '' : `\n${describePairs(results.plugins)}\n`}`
+/** A section per kind of measurement, where there is any. */
+function * sectionsOf (results: Results, plotName: string): Generator<string> {
+  const { rows, tickets, plugins } = results
+  const reaches = whatToReach(results).map(({ figure, reach, measured, reached }) =>
+    [figure, reach, measured, reached === undefined ? '–' : reached ? 'reached' : '**not reached**'])
+  yield `${failuresOf(results)}## What to reach\n\n${table(['figure', 'reach', 'measured', ''], reaches)}`
+  if (rows.length > 0) {
+    yield '## Against others\n\nAbove 1, Gearbox answers more requests per second, or uses less CPU for one; below ' +
+      `1 (bold), the other one does.\n\n${againstOthers(results)}`
+    const heads = ['', 'requests/s', 'increments/s', 'p50 ms', 'p99 ms', 'server CPU', 'CPU s per million increments',
+      'others']
+    yield `## Gearbox\n\n${table(heads, rows.filter(isOwn).map(ownLine))}\n\n` +
+      '*Others* is the CPU of consumer, parent and Redis for a million increments, until all was stored.'
+  }
+  const tables = [consumerTable(results), lagTable(results), pendingTables(results)].filter((text) => text !== '')
+  if (rows.length > 0 || tables.length > 0) {
+    const shows = "throughput and latency by connections, the consumer's rows per second, and memory by distinct keys"
+    const plot = `![${shows}](${plotName})`
+    yield ['## As work grows', plot, ...tables].join('\n\n')
+  }
+  if (tickets !== undefined) yield describeTickets(tickets)
+  if (plugins !== undefined) yield describePairs(plugins)
 }
 
 function isOwn ({ row }: RowResult): boolean {
