@@ -112,13 +112,14 @@ export async function buildServer (options: ServerOptions): Promise<FastifyInsta
   if (config.corsOrigins.length > 0) await addCors(app, origins, routing)
   app.addHook('onRequest', (request, _reply, done) => done(callerRefusal(request) ?? routing.check(request)))
   app.setNotFoundHandler((request) => { throw routing.refuse(request) })
-  await addRoutes(app, options, apiKeys, origins)
+  await addRoutes(app, options, apiKeys, origins, replied)
   await app.ready()
   return app
 }
 
 async function addRoutes (
-  app: FastifyInstance, options: ServerOptions, apiKeys: ApiKeys, origins: Origins
+  app: FastifyInstance, options: ServerOptions, apiKeys: ApiKeys, origins: Origins,
+  replied: (statusCode: number) => void
 ): Promise<void> {
   const { config, flusher, queue, totals, metrics, draining, consumerExited } = options
   const prefix = config.basePath
@@ -137,7 +138,7 @@ async function addRoutes (
   })
   const admit = { limits: config, flusher, queue }
   await registerPlugins(app, prefix, {
-    ...options.plugins, logger: options.logger, apiKeys, origins, admit, database: totals.plugins,
+    ...options.plugins, logger: options.logger, apiKeys, origins, replied, admit, database: totals.plugins,
   })
 }
 

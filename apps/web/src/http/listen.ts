@@ -5,6 +5,7 @@ import { createServer, type Server } from 'node:net'
 import type { FastifyInstance, FastifyListenOptions } from 'fastify'
 import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
+import { detachedFrom } from './detach.ts'
 
 /**
  * Connections that the kernel keeps until they are accepted: as many as it allows (somaxconn, 4096 on Linux). Node's
@@ -67,7 +68,10 @@ async function listenOnOthers (app: FastifyInstance, options: FastifyListenOptio
 
 async function close (app: FastifyInstance, others: readonly Server[], deadline: number): Promise<void> {
   for (const other of others) other.close()
-  const timer = setTimeout(() => app.server.closeAllConnections(), deadline - performance.now())
+  const timer = setTimeout(() => {
+    app.server.closeAllConnections()
+    for (const socket of detachedFrom(app.server)) socket.destroy()
+  }, deadline - performance.now())
   // A connection that becomes idle after its last reply would otherwise stay for KEEP_ALIVE_TIMEOUT_MS.
   const idle = setInterval(() => app.server.closeIdleConnections(), idleCheckMs)
   await app.close()

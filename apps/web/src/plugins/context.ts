@@ -1,5 +1,7 @@
 // What the web part of one plugin works with: its view of this worker. Everything in it is bounded and named after the
 // plugin, so that one plugin can't pass for another.
+import type { Socket } from 'node:net'
+import type { FastifyRequest } from 'fastify'
 import type { Config } from '@gearbox/runtime/config.ts'
 import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
@@ -33,6 +35,8 @@ export interface ContextOptions {
   /** Aborts when this worker begins to stop. */
   readonly stopping: AbortSignal
   readonly producer: string
+  /** Takes the socket of a request of this plugin's scope. */
+  readonly detach: (request: FastifyRequest) => Socket
 }
 
 /** The context of a plugin. */
@@ -54,6 +58,7 @@ export function contextOf (
       // Where nobody checks who calls, the header means nothing.
       return { idempotencyKey: checkKey(key), caller: apiKeys.any ? callerOf(headers.authorization) : '' }
     },
+    detach: options.detach,
     isAllowed: ({ headers }, scope) => apiKeys.allows(headers.authorization, scope),
     hasApiKeys: apiKeys.any,
     database,

@@ -1,18 +1,22 @@
 // The web parts of plugins: each in a scope of its own under BASE_PATH, where what holds for every route of ours holds
 // for its routes too. The server calls it; it knows plugins by their seam alone.
+import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
 import { FatalError, reasonOf } from '@gearbox/runtime/errors.ts'
 import type { LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
+import { detach } from '../http/detach.ts'
 import { checkForm, checkOrigin } from '../http/write-checks.ts'
 import { contextOf, type ContextOptions } from './context.ts'
 import { addFormParser } from './form-body.ts'
 
 /** What the routes of plugins are registered with. */
-export interface PluginOptions extends ContextOptions {
+export interface PluginOptions extends Omit<ContextOptions, 'detach'> {
   readonly loaded: readonly LoadedPlugin[]
   readonly origins: Origins
+  /** Counts a reply that is written past Fastify. */
+  readonly replied: (statusCode: number) => void
 }
 
 /** Methods that read. For all others the page that sends them is checked: a form needs no preflight. */
@@ -44,7 +48,18 @@ async function registerOne (
   })
   scope.addHook('preValidation', fillBody)
   addFormParser(scope, options.admit.limits.bodyPairsMax)
-  await plugin.web(scope, contextOf(plugin, settings, options))
+  const replies = new WeakMap<object, FastifyReply>()
+  scope.addHook('onRequest', (request, reply, done) => {
+    replies.set(request, reply)
+    done()
+  })
+  const detachRequest = (request: FastifyRequest): Socket => {
+    const reply = replies.get(request)
+    if (reply === undefined) throw new Error('that is not a request to a route of this plugin')
+    options.replied(200)
+    return detach(request, reply)
+  }
+  await plugin.web(scope, contextOf(plugin, settings, { ...options, detach: detachRequest }))
 }
 
 /** In the document, routes of a plugin are under its name; one that needs no key says so. */

@@ -1,5 +1,6 @@
 // The seam of plugins: what a plugin is made of, and what each of its parts is given. A plugin imports this module and
 // nothing else of Gearbox but the protocol; the web worker, the consumer and the commands load it and call its parts.
+import type { Socket } from 'node:net'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import type { AckLevel } from '@gearbox/protocol/ack-levels.ts'
 import type { EntryError, Json } from '@gearbox/protocol/plugin-entry.ts'
@@ -119,6 +120,14 @@ export interface WebContext<Settings> {
   holdReply (bytes: number): () => void
   /** What a request's Idempotency-Key makes of `submit` and `increment`: pass it on. @throws RequestError (400) */
   idempotency (request: FastifyRequest): { readonly idempotencyKey?: string, readonly caller?: string }
+  /**
+   * Takes a request's bare socket, for a reply that goes on for long: Node's response object and parser are freed. The
+   * handler must return nothing; whoever takes it writes the head as well, ends the socket, and does so when `stopping`
+   * aborts. It still counts in CONNECTIONS_MAX.
+   * @returns a socket whose input is dropped until you listen for it; an error on it closes it, and needs no listener
+   * @throws Error if the connection is gone, or has another reply to write first
+   */
+  detach (request: FastifyRequest): Socket
   /** Whether a request's API key has a scope; always true where API_KEYS is unset. */
   isAllowed (request: FastifyRequest, scope: Scope): boolean
   /** Whether API_KEYS is set. */
