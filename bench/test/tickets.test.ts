@@ -66,7 +66,8 @@ test('a crowd gets as many numbers as it has connections', { timeout }, async (c
     { requests: 300, atOnce: 50 })
   if (notMeasured !== undefined) context.skip(notMeasured)
   expect(failed).toBeUndefined()
-  expect([...gearbox, ...nginx]).toMatchObject([{ refused: 0, broken: 0 }, { refused: 0, broken: 0 }])
+  const all = { refused: 0, broken: 0, late: 0 }
+  expect([...gearbox, ...nginx]).toMatchObject([all, all])
 })
 
 test('the load alternates between Gearbox with plugins and without', { timeout }, async ({ skip }) => {
@@ -100,8 +101,8 @@ function measured (rates: Readonly<Record<string, number>>, failed: number): Tic
     steady,
     crowd: {
       size: { requests: 100_000, atOnce: 10_000 },
-      gearbox: [{ seconds: 10, refused: failed, broken: 0 }],
-      nginx: [{ seconds: 8, refused: 0, broken: 0 }],
+      gearbox: [{ seconds: 10, refused: failed, broken: 0, late: 0 }],
+      nginx: [{ seconds: 8, refused: 0, broken: 0, late: 0 }],
       notMeasured: undefined,
       failed: undefined,
     },

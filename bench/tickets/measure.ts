@@ -26,11 +26,16 @@ export interface SteadyResult {
   readonly failed: string | undefined
 }
 
+/** A crowd, and how many of it were answered 202: without a number, but with where to ask for it. */
+export interface LateCrowd extends Crowd {
+  readonly late: number
+}
+
 /** The crowds, one per round each. */
 export interface CrowdResult {
   readonly size: CrowdSize
-  readonly gearbox: readonly Crowd[]
-  readonly nginx: readonly Crowd[]
+  readonly gearbox: readonly LateCrowd[]
+  readonly nginx: readonly LateCrowd[]
   readonly notMeasured: string | undefined
   /** Why none of them counts. */
   readonly failed: string | undefined
@@ -111,19 +116,23 @@ export async function askSteadily (host: Host, row: Row, rate: number, seconds: 
 /** Lets crowds come to Gearbox and to nginx in turn. It fails if the log does not have each number once. */
 export async function measureCrowd (host: Host, { rounds, say }: Omit<RoundOptions, 'seconds'>,
   size: CrowdSize): Promise<CrowdResult> {
-  const result = { size, gearbox: [] as Crowd[], nginx: [] as Crowd[], notMeasured: undefined, failed: undefined }
+  const crowds = { gearbox: [] as LateCrowd[], nginx: [] as LateCrowd[] }
+  const result = { size, ...crowds, notMeasured: undefined, failed: undefined }
   try {
     for (let round = 0; round < rounds; round++) {
       for (const name of orderOf(['gearbox', 'nginx'] as const, round, rounds)) {
         const server = await host.get(name === 'gearbox' ? 'tickets' : 'nginx')
         // A new line each time: its numbers are those of this crowd.
         const line = `crowd-${round}`
-        const crowd = await gather(host, server, `/tickets/${line}`, size)
+        const before = await server.counted?.()
+        const gathered = await gather(host, server, `/tickets/${line}`, size)
+        const late = ((await server.counted?.())?.in202 ?? 0) - (before?.in202 ?? 0)
+        const crowd = { ...gathered, late }
         const { seconds, refused, broken } = crowd
         say(`round ${round + 1}/${rounds}  ${size.requests} connections, ${name}: ${seconds.toFixed(1)} s, ` +
-          `${refused} refused, ${broken} broken`)
+          `${refused} refused, ${broken} broken, ${late} late`)
         if (name === 'gearbox') checkGiven(checkedLog(server.databasePath!, line), size, crowd)
-        result[name].push(crowd)
+        crowds[name].push(crowd)
       }
     }
   } catch (error) {
@@ -134,8 +143,8 @@ export async function measureCrowd (host: Host, { rounds, say }: Omit<RoundOptio
   return result
 }
 
-/** What was refused must not have got a number; what broke may have. @throws Error */
-function checkGiven (given: number, { requests }: CrowdSize, { refused, broken }: Crowd): void {
-  if (given <= requests - refused && given >= requests - refused - broken) return
+/** What was refused must not have got a number; what broke, or is late, may have. @throws Error */
+function checkGiven (given: number, { requests }: CrowdSize, { refused, broken, late }: LateCrowd): void {
+  if (given <= requests - refused && given >= requests - refused - broken - late) return
   throw new Error(`of ${requests} requests ${refused} were refused and ${broken} broke, but ${given} got a number`)
 }

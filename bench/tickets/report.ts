@@ -2,8 +2,7 @@
 import { cpuShown, number, reach, scaled, shown, table, type Reach } from '../format.ts'
 import type { Figures, RowResult } from '../rounds.ts'
 import { interval, ratios, type Spread } from '../statistics.ts'
-import type { Crowd } from './crowd.ts'
-import { isOwn, steadyRate, type CrowdResult, type SteadyResult, type Tickets } from './measure.ts'
+import { isOwn, steadyRate, type CrowdResult, type LateCrowd, type SteadyResult, type Tickets } from './measure.ts'
 
 /** The default of COMMIT_INTERVAL_MS: an answer may wait for one commit. */
 const commitIntervalMs = 20
@@ -52,12 +51,12 @@ export function ticketReaches (tickets: Tickets): Reach[] {
   ]
 }
 
-/** Requests without a 2xx. */
-function failedOf (crowds: readonly Crowd[]): number {
-  return crowds.reduce((sum, { refused, broken }) => sum + refused + broken, 0)
+/** Requests that did not get what they asked for. */
+function failedOf (crowds: readonly LateCrowd[]): number {
+  return crowds.reduce((sum, { refused, broken, late }) => sum + refused + broken + late, 0)
 }
 
-function secondsOf ({ seconds }: Crowd): number {
+function secondsOf ({ seconds }: LateCrowd): number {
   return seconds
 }
 
@@ -121,6 +120,7 @@ function describeCrowd ({ size, gearbox, nginx, notMeasured, failed }: CrowdResu
     return [label, shown(seconds), shown(scaled(interval(crowds.map(({ seconds }) => 1 / seconds)), size.requests)),
       number(failedOf(crowds))]
   })
-  return `${title}\`ab -n ${size.requests} -c ${size.atOnce}\`, a connection per request. Where nothing failed, the ` +
-    `log has exactly the numbers 1 to ${number(size.requests)}, each once.\n\n${table(heads, rows)}`
+  const command = `ab -n ${size.requests} -c ${size.atOnce}`
+  return `${title}\`${command}\`, a connection per request; a 202 counts as failed. Where nothing failed, the log ` +
+    `has exactly the numbers 1 to ${number(size.requests)}, each once.\n\n${table(heads, rows)}`
 }

@@ -102,6 +102,7 @@ async function startFastcgiWith (host: Host, dir: string, program: string, proce
       memcachedSocket], core)
     spawned.push(...Array.from(output.matchAll(/PID: (\d+)/g), ([, pid]) => Number(pid)))
     if (spawned.length !== processes) throw new Error(`spawn-fcgi started ${spawned.length} of ${processes}: ${output}`)
+    // No fastcgi_keep_conn: a process that keeps its connection serves nobody else, and the rest would wait for ever.
     const nginx = await startNginxWith(host, `location / {
     fastcgi_pass unix:${socket};
     fastcgi_param REQUEST_METHOD $request_method;
