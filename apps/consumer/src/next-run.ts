@@ -1,9 +1,15 @@
-// How much of what was taken is handled at once: a correction of a total is a run of its own, and what a newer program
-// wrote is not handled at all.
+// How much of what was taken is handled at once: a correction of a total is a run of its own, many entries of plugins
+// are several runs, and what a newer program wrote is not handled at all.
 import { batchVersion, newerVersion, readEntries, readHeader } from '@gearbox/protocol/batch.ts'
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
 import { correctionsName } from './store/plugins/corrections.ts'
+
+/**
+ * Bytes of batches with entries of plugins in one run, at most, or one such batch. Some 20,000 of the shortest entries
+ * fit, and with results of 4 KiB these take the disk and this process some seconds and 80 MB.
+ */
+const entriesBytesMax = 512 * 1024
 
 /** The next batch was written by a newer program: to pass over it would lose what is new in it. */
 export class NewerBatchError extends FatalError {
@@ -22,12 +28,14 @@ export interface NextRun {
 }
 
 /**
- * The elements from the head that make one run: all of them, or those before a correction, or that correction alone.
+ * The elements from the head that make one run: all of them, or those before a correction or before too many entries,
+ * or that correction alone.
  * @param queue the queue's name, for a message
  * @throws NewerBatchError if the first one is a well-formed batch of a newer version
  */
 export function nextRun (elements: readonly Buffer[], queue: string): NextRun {
   const acceptedAt: number[] = []
+  let entriesBytes = 0
   for (const [i, element] of elements.entries()) {
     const header = readHeader(element)
     if (typeof header === 'string') {
@@ -37,7 +45,9 @@ export function nextRun (elements: readonly Buffer[], queue: string): NextRun {
       acceptedAt.push(Date.now())
     } else {
       const isCorrection = header.entries && hasCorrection(element)
-      if (isCorrection && i > 0) return { elements: elements.slice(0, i), acceptedAt }
+      if (header.entries) entriesBytes += element.length
+      const isEnd = isCorrection || (header.entries && entriesBytes > entriesBytesMax)
+      if (isEnd && i > 0) return { elements: elements.slice(0, i), acceptedAt }
       acceptedAt.push(header.at)
       if (isCorrection) return { elements: elements.slice(0, 1), acceptedAt }
     }

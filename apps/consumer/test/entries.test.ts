@@ -83,6 +83,10 @@ describe('an entry that fails', () => {
   const failing = new Map<string, [Apply, unknown]>([
     ['throws', [() => { throw new Error('no luck') }, pluginFailed]],
     ['throws what is no error', [() => { throw 'no luck' }, pluginFailed]], // eslint-disable-line no-throw-literal
+    ['throws what can not be read', [() => { throw Object.create(null) }, pluginFailed]],
+    ['throws an error whose message throws', [() => {
+      throw Object.defineProperty(new Error(), 'message', { get: () => { throw new Error('no message') } })
+    }, pluginFailed]],
     ['returns a promise', [() => Promise.reject(new Error('late')) as unknown as Json, pluginFailed]],
     ['returns nothing', [() => undefined as unknown as Json, pluginFailed]],
     ['returns what is no JSON', [() => 1n as unknown as Json, pluginFailed]],
@@ -328,6 +332,31 @@ describe('outcomes', () => {
     const again = openStore({ path, plugins: [listPlugin()] }).store
     expect(again.prune()).toBe(false)
     expect(results(path).map(([seq]) => seq)).toEqual([2])
+  })
+
+  test('that many workers never ask for go as fast as others come', () => {
+    const { store: first, path } = openStore({ plugins: [listPlugin()] })
+    first.apply([element({ seq: 1, entries: [list(1)] })])
+    first.close()
+    execute(path, `
+      WITH RECURSIVE number(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number LIMIT 12000)
+      INSERT INTO results(producer, seq, entry, result, elapsed_ms)
+        SELECT 'gone', i, 0, '{"result":1}', -600000 FROM number`)
+    const { store } = openStore({ path, plugins: [listPlugin()] })
+    for (let seq = 2; seq <= 4; seq++) store.apply([element({ seq, sums: { a: 1 } })])
+    expect(results(path)).toHaveLength(1)
+  })
+
+  test('of batches with many entries are deleted a few batches per transaction', () => {
+    const { store, path } = openStore({ plugins: [listPlugin({ apply: () => 1 })] })
+    const entries = Array.from({ length: 3000 }, () => list(1))
+    store.apply([1, 2, 3, 4].map((seq) => element({ seq, entries })))
+    store.results.noteReceived(producerA, [1, 2, 3, 4])
+    const left = [5, 6].map((seq) => {
+      store.apply([element({ seq, sums: { a: 1 } })])
+      return results(path).length
+    })
+    expect(left).toEqual([6000, 0])
   })
 })
 

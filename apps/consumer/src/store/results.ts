@@ -94,7 +94,8 @@ export class Results {
     if (!this.#mayHaveRows) return false
     this.#deleteReceived()
     const { changes } = this.#statements.prune.run({ before: elapsedMs - resultsKeptMs, rows: deletedMax })
-    this.#prunedAt = performance.now()
+    // Where there is more the next transaction goes on: however fast rows come, they go as fast.
+    if (changes < deletedMax) this.#prunedAt = performance.now()
     return changes === deletedMax || this.#received.length > this.#deleted
   }
 
@@ -122,8 +123,12 @@ export class Results {
   }
 
   #deleteReceived (): void {
-    this.#deleted = Math.min(this.#received.length, deletedMax)
-    for (const [producer, seq] of this.#received.slice(0, this.#deleted)) this.#statements.delete.run(producer, seq)
+    this.#deleted = 0
+    for (let rows = 0; rows < deletedMax && this.#deleted < Math.min(this.#received.length, deletedMax);) {
+      const [producer, seq] = this.#received[this.#deleted]!
+      rows += this.#statements.delete.run(producer, seq).changes
+      this.#deleted++
+    }
   }
 }
 

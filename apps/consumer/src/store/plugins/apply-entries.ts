@@ -123,12 +123,17 @@ function succeeded (plugin: string, result: unknown): EntryOutcomeText {
 }
 
 function threw (plugin: string, error: unknown): EntryOutcomeText {
-  // By its name, as a plugin from elsewhere may have another copy of the class.
-  if (error instanceof Error && error.name === 'EntryRefusedError' && 'entryError' in error) {
-    const { entryError } = error
-    return keep({ error: entryError }) ?? failed(plugin, 'what it refused an entry with is no error reply')
+  try {
+    // By its name, as a plugin from elsewhere may have another copy of the class.
+    if (error instanceof Error && error.name === 'EntryRefusedError' && 'entryError' in error) {
+      const { entryError } = error
+      return keep({ error: entryError }) ?? failed(plugin, 'what it refused an entry with is no error reply')
+    }
+    return failed(plugin, reasonOf(error))
+  } catch {
+    // Its fields can be the plugin's own code, which throws in turn.
+    return failed(plugin, 'it threw what can not be read')
   }
-  return failed(plugin, reasonOf(error))
 }
 
 /** @returns undefined if it is not an outcome that can be kept */
