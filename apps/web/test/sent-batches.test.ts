@@ -94,6 +94,20 @@ test('ten minutes after it was stored a batch is given up, and not before', () =
   expect(batches.isEmpty).toBe(false)
 })
 
+test('a batch that the queue lost after it had left the window is given up, and no other', () => {
+  const { batches, send, settled } = sent()
+  for (const seq of [1, 2, 3, 4]) send(String(seq), seq)
+  const isKept = (seq: number): boolean => seq === 2
+  expect(batches.onProgress(progress(0), 0, isKept)).toEqual([])
+  const lost = batches.onProgress({ ...progress(3, [3, 0]), gaps: [[1, 2]] }, 0, isKept)
+  for (const entry of lost) entry.fail(new Error('lost'))
+  expect(settled).toEqual(['3', '1'])
+  // A report that is older than what is known changes nothing.
+  expect(batches.onProgress({ ...progress(4), gaps: [[1, 1], [3, 3]] }, 0, () => true)).toEqual([])
+  expect(batches.onProgress({ ...progress(4), gaps: [[1, 1], [4, 4]] }, 0, () => false)).toEqual([])
+  expect(batches.request(producerA, 1000)).toEqual({ producer: producerA, received: [3], missing: [2, 4] })
+})
+
 test('a request has a bounded number of sequences', () => {
   const { batches, send } = sent()
   for (let seq = 1; seq <= 10_000; seq++) send('', seq)

@@ -21,6 +21,9 @@ import { Settlement } from './settlement.ts'
 /** Pending replies are checked this often for ones whose time is up, and the queue for whether it works. */
 const sweepMs = 50
 
+/** Gets reports of what is stored, and which batches can still be pushed again. */
+export type ProgressWatcher = (stored: Progress, unstored: Pick<Outbox, 'has'>) => void
+
 /** What a flusher works with; the settings are those of the worker. */
 export interface FlusherOptions {
   readonly queue: ProducerQueue
@@ -80,7 +83,7 @@ export class Flusher {
   readonly #abandon = new AbortController()
   #running: Promise<void> | undefined
   #sweeping: NodeJS.Timeout | undefined
-  #watcher: ((stored: Progress) => void) | undefined
+  #watcher: ProgressWatcher | undefined
 
   constructor (options: FlusherOptions) {
     this.#options = options
@@ -96,7 +99,7 @@ export class Flusher {
       abandon: this.#abandon.signal,
       onProgress: (stored) => {
         this.#settlement.onProgress(stored)
-        this.#watcher?.(stored)
+        this.#watcher?.(stored, this.#outbox)
       },
       onLoss: () => this.#pacer.wakeUp(),
       isAwaited: () => this.#settlement.isWaiting,
@@ -194,7 +197,7 @@ export class Flusher {
   }
 
   /** Calls `watcher` with every report of what is stored, outcomes included. To be called once. */
-  watchProgress (watcher: (stored: Progress) => void): void {
+  watchProgress (watcher: ProgressWatcher): void {
     this.#watcher = watcher
   }
 

@@ -95,6 +95,11 @@ export class Outbox {
     return this.#window.size
   }
 
+  /** Whether a batch can still be pushed again: it is not known to be stored, and did not leave the window before. */
+  has (seq: number): boolean {
+    return this.#window.has(seq)
+  }
+
   /** Bytes of their elements. */
   get unstoredBytes (): number {
     return this.#window.bytes

@@ -30,8 +30,8 @@ interface SentBatch {
  * - sent: entered by `add`.
  * - stored: entered by `onProgress`. As long as it lacks outcomes, it is asked for.
  *
- * From both, `onProgress` removes it with its last outcome, and it is reported as received. `takeOld` removes it 10
- * minutes after it was stored.
+ * From both, `onProgress` removes it with its last outcome, and it is reported as received. From sent `onProgress` also
+ * removes it where the queue lost it after it had left the window. `takeOld` removes it 10 minutes after it was stored.
  */
 export class SentBatches {
   readonly #batches = new Map<number, SentBatch>()
@@ -60,8 +60,13 @@ export class SentBatches {
     batch.lacking++
   }
 
-  /** A report of what is stored. Reports can repeat, and can come out of order. */
-  onProgress (stored: Progress, now: number): void {
+  /**
+   * A report of what is stored. Reports can repeat, and can come out of order.
+   * @param isKept whether a batch that is not stored can still be pushed again
+   * @returns entries of batches that the queue has lost for good
+   */
+  onProgress (stored: Progress, now: number, isKept: (seq: number) => boolean = () => true): SubmittedEntry[] {
+    const lost: SubmittedEntry[] = []
     for (const { seq, entry, outcome } of stored.results ?? []) {
       const batch = this.#batches.get(seq)
       const found = batch?.entries[entry]
@@ -77,11 +82,18 @@ export class SentBatches {
     }
     for (const batch of this.#sent) {
       if (batch.seq > stored.high) break
-      if (!has(stored, batch.seq)) continue
+      const isStored = has(stored, batch.seq)
+      if (!isStored && isKept(batch.seq)) continue
       this.#sent.delete(batch)
-      this.#stored.add(batch)
-      batch.storedAt = now
+      if (isStored) {
+        this.#stored.add(batch)
+        batch.storedAt = now
+      } else {
+        this.#batches.delete(batch.seq)
+        for (const entry of batch.entries) if (entry !== undefined) lost.push(entry)
+      }
     }
+    return lost
   }
 
   /** What is to be reported and asked for now; undefined: nothing. */

@@ -63,7 +63,10 @@ export class Submissions {
 
   constructor (options: SubmissionsOptions) {
     this.#options = options
-    options.flusher.watchProgress((stored) => this.#sent.onProgress(stored, performance.now()))
+    options.flusher.watchProgress((stored, unstored) => {
+      const lost = this.#sent.onProgress(stored, performance.now(), (seq) => unstored.has(seq))
+      for (const entry of lost) entry.fail(unknown('the queue lost it (UNSTORED_BYTES_MAX)'))
+    })
   }
 
   /** Entries that were accepted and whose outcomes are not known. */
