@@ -233,6 +233,12 @@ export function readHeader (element: Buffer): Header | string {
 }
 
 /**
+ * Bytes of the entries in one batch that are read, at most. A worker adds entries until the batch has batchBytesMax, so
+ * what it writes has one entry more than that at most. The shortest of that size take a second to apply.
+ */
+const entriesBytesMax = 2 * batchBytesMax
+
+/**
  * Reads the entries of plugins of a batch whose header says that there are some.
  * @returns the entries, in their order; or why they can't be read
  */
@@ -240,6 +246,7 @@ export function readEntries (element: Buffer): PluginEntry[] | string {
   // Our own begin where the first of these bytes are: in a key their quotes would be escaped.
   const start = element.indexOf(entriesStart)
   const isOurs = written.test(element.toString('latin1', 0, 256)) && start > 0
+  if (isOurs && element.length - start > entriesBytesMax) return '"plugins" has more than a worker sends'
   try {
     const value: unknown = isOurs
       ? JSON.parse(element.toString('utf8', start + entriesStart.length - 1, element.length - 1))

@@ -141,6 +141,17 @@ test('a request for results is read as it was written', () => {
   for (const text of ['', 'x', '{}', '{"producer":"x"}']) expect(parseResultRequest(text)).toBeUndefined()
 })
 
+test('more entries than a worker puts into one batch are not read', () => {
+  const longest = encodeEntry({ plugin: 'a', data: 'x'.repeat(65_000) })
+  const texts = Array.from({ length: 12 }, () => longest)
+  const header = { producer: producerA, seq: 1, at: 7, requests: 1, increments: 1 }
+  const source = { nextSum: () => undefined, nextIdempotent: () => undefined, nextEntry: () => texts.shift() }
+  const { element: batch, entries } = encodeBatch(header, source)
+  expect(readEntries(batch)).toHaveLength(entries ?? 0)
+  const forged = batch.toString().replace('"plugins":[', `"plugins":[${`${longest},`.repeat(5)}`)
+  expect(readEntries(Buffer.from(forged))).toBe('"plugins" has more than a worker sends')
+})
+
 test('an entry is nested as deep as everybody can read it, and not deeper', () => {
   const nested = (levels: number, inner: Json = '}]"\\'.repeat(200) + '['.repeat(200)): Json => {
     let value = inner
