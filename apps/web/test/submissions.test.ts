@@ -215,6 +215,14 @@ test('where nothing is left to do nothing is sent, and where the data can not be
   expectNothing(all)
 })
 
+test('a promise is not sent as data, and one that fails does not end the process', async () => {
+  const all = submitting()
+  const failing = (): Json => Promise.reject(new Error('late')) as unknown as Json
+  await expect(all.submit(failing())).rejects.toThrow('tickets submitted a promise')
+  await expect(all.submit(failing)).rejects.toThrow('tickets submitted a promise')
+  expectNothing(all)
+})
+
 test('data that is too long or is not JSON is refused before anything is sent', async () => {
   const all = submitting()
   await expect(all.submit('x'.repeat(entryBytesMax))).rejects.toMatchObject({ code: 'GBX_BODY_TOO_LARGE' })

@@ -168,6 +168,7 @@ export class SubmittedEntry implements PendingEntry {
 }
 
 function encode ({ plugin, id, at }: EntryParts, data: Json): string {
+  refusePromise(plugin, data)
   let text: string
   try {
     text = encodeEntry({ plugin, data, ...(id === undefined ? {} : { id, at }) })
@@ -182,6 +183,14 @@ function encode ({ plugin, id, at }: EntryParts, data: Json): string {
   // JSON.stringify leaves out what it can't write.
   if (!text.startsWith(`{"plugin":"${plugin}","data":`)) throw new TypeError(`${plugin} submitted what is not JSON`)
   return text
+}
+
+/** As JSON a promise is `{}`, which nobody meant. @throws TypeError */
+function refusePromise (plugin: string, data: unknown): void {
+  if (!(data instanceof Promise)) return
+  // Whether it fails no longer matters, and must not end the process.
+  data.catch(() => {})
+  throw new TypeError(`${plugin} submitted a promise`)
 }
 
 function dataOf (text: string | undefined): unknown {
