@@ -1,17 +1,20 @@
-// The fast lane's matcher compared with Node's parser: what matches as a whole request, Node must read as the same
+// The fast lane's matchers compared with Node's parser: what matches as a whole request, Node must read as the same
 // request, from the first byte to the last and with no other in it. `node test/fuzz/request-matcher.ts
 // --help` says how to run more.
 import { randomInt } from 'node:crypto'
 import { createServer, type IncomingMessage } from 'node:http'
 import { parseArgs } from 'node:util'
-import { RequestMatcher, type Match } from '@gearbox/web/fast-lane/request-matcher.ts'
+import type { Match } from '@gearbox/web/fast-lane/head.ts'
+import { PostMatcher } from '@gearbox/web/fast-lane/post-matcher.ts'
+import { RequestMatcher } from '@gearbox/web/fast-lane/request-matcher.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
 import { Pipe } from '@gearbox/test-kit/pipe.ts'
 import { drawBytes } from './requests.ts'
 
 export interface MatcherResult {
   readonly cases: number
-  readonly seen: Readonly<Record<Match, number>>
+  /** By the shape that a matcher is for. */
+  readonly seen: Readonly<Record<Shape['name'], Readonly<Record<Match, number>>>>
   /** Prefixes that were read. */
   readonly prefixes: number
   readonly problems: readonly string[]
@@ -22,7 +25,7 @@ const bodyBytesMax = 65_536
 /** Requests that Node reads in one event-loop iteration. */
 const requestsAtOnce = 500
 
-/** The parts of a whole request, as the matcher found them. */
+/** The parts of a whole request, as a matcher found them. */
 interface Expected {
   readonly bytes: Buffer
   readonly url: string
@@ -31,56 +34,110 @@ interface Expected {
   readonly body: Buffer
 }
 
+/** What is compared of each matcher. */
+interface Shape {
+  readonly name: 'increment' | 'ticket'
+  read (bytes: Buffer, start: number, end: number): Match
+  /** Where the last request ends; 0 if that is not known. */
+  readonly end: number
+  /** The parts of the last whole request. */
+  parts (bytes: Buffer): Omit<Expected, 'bytes'>
+}
+
+function incrementShape (): Shape {
+  const matcher = new RequestMatcher({ bodyBytesMax })
+  return {
+    name: 'increment',
+    read: (bytes, start, end) => matcher.read(bytes, start, end),
+    get end () { return matcher.bodyEnd },
+    parts: (bytes) => ({
+      url: `/increment${matcher.ack === undefined ? '' : `?ack=${matcher.ack}`}`,
+      authorization: matcher.authorization,
+      idempotencyKey: matcher.idempotencyKey,
+      body: bytes.subarray(matcher.bodyStart, matcher.bodyEnd),
+    }),
+  }
+}
+
+function ticketShape (): Shape {
+  let authorization: string | undefined
+  let [end, checked] = [0, false]
+  const matcher = new PostMatcher({
+    prefix: '/tickets/',
+    isHostAllowed: () => true,
+    isCallerAllowed: (sent) => {
+      [authorization, checked] = [sent, true]
+      return true
+    },
+  })
+  let last: string | undefined
+  return {
+    name: 'ticket',
+    read: (bytes, start, until) => {
+      checked = false
+      const matched = matcher.read(bytes, start, until)
+      end = matched === 'whole' ? matcher.end : 0
+      // A head that is the same again is not checked again.
+      if (checked) last = authorization
+      return matched
+    },
+    get end () { return end },
+    parts: () => ({
+      url: `/tickets/${matcher.name}`, authorization: last, idempotencyKey: undefined, body: Buffer.alloc(0),
+    }),
+  }
+}
+
 /** Behind each request, to see that Node takes neither less nor more for it. */
 const next = 'GET /next HTTP/1.1\r\nHost: x\r\n\r\n'
 
 /** @param seed says all requests */
 export async function compareMatcher (seed: number, cases: number, problemsMax = 5): Promise<MatcherResult> {
   const random = new Random(seed)
-  const matcher = new RequestMatcher({ bodyBytesMax })
-  const seen = { whole: 0, partial: 0, other: 0 }
+  const shapes = [incrementShape(), ticketShape()]
+  const seen = { increment: { whole: 0, partial: 0, other: 0 }, ticket: { whole: 0, partial: 0, other: 0 } }
   const problems: string[] = []
   let prefixes = 0
   let wholes: Expected[] = []
   for (let i = 0; i < cases && problems.length < problemsMax; i++) {
     const bytes = drawBytes(random)
-    const complain = (what: string): void => {
-      problems.push(`seed ${seed}, case ${i}: ${what}\n    ${JSON.stringify(bytes.toString('latin1'))}`)
-    }
     // Between other bytes, none of which may matter.
     const [before, behind] = [random.int(0, 40), random.int(0, 40)]
     const around = Buffer.concat([Buffer.alloc(before, 'POST /increment HTTP/1.1\r\n'), bytes,
       Buffer.alloc(behind, '\r\n\r\nContent-Length: 7\r\n')])
-    const matched = matcher.read(around, before, before + bytes.length)
-    seen[matched]++
-    const { bodyStart, bodyEnd } = matcher
-    if (matched === 'whole') {
-      wholes.push({
-        bytes: around.subarray(before, bodyEnd),
-        url: `/increment${matcher.ack === undefined ? '' : `?ack=${matcher.ack}`}`,
-        authorization: matcher.authorization,
-        idempotencyKey: matcher.idempotencyKey,
-        body: around.subarray(bodyStart, bodyEnd),
-      })
+    let wholeFor: string | undefined
+    for (const shape of shapes) {
+      const complain = (what: string): void => {
+        problems.push(`seed ${seed}, case ${i}, as ${shape.name}: ${what}\n` +
+          `    ${JSON.stringify(bytes.toString('latin1'))}`)
+      }
+      const matched = shape.read(around, before, before + bytes.length)
+      seen[shape.name][matched]++
+      const { end } = shape
+      if (matched === 'whole') {
+        if (wholeFor !== undefined) complain(`it is an ${wholeFor}, too`)
+        wholeFor = shape.name
+        wholes.push({ bytes: around.subarray(before, end), ...shape.parts(around) })
+      }
+      // Of a whole request every beginning is partial, and what is of another shape never becomes whole.
+      const length = matched === 'whole' ? end - before : bytes.length
+      let wasOther = false
+      for (const cut of drawCuts(random, length)) {
+        prefixes++
+        const beginning = shape.read(around, before, before + cut)
+        if (matched === 'whole' && (beginning !== 'partial' || (shape.end !== 0 && shape.end !== end))) {
+          complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${shape.end - before}`)
+        }
+        if (matched === 'partial' && beginning !== 'partial') {
+          complain(`partial, but its first ${cut} bytes are ${beginning}`)
+        }
+        if (wasOther && beginning !== 'other') {
+          complain(`its first ${cut} bytes are ${beginning}, though fewer of them are of another shape`)
+        }
+        wasOther = beginning === 'other'
+      }
     }
-    // Of a whole request every beginning is partial, and what is of another shape never becomes whole.
-    const length = matched === 'whole' ? bodyEnd - before : bytes.length
-    let wasOther = false
-    for (const cut of drawCuts(random, length)) {
-      prefixes++
-      const beginning = matcher.read(around, before, before + cut)
-      if (matched === 'whole' && (beginning !== 'partial' || (matcher.bodyEnd !== 0 && matcher.bodyEnd !== bodyEnd))) {
-        complain(`whole, but its first ${cut} bytes are ${beginning} and end at ${matcher.bodyEnd - before}`)
-      }
-      if (matched === 'partial' && beginning !== 'partial') {
-        complain(`partial, but its first ${cut} bytes are ${beginning}`)
-      }
-      if (wasOther && beginning !== 'other') {
-        complain(`its first ${cut} bytes are ${beginning}, though fewer of them are of another shape`)
-      }
-      wasOther = beginning === 'other'
-    }
-    if (wholes.length === requestsAtOnce || i === cases - 1) {
+    if (wholes.length >= requestsAtOnce || i === cases - 1) {
       problems.push(...await readWithNode(wholes))
       wholes = []
     }
@@ -142,22 +199,26 @@ function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, r
   if (pipe.writableEnded || pipe.destroyed) return 'Node closes the connection'
   const { request } = first
   const { headers } = request
+  const isTicket = url.startsWith('/tickets/')
   const facts: ReadonlyArray<readonly [what: string, read: unknown, expected: unknown]> = [
     ['method', request.method, 'POST'],
     ['URL', request.url, url],
     ['version', request.httpVersion, '1.1'],
     ['body', first.body, body.toString('latin1')],
-    ['length', headers['content-length'], String(body.length)],
+    ['length', Number(headers['content-length'] ?? 0), body.length],
+    ['whether there is a length', isTicket || headers['content-length'] !== undefined, true],
     ['Authorization', headers.authorization, authorization],
     ['Idempotency-Key', headers['idempotency-key'], idempotencyKey],
     ['Connection', headers.connection?.toLowerCase() ?? 'keep-alive', 'keep-alive'],
     ['whether the type is right',
-      /^application\/x-www-form-urlencoded(; ?charset=utf-8)?$/i.test(headers['content-type'] ?? ''), true],
+      (isTicket && headers['content-type'] === undefined) ||
+        /^application\/x-www-form-urlencoded(; ?charset=utf-8)?$/i.test(headers['content-type'] ?? ''), true],
+    ['whether JSON is accepted', !isTicket || ['*/*', 'application/json'].includes(headers.accept ?? '*/*'), true],
     ['whether there is a Host', headers.host !== undefined, true],
     ...['transfer-encoding', 'content-encoding', 'expect', 'upgrade', 'origin', 'te',
       'trailer'].map((name) => [name, headers[name], undefined] as const),
-    ...['host', 'content-length', 'content-type', 'authorization', 'idempotency-key',
-      'connection'].map((name) => [`several ${name}`, (request.headersDistinct[name] ?? []).length > 1,
+    ...['host', 'content-length', 'content-type', 'authorization', 'idempotency-key', 'connection',
+      ...isTicket ? ['accept'] : []].map((name) => [`several ${name}`, (request.headersDistinct[name] ?? []).length > 1,
       false] as const),
   ]
   const wrong = facts.find(([, read, expected]) => read !== expected)
@@ -167,7 +228,7 @@ function differenceOf ({ url, authorization, idempotencyKey, body }: Expected, r
 }
 
 const usage =
-  `Compares the requests that the fast lane's matcher finds with those that Node's parser reads, over random and mutated
+  `Compares the requests that the fast lane's matchers find with those that Node's parser reads, over random and mutated
 requests.
 
 usage: node test/fuzz/request-matcher.ts [--seed N] [--cases M]

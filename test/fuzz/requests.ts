@@ -1,5 +1,5 @@
-// What the fuzz programs send: requests of the fast lane's shape, requests that are just not of it, and both with bytes
-// changed. All is drawn from a seed. Strings hold bytes (latin1).
+// What the fuzz programs send: requests of the fast lane's shapes, requests that are just not of them, and both with
+// bytes changed. All is drawn from a seed. Strings hold bytes (latin1).
 import { acceptedRows, refusedRows } from '@gearbox/web/fixtures/odd-bodies.ts'
 import { Random } from '@gearbox/test-kit/random.ts'
 
@@ -56,43 +56,65 @@ function drawHeader (random: Random, name: string, value: string): string {
   return `${random.chance(0.5) ? name : drawCase(random, name)}:${before}${value}${after}`
 }
 
-/** A request of the fast lane's shape, at least as to its head. */
-function drawUsual (random: Random): Draft {
+/** A request of one of the fast lane's shapes, at least as to its head. @param name of the line, for a ticket */
+function drawUsual (random: Random, name: string): Draft {
+  return random.chance(0.65) ? drawIncrement(random) : drawTicket(random, name)
+}
+
+function drawIncrement (random: Random): Draft {
   const body = drawBody(random)
-  const header = (name: string, value: string): string => drawHeader(random, name, value)
+  const headers = [...drawShared(random), drawType(random), drawHeader(random, 'Content-Length', String(body.length))]
+  if (random.chance(0.3)) headers.push(drawIdempotencyKey(random))
+  if (random.chance(0.1)) headers.push('Accept: */*')
+  const line = `POST ${drawBase(random)}/increment${random.pick(queries)} HTTP/1.1`
+  return { line, headers: random.shuffle(headers), endOfLine: '\r\n', body, rest: '' }
+}
+
+function drawTicket (random: Random, name: string): Draft {
+  const headers = drawShared(random)
+  if (random.chance(0.5)) headers.push(drawHeader(random, 'Content-Length', '0'))
+  if (random.chance(0.2)) headers.push(drawType(random))
+  if (random.chance(0.4)) headers.push(drawHeader(random, 'Accept', random.pick(['*/*', '*/*', 'application/json'])))
+  const line = `POST ${drawBase(random)}/tickets/${name} HTTP/1.1`
+  return { line, headers: random.shuffle(headers), endOfLine: '\r\n', body: '', rest: '' }
+}
+
+function drawBase (random: Random): string {
+  return random.chance(0.9) ? '' : '/base'
+}
+
+function drawType (random: Random): string {
+  return drawHeader(random, 'Content-Type',
+    formType + random.pick(['', '', '', ';charset=utf-8', '; charset=utf-8', '; charset=UTF-8', ';charset=UTF-8']))
+}
+
+function drawIdempotencyKey (random: Random): string {
+  return drawHeader(random, 'Idempotency-Key', drawTag(random) + (random.chance(0.8)
+    ? ''
+    : random.pick(['x'.repeat(247), 'x'.repeat(248), ' x', '\tx', '!~"\\', '\x7f', '\xe9'])))
+}
+
+/** Headers that every request can have. */
+function drawShared (random: Random): string[] {
   const headers = [
-    header('Host',
+    drawHeader(random, 'Host',
       random.pick(random.chance(0.9)
         ? ['x', 'localhost:3333', '[::1]', 'LOCALHOST.']
-        : ['a b', 'evil.example',
-            'listed.example:80', '127.0.0.1.evil.example'])),
-    header('Content-Type',
-      formType + random.pick(['', '', '', ';charset=utf-8', '; charset=utf-8', '; charset=UTF-8', ';charset=UTF-8'])),
-    header('Content-Length', String(body.length)),
+        : ['a b', 'evil.example', 'listed.example:80', '127.0.0.1.evil.example'])),
   ]
-  if (random.chance(0.3)) headers.push(header('Connection', random.pick(['keep-alive', 'Keep-Alive', 'KEEP-ALIVE'])))
   if (random.chance(0.3)) {
-    headers.push(header('Authorization',
+    headers.push(drawHeader(random, 'Connection', random.pick(['keep-alive', 'Keep-Alive', 'KEEP-ALIVE'])))
+  }
+  if (random.chance(0.3)) {
+    headers.push(drawHeader(random, 'Authorization',
       random.pick([`Bearer ${apiKeys[0]}`, `Bearer ${apiKeys[0]}`, `Bearer ${apiKeys[1]}`, 'Bearer wrong',
         `bearer ${apiKeys[0]}`, `Bearer  ${apiKeys[0]}`, apiKeys[0]])))
   }
-  if (random.chance(0.3)) {
-    headers.push(header('Idempotency-Key',
-      drawTag(random) + (random.chance(0.8)
-        ? ''
-        : random.pick(['x'.repeat(247), 'x'.repeat(248), ' x', '\tx', '!~"\\', '\x7f', '\xe9']))))
-  }
-  for (const other of ['User-Agent: wrk', 'Accept: */*', 'Accept-Encoding: gzip, deflate',
-    'Keep-Alive: timeout=1, max=1', 'X-Empty:', 'X-Forwarded-For: 1.2.3.4', 'Cookie: a=b', "!#$%&'*+-.^_`|~: x"]) {
+  for (const other of ['User-Agent: wrk', 'Accept-Encoding: gzip, deflate', 'Keep-Alive: timeout=1, max=1', 'X-Empty:',
+    'X-Forwarded-For: 1.2.3.4', 'Cookie: a=b', "!#$%&'*+-.^_`|~: x"]) {
     if (random.chance(0.1)) headers.push(other)
   }
-  return {
-    line: `POST ${random.chance(0.9) ? '' : '/base'}/increment${random.pick(queries)} HTTP/1.1`,
-    headers: random.shuffle(headers),
-    endOfLine: '\r\n',
-    body,
-    rest: '',
-  }
+  return headers
 }
 
 type Quirk = (draft: Draft, random: Random) => void
@@ -108,6 +130,11 @@ const add = (...choices: readonly [string, ...string[]]): Quirk =>
 const set = (name: string, ...choices: readonly [string, ...string[]]): Quirk => (draft, random) => {
   drop(name)(draft, random)
   add(...choices)(draft, random)
+}
+/** Changes the path of a request for a ticket; @ is where the line's name is. */
+const path = (...choices: readonly [string, ...string[]]): Quirk => (draft, random) => {
+  draft.line = draft.line.replace(/\/tickets\/([a-z]{8})\S*/,
+    (_path, name: string) => random.pick(choices).replace('@', name))
 }
 const line = (...choices: readonly [string, ...string[]]): Quirk =>
   (draft, random) => { draft.line = random.pick(choices) }
@@ -223,6 +250,32 @@ const quirks: Readonly<Record<string, Quirk>> = {
     '?ack=memory&ack=memory', '?ack=memory&form=pairs', '?form=pairs', '?form=', '?ack=%6demory', '?Ack=memory',
     '?ack=memoryx', '?ack=memor', '?ack=queued#x', '?ack=stored;x', '?ack=q', '?ack[]=memory', '??ack=memory',
     '?ack=stored+'].map((query) => `POST /increment${query} HTTP/1.1`) as [string, ...string[]]),
+  'another Accept': set('accept', 'Accept: text/plain', 'Accept: text/plain;q=0.5, */*;q=0.1', 'Accept: */*;q=0.8',
+    'Accept: application/*', 'Accept: application/json, text/plain', 'Accept:', 'Accept: APPLICATION/JSON',
+    'Accept: application/json;q=0, text/plain'),
+  'two Accepts': both(add('Accept: */*'), add('Accept: text/plain', 'accept: */*', 'Accept:')),
+  'a form for a ticket': both(both((draft, random) => {
+    draft.body = random.pick(['count=2', 'holder=me', 'holder=%C3%A9', 'count=0', 'count=1&count=1', 'x', 'x=1', '&'])
+  }, set('content-type', `Content-Type: ${formType}`)), both(drop('content-length'),
+    (draft, random) => add(`Content-Length: ${draft.body.length}`)(draft, random))),
+  'an Idempotency-Key for a ticket': (draft, random) => add(drawIdempotencyKey(random))(draft, random),
+  'a query for a ticket': (draft, random) => {
+    const query = random.pick(['?', '?count=3', '?count=1', '?holder=x', '?x=1', '?count=', '#x', '?count=1001'])
+    draft.line = draft.line.replace(/(\/tickets\/\S*)/, (all) => `${all}${query}`)
+  },
+  'an odd line': path('/tickets/', '/tickets/.', '/tickets/..', '/tickets/...', '/tickets/@-._~9Z', '/tickets/@%62c',
+    '/tickets/%2e%2e', '/tickets/@/b', '/tickets//@', '/tickets/@/', '/tickets/@;b', '/tickets/@,b', '/tickets/@:b',
+    '/tickets/@+b', '/tickets/@!b', '/tickets/@\xe9', '/tickets/@%C3%A9', '/tickets/@%00', '/tickets/@%', '/Tickets/@',
+    '/tickets', '/ticket/@', '/tickets/@\\b', '/tickets/@/serve', '/tickets/@/log', '/tickets/*', '/tickets/:name',
+    '/tickets/constructor', '/tickets/__proto__', '/tickets/@#b'),
+  'a long line': path(`/tickets/@${'n'.repeat(248)}`, `/tickets/@${'n'.repeat(249)}`, `/tickets/@${'9'.repeat(247)}`,
+    `/tickets/@${'9'.repeat(248)}`, `/tickets/@${'9'.repeat(249)}`, `/tickets/@${'n'.repeat(3000)}`),
+  'a ticket in another way': (draft, random) => {
+    draft.line = draft.line.replace(/^POST (\/(?:base\/)?tickets\/\S*) HTTP\/1\.1$/, (_all, path: string) =>
+      random.pick([`POST ${path} HTTP/1.0`, `GET ${path} HTTP/1.1`, `PUT ${path} HTTP/1.1`, `POST  ${path} HTTP/1.1`,
+        `POST ${path}  HTTP/1.1`, `POST ${path}\tHTTP/1.1`, `POST http://x${path} HTTP/1.1`, `POST ${path}`,
+        `POST ${path} HTTP/1.1 `, `DELETE ${path}/1 HTTP/1.1`, `post ${path} HTTP/1.1`]))
+  },
   'a blank line before': (draft, random) => {
     draft.line = `${random.pick(['\r\n', '\r\n\r\n', '\n', '\r', '\r\n\r\n\r\n'])}${draft.line}`
   },
@@ -253,8 +306,8 @@ function write ({ line, headers, endOfLine, body, rest }: Draft): string {
 }
 
 /** One request, of the shape or not, before any byte of it is changed. */
-function drawRequest (random: Random, names: string[]): string {
-  const draft = drawUsual(random)
+function drawRequest (random: Random, names: string[], name = drawTag(random)): string {
+  const draft = drawUsual(random, name)
   while (random.chance(0.35)) {
     const name = quirkNames[random.int(0, quirkNames.length - 1)]!
     names.push(name)
@@ -297,9 +350,11 @@ export function drawCaseOf (random: Random): Case {
   const names: string[] = []
   let bytes = ''
   let last = ''
+  // Only requests of one connection are for the same line, so that its numbers follow from their order.
+  const name = drawTag(random)
   for (let left = random.pick([1, 1, 1, 2, 2, 3, 4, 5]); left > 0; left--) {
     // The same one again, with its Idempotency-Key.
-    if (last === '' || !random.chance(0.2)) last = drawRequest(random, names)
+    if (last === '' || !random.chance(0.2)) last = drawRequest(random, names, name)
     else names.push('again')
     bytes += last
   }

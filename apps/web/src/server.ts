@@ -13,7 +13,7 @@ import { toRequestError } from '@gearbox/runtime/http/known-errors.ts'
 import { Routing } from '@gearbox/runtime/http/routing.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import { FastLaneServer, type FastLaneOptions } from './fast-lane/server.ts'
-import { refuseCaller, refuseHost } from './http/access.ts'
+import { refuseCaller, refuseForRoute, refuseHost } from './http/access.ts'
 import { addCors } from './http/cors.ts'
 import { addDocument } from './http/docs/document.ts'
 import { docsRoutes } from './http/docs/route.ts'
@@ -138,7 +138,19 @@ async function addRoutes (
   })
   const admit = { limits: config, flusher, queue }
   await registerPlugins(app, prefix, {
-    ...options.plugins, logger: options.logger, apiKeys, origins, replied, admit, database: totals.plugins,
+    ...options.plugins,
+    logger: options.logger,
+    apiKeys,
+    origins,
+    replied,
+    admit,
+    database: totals.plugins,
+    fastPost: (path, access, handler) => {
+      if (!(app.server instanceof FastLaneServer)) return
+      const isCallerAllowed = (authorization: string | undefined): boolean =>
+        refuseForRoute(apiKeys, config.public, access, authorization) === undefined
+      app.server.addPost(path, apiKeys.any ? isCallerAllowed : undefined, handler)
+    },
   })
 }
 

@@ -96,7 +96,7 @@ export const coreSettings = {
   }),
   bodyPairsMax: integer({ fallback: 1000, range: [1, 1_000_000], about: 'pairs in one request body' }),
   connectionsMax: integer({ fallback: 15_000, range: [1, 1_000_000], about: 'connections to one worker' }),
-  fastLane: oneOf('on', ['on', 'off'], 'whether plain increments bypass Node\'s HTTP parser'),
+  fastLane: oneOf('on', ['on', 'off'], 'whether plain requests bypass Node\'s HTTP parser'),
   basePath: {
     fallback: '',
     shown: 'unset',

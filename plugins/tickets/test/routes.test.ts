@@ -1,5 +1,6 @@
 // The routes of tickets over HTTP, with a consumer that numbers when the test says so.
-import { expect, test } from 'vitest'
+import { connect } from 'node:net'
+import { expect, onTestFinished, test } from 'vitest'
 import { until } from '@gearbox/test-kit/until.ts'
 import { startTicketWorker, TestConsumer, type Reply, type TestWorker } from './fixtures/worker.ts'
 
@@ -63,6 +64,41 @@ test('requests of one name that wait in a worker are one entry, numbered in the 
   expect(consumer.database.all('SELECT name, first, count FROM tickets_runs')).toEqual(
     [{ name: 'boat', first: 1, count: 27 }, { name: 'other', first: 1, count: 18 }])
   expect(worker.metrics.get('gearbox_tickets_issued_total')!()).toBe(45)
+})
+
+test('requests of one name are numbered in their order, with an Idempotency-Key or without', async () => {
+  const { consumer, worker } = await start()
+  consumer.auto = false
+  const socket = connect(worker.port, '127.0.0.1')
+  onTestFinished(() => { socket.destroy() })
+  let text = ''
+  socket.on('data', (chunk) => { text += String(chunk) })
+  const post = (header = ''): string => `POST /tickets/boat HTTP/1.1\r\nHost: x\r\n${header}\r\n`
+  socket.write(post() + post('Idempotency-Key: k\r\n') + post() + post())
+  await until('all to wait', () => worker.held() + consumer.waiting === 4)
+  expect(consumer.waiting).toBe(3)
+  consumer.flush()
+  const numbers = (): string[] => text.match(/(?<="number":)\d+/g) ?? []
+  await until('all replies', () => numbers().length === 4)
+  expect(numbers()).toEqual(['1', '2', '3', '4'])
+})
+
+test('a request behind a limit or a call is behind it, and whoever hangs up meanwhile gets no number', async () => {
+  const { consumer, worker } = await start()
+  consumer.auto = false
+  const socket = await worker.open('/tickets/boat')
+  await until('it to wait', () => consumer.waiting === 1)
+  const first = await hold(worker, consumer, ['/tickets/boat'])
+  const limit = await hold(worker, consumer, ['/tickets/boat?limit=1'], 'PUT')
+  const second = await hold(worker, consumer, ['/tickets/boat'])
+  const serve = await hold(worker, consumer, ['/tickets/boat/serve?to=9'])
+  socket.destroy()
+  await until('the worker to see that', async () => (await worker.send('GET', '/tickets/none')).status === 404)
+  consumer.flush()
+  expect((await first[0]!).json.number).toBe(1)
+  expect((await limit[0]!).json).toMatchObject({ issued: 1, limit: 1 })
+  expect((await second[0]!).status).toBe(409)
+  expect((await serve[0]!).json).toEqual({ serving: 1, called: [1] })
 })
 
 test('holders travel with the requests that join, and an entry is closed before it gets too large', async () => {

@@ -7,7 +7,10 @@ import type { RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { Outcome } from '../deliver/pending-replies.ts'
 import { admit, type AdmitOptions, type CountRequest } from '../increment/admit.ts'
 import { PartialRequest } from './partial-request.ts'
-import { DueReply, type ReplyOwner, type ReplyTexts, type WritePass } from './replies.ts'
+import type { FastPosts } from './posts.ts'
+import {
+  DueReply, PostReply, type Due, type PostReplyOwner, type ReplyOwner, type ReplyTexts, type WritePass,
+} from './replies.ts'
 import type { RequestMatcher } from './request-matcher.ts'
 import { readInto } from './socket.ts'
 
@@ -50,6 +53,8 @@ export interface Lane {
   readonly server: Server
   readonly options: ServeOptions
   readonly matcher: RequestMatcher
+  /** Plugins' requests. */
+  readonly posts: FastPosts
   readonly texts: ReplyTexts
   readonly pass: WritePass
   readonly request: ReusedRequest
@@ -83,7 +88,7 @@ export function reusedRequest (): ReusedRequest {
  * - *reading*, the initial state: requests are matched as their bytes arrive. With the beginning of one it holds a
  *   partial request until the rest has come. With dueMax replies due, or replies that the client does not read, its
  *   socket is paused; it is resumed when there are fewer again.
- * - *leaving*: input is put back into the socket. Entered from *reading* by bytes that are not of the matcher's shape,
+ * - *leaving*: input is put back into the socket. Entered from *reading* by bytes that are of neither shape,
  *   by a new request while the worker stops, and by a silent or partial request at two checks. Left as soon as no reply
  *   is due: then `onLeave` gives the socket to the standard path, and this object is done.
  * - *given up*: input is not read any more. Entered from *reading* when dueMax replies are due while those of all
@@ -96,13 +101,13 @@ export function reusedRequest (): ReusedRequest {
  * KEEP_ALIVE_TIMEOUT_MS or its client reads no replies; by `closeIfIdle` and `destroy` when the worker stops. Replies
  * that become known later are dropped.
  */
-export class Connection implements ReplyOwner {
+export class Connection implements ReplyOwner, PostReplyOwner {
   readonly socket: Socket
   readonly #lane: Lane
   #state: 'reading' | 'leaving' | 'given up' = 'reading'
   #ended = false
   /** Replies to admitted and refused requests, in the order of those. */
-  #due: DueReply[] = []
+  #due: Due[] = []
   readonly #partial = new PartialRequest()
   /** Pieces of heads since the last whole request. */
   #headPieces = 0
@@ -169,10 +174,27 @@ export class Connection implements ReplyOwner {
   answer (reply: DueReply, outcome: Outcome | RequestError): void {
     reply.text = this.#lane.texts.textOf(outcome)
     // The usual replies share one text. Refusals that wait for others do not, and a client can cause many.
-    if (typeof outcome !== 'string' && this.#due[0] !== reply) {
-      reply.waitingBytes = reply.ownBytes + reply.text.length
-      this.#lane.options.flusher.addReplies(0, reply.waitingBytes)
-    }
+    if (typeof outcome !== 'string') this.#countWaiting(reply)
+    this.#askForWrite()
+  }
+
+  answerPost (reply: PostReply, text: string): void {
+    reply.text = text
+    this.#countWaiting(reply)
+    this.#askForWrite()
+  }
+
+  get isGone (): boolean {
+    return this.#ended || this.socket.destroyed
+  }
+
+  #countWaiting (reply: Due): void {
+    if (this.#due[0] === reply) return
+    reply.waitingBytes = reply.ownBytes + reply.text.length
+    this.#lane.options.flusher.addReplies(0, reply.waitingBytes)
+  }
+
+  #askForWrite (): void {
     if (this.#writeComes) return
     this.#writeComes = true
     this.#lane.pass.add(this)
@@ -220,15 +242,24 @@ export class Connection implements ReplyOwner {
   #read (bytes: Buffer, end: number, isInProgress = false): void {
     const lane = this.#lane
     const { matcher } = lane
-    for (let at = 0; at < end; at = matcher.bodyEnd) {
+    for (let at = 0; at < end;) {
       if (this.#due.length >= dueMax && this.#isOverLimit()) return this.#giveUp()
-      const match = lane.stopping && !(isInProgress && at === 0) ? 'other' : matcher.read(bytes, at, end)
-      if (match === 'partial') {
-        const rest = Buffer.copyBytesFrom(bytes, at, end - at)
-        if (this.#hold(rest, Math.max(0, matcher.bodyEnd - at))) break
+      const isForStandardPath = lane.stopping && !(isInProgress && at === 0)
+      const match = isForStandardPath ? 'other' : matcher.read(bytes, at, end)
+      if (match === 'whole') {
+        this.#serve(bytes)
+        at = matcher.bodyEnd
+        continue
       }
-      if (match !== 'whole') return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
-      this.#serve(bytes)
+      const post = match === 'other' && !isForStandardPath ? lane.posts.read(bytes, at, end) : 'other'
+      if (post === 'whole') {
+        this.#servePost()
+        at = lane.posts.end
+        continue
+      }
+      const isPartial = match === 'partial' || post === 'partial'
+      if (isPartial && this.#hold(Buffer.copyBytesFrom(bytes, at, end - at), Math.max(0, matcher.bodyEnd - at))) break
+      return this.#leave(Buffer.copyBytesFrom(bytes, at, end - at))
     }
     if (this.#due.length >= dueMax || this.socket.writableNeedDrain) this.socket.pause()
   }
@@ -258,6 +289,19 @@ export class Connection implements ReplyOwner {
       if (admit(options, request, reply) === 'accepted') this.answer(reply, 'accepted')
     } catch (error) {
       this.answer(reply, options.toRequestError(error))
+    }
+  }
+
+  /** Has the plugin answer the request that was just found whole. */
+  #servePost (): void {
+    this.#idleChecks = this.#headPieces = 0
+    this.#served = true
+    const reply = new PostReply(this, this.#lane.texts)
+    this.#due.push(reply)
+    try {
+      this.#lane.posts.handle(reply)
+    } catch (error) {
+      reply.fail(error)
     }
   }
 

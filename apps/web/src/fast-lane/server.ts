@@ -1,12 +1,14 @@
 // The fast lane: an HTTP server whose connections are served straight from their sockets, as long as they send requests
-// of one shape (request-matcher.ts). A connection that sends anything else goes, with all bytes unread, to Node's
-// parser and the standard path behind it, and stays there. What a request comes to is decided in increment/admit.ts for
-// both.
+// of one of two shapes (request-matcher.ts, post-matcher.ts). A connection that sends anything else goes, with all
+// bytes unread, to Node's parser and the standard path behind it, and stays there. What an increment comes to is
+// decided in increment/admit.ts for both; what another request comes to, its plugin decides.
 import { Server, type RequestListener, type ServerOptions } from 'node:http'
 import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import type { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
+import type { FastPostHandler } from '@gearbox/runtime/plugin.ts'
 import { Connection, idleCheckMs, reusedRequest, type Lane, type ServeOptions } from './connection.ts'
+import { FastPosts } from './posts.ts'
 import { ReplyTexts, WritePass } from './replies.ts'
 import { RequestMatcher } from './request-matcher.ts'
 import { interceptConnections } from './socket.ts'
@@ -27,7 +29,7 @@ export interface FastLaneOptions extends ServeOptions {
  */
 export class FastLaneServer extends Server {
   readonly #connections = new Set<Connection>()
-  readonly #lane: Lane
+  readonly #lane: Lane & { readonly options: FastLaneOptions }
 
   constructor (httpOptions: ServerOptions, listener: RequestListener, options: FastLaneOptions) {
     super(httpOptions, listener)
@@ -36,6 +38,7 @@ export class FastLaneServer extends Server {
       server: this,
       options,
       matcher: createMatcher(options),
+      posts: new FastPosts(),
       texts: createTexts(options),
       pass: new WritePass(),
       request: reusedRequest(),
@@ -52,6 +55,19 @@ export class FastLaneServer extends Server {
       for (const connection of this.#connections) connection.checkIdle()
     }, idleCheckMs).unref()
     this.once('close', () => clearInterval(checking))
+  }
+
+  /**
+   * Has plain requests for `POST {prefix}NAME` answered here.
+   * @param prefix with BASE_PATH
+   * @param isCallerAllowed whether the Authorization, or its absence, lets its sender in; undefined: all may
+   */
+  addPost (
+    prefix: string, isCallerAllowed: ((authorization: string | undefined) => boolean) | undefined,
+    handler: FastPostHandler
+  ): void {
+    const { hosts } = this.#lane.options
+    this.#lane.posts.add({ prefix, isHostAllowed: (host) => hosts.allows(host), isCallerAllowed }, handler)
   }
 
   /** From here on new requests go to the standard path, which refuses them. */
@@ -79,9 +95,9 @@ function createMatcher ({ limits, hosts, apiKeys }: FastLaneOptions): RequestMat
   })
 }
 
-function createTexts ({ limits, replied }: FastLaneOptions): ReplyTexts {
+function createTexts ({ limits, replied, toRequestError }: FastLaneOptions): ReplyTexts {
   const { keepAliveTimeoutMs, corsOrigins } = limits
-  return new ReplyTexts({ keepAliveTimeoutMs, varyByOrigin: corsOrigins.length > 0, replied })
+  return new ReplyTexts({ keepAliveTimeoutMs, varyByOrigin: corsOrigins.length > 0, replied, toRequestError })
 }
 
 /** What Node's parser would say of a connection that ended within a request. */

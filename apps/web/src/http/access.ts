@@ -1,7 +1,7 @@
 // Whether a request may come in, as Fastify's hooks check it: the host that it is for, then its API key. The checks
 // themselves are in packages/runtime, as METRICS_PORT makes them too.
 import type { IncomingMessage } from 'node:http'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyContextConfig, FastifyRequest } from 'fastify'
 import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import type { PublicPart } from '@gearbox/runtime/config.ts'
 import type { Hosts } from '@gearbox/runtime/access/hosts.ts'
@@ -23,17 +23,26 @@ export function countHosts ({ rawHeaders }: IncomingMessage): number {
   return found
 }
 
-/**
- * Why a request's API key does not let it in; undefined: it does. A path without a route needs any key, so that
- * strangers can't find out which paths there are. A route that is public needs none; a wrong one is refused all the
- * same, as its owner would want to know.
- */
+/** Why a request's API key does not let it in; undefined: it does. */
 export function refuseCaller (
   apiKeys: ApiKeys, parts: readonly PublicPart[], { is404, raw, routeOptions: { config } }: FastifyRequest
 ): RequestError | undefined {
   const { authorization } = raw.headers
-  if (is404) return apiKeys.refusal(authorization, 'any')
+  // Any key for a path without a route, so that strangers can't find out which paths there are.
+  return is404 ? apiKeys.refusal(authorization, 'any') : refuseForRoute(apiKeys, parts, config, authorization)
+}
+
+/**
+ * Why an API key does not let its sender in to a route; undefined: it does. A route that is public needs none; a wrong
+ * one is refused all the same, as its owner would want to know.
+ */
+export function refuseForRoute (
+  apiKeys: ApiKeys, parts: readonly PublicPart[], config: RouteAccess | undefined, authorization: string | undefined
+): RequestError | undefined {
   const isPublic = config?.public !== undefined && parts.includes(config.public)
   if (isPublic) return apiKeys.refusal(authorization, authorization === undefined ? 'none' : 'any')
   return apiKeys.refusal(authorization, config?.needs ?? 'admin')
 }
+
+/** Whom a route lets in. */
+export type RouteAccess = Pick<FastifyContextConfig, 'needs' | 'public'>

@@ -1,4 +1,4 @@
-// POST /increment on the standard path: requests that are not of the fast lane's one shape. Fastify passes them to it;
+// POST /increment on the standard path: requests that are not of the fast lane's shape. Fastify passes them to it;
 // it passes them on to `admit`. Its schema is what /docs shows.
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { ackLevels } from '@gearbox/protocol/ack-levels.ts'

@@ -7,7 +7,7 @@ import type { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import type { Logger } from '@gearbox/runtime/log/logger.ts'
 import type { Registry } from '@gearbox/runtime/metrics.ts'
 import type {
-  Json, LoadedPlugin, Plugin, PluginReader, Submitted, SubmitOptions, WebContext,
+  FastPostHandler, Json, LoadedPlugin, Plugin, PluginReader, Submitted, SubmitOptions, WebContext,
 } from '@gearbox/runtime/plugin.ts'
 import type { AdmitOptions } from '../increment/admit.ts'
 import { countPairs } from '../increment/count-pairs.ts'
@@ -37,6 +37,8 @@ export interface ContextOptions {
   readonly producer: string
   /** Takes the socket of a request of this plugin's scope. */
   readonly detach: (request: FastifyRequest) => Socket
+  /** What `fastPost` of this plugin does. */
+  readonly fastPost: (prefix: string, handler: FastPostHandler) => void
 }
 
 /** The context of a plugin. */
@@ -59,6 +61,7 @@ export function contextOf (
       return { idempotencyKey: checkKey(key), caller: apiKeys.any ? callerOf(headers.authorization) : '' }
     },
     detach: options.detach,
+    fastPost: options.fastPost,
     isAllowed: ({ headers }, scope) => apiKeys.allows(headers.authorization, scope),
     hasApiKeys: apiKeys.any,
     database,

@@ -14,7 +14,7 @@ import { streamLog } from './log.ts'
 import { pageHeaders, renderPage } from './page.ts'
 import { readCount, readFields, readHolder, readInteger, readName, readNumber } from './parameters.ts'
 import { findRequest, isReceipt } from './reads.ts'
-import { sendOutcome } from './replies.ts'
+import { sendFast, sendOutcome } from './replies.ts'
 import { parseRequestId } from './request-id.ts'
 import {
   giveUpSchema, issueSchema, limitSchema, lineSchema, logSchema, placeSchema, requestSchema, serveSchema,
@@ -45,8 +45,8 @@ export function ticketRoutes (app: FastifyInstance, web: Web): void {
   const keyed = new KeyedRequests(web, (count) => waiting.countIssued(count))
   addIssue(app, web, waiting, keyed)
   addRequest(app, web, waiting, keyed)
-  addLine(app, web)
-  addServe(app, web)
+  addLine(app, web, waiting)
+  addServe(app, web, waiting)
   addPlace(app, web)
   addLog(app, web)
 }
@@ -67,8 +67,22 @@ function addIssue (app: FastifyInstance, web: Web, waiting: WaitingLines, keyed:
       isGone: () => hasHungUp(request),
       settle: (outcome: Outcome) => sendOutcome(reply, outcome, asked),
     }
-    if (key.idempotencyKey === undefined) waiting.take(name, ticketRequest)
-    else keyed.take(name, key, ticketRequest)
+    if (key.idempotencyKey === undefined) {
+      waiting.take(name, ticketRequest)
+    } else {
+      waiting.seal(name)
+      keyed.take(name, key, ticketRequest)
+    }
+  })
+  web.fastPost('/tickets/', (name, reply) => {
+    const asked = { basePath: web.core.basePath, name, count: 1, accept: undefined, statusCode: 201 } as const
+    waiting.take(name, {
+      count: 1,
+      holder: undefined,
+      came: Date.now(),
+      isGone: () => reply.isGone(),
+      settle: (outcome) => sendFast(reply, outcome, asked),
+    })
   })
 }
 
@@ -107,7 +121,7 @@ function noRequest (text: string): Error {
   return replyError(404, 'GBX_NO_REQUEST', `no request ${echo(text)} is known: it was refused, or never got a 202`)
 }
 
-function addLine (app: FastifyInstance, web: Web): void {
+function addLine (app: FastifyInstance, web: Web, waiting: WaitingLines): void {
   app.get<NamePath>('/tickets/:name', { config: access.read, schema: lineSchema }, (request, reply) => {
     const name = readName(request.params.name)
     reply.header('cache-control', 'no-cache').send(lineState(web.database, name, lineOf(web, name)))
@@ -119,6 +133,7 @@ function addLine (app: FastifyInstance, web: Web): void {
       throw replyError(400, 'GBX_BAD_QUERY', 'send limit=N, the last number that may be issued, or limit= to lift it')
     }
     const to = text === '' ? null : readInteger(text, 'limit', 0, numberMax)
+    waiting.seal(name)
     return await whenStored(web, { limit: name, to }) ?? reply.code(202).send()
   })
 }
@@ -130,7 +145,7 @@ function lineOf ({ database }: Web, name: string): Line {
   return line
 }
 
-function addServe (app: FastifyInstance, web: Web): void {
+function addServe (app: FastifyInstance, web: Web, waiting: WaitingLines): void {
   const options = { config: access.admin, schema: serveSchema }
   app.post<NamePath>('/tickets/:name/serve', options, async (request, reply) => {
     const name = readName(request.params.name)
@@ -143,6 +158,7 @@ function addServe (app: FastifyInstance, web: Web): void {
       ? { serve: name, by: readInteger(by, 'by', 1, 1000) }
       : { serve: name, to: readInteger(to ?? '', 'to', 1, numberMax) }
     const scope = `POST /tickets/${encodeURIComponent(name)}/serve`
+    waiting.seal(name)
     const result = await whenStored(web, entry, { ...web.idempotency(request), scope })
     if (result === undefined) return reply.code(202).send()
     const served = parseServed(result)

@@ -48,7 +48,8 @@ const repliesPerStep = 100
 const remembered = { entries: 1000, ms: 600_000 } as const
 
 /**
- * The entries of one worker. Each is *open* while it takes in requests, *closed* from when it leaves or gives its first
+ * The entries of one worker. Each is *open* while it takes in requests; *sealed*, if `seal` comes or it is full, while
+ * it takes in no more but waits to leave; *closed* from when it leaves or gives its first
  * 202 (from then on no request of it is dropped), and *settled* once the consumer has answered. `#open` has at most one
  * per name.
  */
@@ -88,6 +89,14 @@ export class WaitingLines {
     entry.add(request, () => {})
     this.#open.set(name, entry)
     this.#send(entry).catch((error: unknown) => { this.#web.logger.error({ err: error }, 'tickets were not answered') })
+  }
+
+  /**
+   * To be called when an entry of another kind is sent that is for this name: who comes later gets behind it, and no
+   * longer into the entry that is before it.
+   */
+  seal (name: string): void {
+    this.#open.delete(name)
   }
 
   /** Counts numbers that a request got which had an entry of its own. */
