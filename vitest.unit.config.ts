@@ -11,7 +11,7 @@ const programs = [
 /** Each keeps a whole web worker, a queue or a database busy for seconds. */
 const slow = [
   'apps/consumer/test/{consumer,key-counter,rejections}',
-  'apps/web/test/{access,edge,fast-lane,flusher,increment,routing,standard-path,totals}',
+  'apps/web/test/{access,edge,fast-lane,fast-posts,flusher,increment,routing,standard-path,totals}',
   'packages/queue/test/embedded-queue', 'plugins/tickets/test/routes',
 ]
 
