@@ -56,9 +56,23 @@ function drawHeader (random: Random, name: string, value: string): string {
   return `${random.chance(0.5) ? name : drawCase(random, name)}:${before}${value}${after}`
 }
 
-/** A request of one of the fast lane's shapes, at least as to its head. @param name of the line, for a ticket */
-function drawUsual (random: Random, name: string): Draft {
-  return random.chance(0.65) ? drawIncrement(random) : drawTicket(random, name)
+/** What the requests for tickets of one connection have in common. */
+interface Line {
+  readonly name: string
+  /**
+   * Whether they have a Content-Type. Node serves those of a connection that have none before those that have one, and
+   * the fast lane serves all in their order.
+   */
+  readonly hasType: boolean
+}
+
+function drawLine (random: Random): Line {
+  return { name: drawTag(random), hasType: random.chance(0.2) }
+}
+
+/** A request of one of the fast lane's shapes, at least as to its head. */
+function drawUsual (random: Random, line: Line): Draft {
+  return random.chance(0.65) ? drawIncrement(random) : drawTicket(random, line)
 }
 
 function drawIncrement (random: Random): Draft {
@@ -70,10 +84,10 @@ function drawIncrement (random: Random): Draft {
   return { line, headers: random.shuffle(headers), endOfLine: '\r\n', body, rest: '' }
 }
 
-function drawTicket (random: Random, name: string): Draft {
+function drawTicket (random: Random, { name, hasType }: Line): Draft {
   const headers = drawShared(random)
   if (random.chance(0.5)) headers.push(drawHeader(random, 'Content-Length', '0'))
-  if (random.chance(0.2)) headers.push(drawType(random))
+  if (hasType) headers.push(drawType(random))
   if (random.chance(0.4)) headers.push(drawHeader(random, 'Accept', random.pick(['*/*', '*/*', 'application/json'])))
   const line = `POST ${drawBase(random)}/tickets/${name} HTTP/1.1`
   return { line, headers: random.shuffle(headers), endOfLine: '\r\n', body: '', rest: '' }
@@ -306,8 +320,8 @@ function write ({ line, headers, endOfLine, body, rest }: Draft): string {
 }
 
 /** One request, of the shape or not, before any byte of it is changed. */
-function drawRequest (random: Random, names: string[], name = drawTag(random)): string {
-  const draft = drawUsual(random, name)
+function drawRequest (random: Random, names: string[], forLine = drawLine(random)): string {
+  const draft = drawUsual(random, forLine)
   while (random.chance(0.35)) {
     const name = quirkNames[random.int(0, quirkNames.length - 1)]!
     names.push(name)
@@ -351,10 +365,10 @@ export function drawCaseOf (random: Random): Case {
   let bytes = ''
   let last = ''
   // Only requests of one connection are for the same line, so that its numbers follow from their order.
-  const name = drawTag(random)
+  const forLine = drawLine(random)
   for (let left = random.pick([1, 1, 1, 2, 2, 3, 4, 5]); left > 0; left--) {
     // The same one again, with its Idempotency-Key.
-    if (last === '' || !random.chance(0.2)) last = drawRequest(random, names, name)
+    if (last === '' || !random.chance(0.2)) last = drawRequest(random, names, forLine)
     else names.push('again')
     bytes += last
   }
