@@ -17,9 +17,15 @@ function read (name: string): string {
   return readFileSync(join(root, name), 'utf8')
 }
 
-test('docs/configuration.md has the table of variables that --help prints', async () => {
-  const table = describeVariables(allSettings, await loadPluginsOf({}))
-  expect(read('docs/configuration.md')).toContain(`\`\`\`\n${table}\n\`\`\``)
+test('docs/configuration.md has the table of variables that --help prints', () => {
+  expect(read('docs/configuration.md')).toContain(`\`\`\`\n${describeVariables(allSettings, [])}\n\`\`\``)
+})
+
+test('the README of each plugin that is built in has what --help prints of its settings', async () => {
+  for (const plugin of await loadPluginsOf({})) {
+    if (Object.keys(plugin.settings ?? {}).length === 0) continue
+    expect(read(`plugins/${plugin.name}/README.md`)).toContain(`\`\`\`\n${describeVariables([], [plugin])}\n\`\`\``)
+  }
 })
 
 test.each(documents)('%s names only npm scripts that there are', (name) => {

@@ -169,6 +169,8 @@ export const coreSettings = {
   }),
   plugins: {
     fallback: builtInPlugins.length === 0 ? 'none' : builtInPlugins.join(','),
+    // Another plugin in the list changes no document.
+    shown: 'all that are built in',
     about: 'comma-separated plugins: names of built-in ones, paths (./mine.ts), packages; none',
     printable: true,
     parse: parsePlugins,
