@@ -341,7 +341,7 @@ describe('outcomes', () => {
     execute(path, `
       WITH RECURSIVE number(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM number LIMIT 12000)
       INSERT INTO results(producer, seq, entry, result, elapsed_ms)
-        SELECT 'gone', i, 0, '{"result":1}', -600000 FROM number`)
+        SELECT 'gone', i, 0, '{"result":1}', -700000 FROM number`)
     const { store } = openStore({ path, plugins: [listPlugin()] })
     for (let seq = 2; seq <= 4; seq++) store.apply([element({ seq, sums: { a: 1 } })])
     expect(results(path)).toHaveLength(1)
