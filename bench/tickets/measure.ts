@@ -143,8 +143,14 @@ export async function measureCrowd (host: Host, { rounds, say }: Omit<RoundOptio
   return result
 }
 
-/** What was refused must not have got a number; what broke, or is late, may have. @throws Error */
-function checkGiven (given: number, { requests }: CrowdSize, { refused, broken, late }: LateCrowd): void {
-  if (given <= requests - refused && given >= requests - refused - broken - late) return
+/**
+ * What was answered must have got a number; what broke, or is late, may have. So may requests that ab leaves unanswered
+ * when it ends: it doesn't count a connection as started that is refused before it has written to it, starts another,
+ * and ends with as many in flight as that makes too many, at most all that it has at once.
+ * @throws Error
+ */
+function checkGiven (given: number, { requests, atOnce }: CrowdSize, { refused, broken, late }: LateCrowd): void {
+  const unanswered = Math.min(refused, atOnce)
+  if (given <= requests - refused + unanswered && given >= requests - refused - broken - late) return
   throw new Error(`of ${requests} requests ${refused} were refused and ${broken} broke, but ${given} got a number`)
 }
