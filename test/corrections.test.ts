@@ -117,10 +117,11 @@ describe.each(['redis', 'embedded'] as const)('with the %s queue', (queue) => {
     await count(place, 'foo=1')
     expect(runSet(place, 'foo', '0', '--if-total', '5'))
       .toMatchObject({ code: 1, err: expect.stringContaining('is -6') })
-    expect(runSet(place, 'foo', '--delete')).toMatchObject({ code: 0, out: '"foo": -6 → no total\n' })
+    expect(runSet(place, 'foo', '--if-total', '-6', '-8')).toMatchObject({ code: 0, out: '"foo": -6 → -8\n' })
+    expect(runSet(place, 'foo', '--delete')).toMatchObject({ code: 0, out: '"foo": -8 → no total\n' })
     expect(runSet(place, 'foo', '--delete')).toMatchObject({ code: 1 })
     expect(readTotals(place.databasePath)).toEqual(new Map())
-    expect(corrections(place)).toMatchObject([{ by: 'gearbox set' }, { by: 'gearbox set' }])
+    expect(corrections(place)).toMatchObject(Array(3).fill({ by: 'gearbox set' }))
   })
 })
 
@@ -177,6 +178,7 @@ test('what can not be read is refused by name, and changes nothing', async () =>
     ['foo', '1', '--if-total', 'x']]) {
     expect(runSet(place, ...words), words.join(' ')).toMatchObject({ code: 64, out: '' })
   }
+  expect(runSet(place, 'foo', '1', '--port', '2').err).toContain('PORT=2 npm run gearbox -- set')
   expect(readTotals(place.databasePath)).toEqual(new Map([['foo', 5n]]))
   expect(corrections(place)).toEqual([])
 })

@@ -2,6 +2,7 @@
 // builds it and makes it listen.
 import { Server, type RequestListener } from 'node:http'
 import fastify, { LogController, type FastifyBaseLogger, type FastifyInstance, type FastifyRequest } from 'fastify'
+import { keyBytesMax } from '@gearbox/protocol/key.ts'
 import { ApiKeys } from '@gearbox/runtime/access/api-keys.ts'
 import { Hosts } from '@gearbox/runtime/access/hosts.ts'
 import { Origins } from '@gearbox/runtime/access/origins.ts'
@@ -23,7 +24,6 @@ import { httpOptions, limitServer, type HttpConfig } from './http/node-server.ts
 import { addHeadCheck, addReplyHooks } from './http/request-checks.ts'
 import { UnparsedReplies } from './http/unparsed-replies.ts'
 import type { AdmitOptions } from './increment/admit.ts'
-import { keyBytesMax } from './increment/form.ts'
 import { incrementRoutes } from './increment/route.ts'
 import type { Totals } from './totals/reads.ts'
 import { registerPlugins, type PluginOptions } from './plugins/register.ts'

@@ -22,3 +22,10 @@ export function add (a: Sum, b: Sum): Sum {
 export function narrow (value: bigint): Sum {
   return value >= BigInt(Number.MIN_SAFE_INTEGER) && value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value
 }
+
+/** The 64-bit integer that a text is in decimal digits, perhaps with a minus; undefined if it is none. */
+export function parseInt64 (text: string): bigint | undefined {
+  if (!/^-?[0-9]{1,40}$/.test(text)) return undefined
+  const value = BigInt(text)
+  return value > int64Max || value < int64Min ? undefined : value
+}

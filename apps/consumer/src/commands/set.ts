@@ -1,12 +1,13 @@
 // `npm run gearbox -- set KEY VALUE`: sets a total in the database, or removes it, while the consumer goes on.
 import { existsSync } from 'node:fs'
+import { parseInt64 } from '@gearbox/protocol/int64.ts'
+import { keyProblem } from '@gearbox/protocol/key.ts'
 import type { Config } from '@gearbox/runtime/config.ts'
 import { FatalError } from '@gearbox/runtime/errors.ts'
 import { createLogger } from '@gearbox/runtime/log/logger.ts'
 import { EntryRefusedError, type LoadedPlugin } from '@gearbox/runtime/plugin.ts'
 import { defineCommand } from '@gearbox/runtime/process/command.ts'
 import { exitCode } from '@gearbox/runtime/process/exit-codes.ts'
-import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
 import { isBusy } from '../store/open.ts'
 import { Store } from '../store/store.ts'
 
@@ -22,9 +23,6 @@ usage: npm run gearbox -- set KEY VALUE      sets the total of KEY
 const settings = [
   'databasePath', 'idempotencyHours', 'idempotencyRowsMax', 'rejectedRowsMax', 'rejectedBytesMax', 'plugins',
 ] as const
-
-/** Bytes of a key, as for increments. */
-const keyBytesMax = 256
 
 /** What is to be done. */
 interface Correction {
@@ -85,17 +83,17 @@ function parse (words: readonly string[], isDelete: boolean, required: string | 
   }
 }
 
+/** Nobody could count with a key that counting would refuse. @throws FatalError (usage) */
 function checkKey (key: string): void {
-  const bytes = Buffer.byteLength(key)
-  // eslint-disable-next-line no-control-regex
-  if (bytes >= 1 && bytes <= keyBytesMax && !/[\u0000-\u001f\u007f]/.test(key) && key.isWellFormed()) return
-  throw new FatalError(
-    `a key has 1 to ${keyBytesMax} bytes and no control characters: nobody could count with this one`, exitCode.usage)
+  const problem = keyProblem(key)
+  if (problem === undefined) return
+  throw new FatalError(`the key ${JSON.stringify(key.slice(0, 64))} ${problem}`, exitCode.usage)
 }
 
+/** @returns the integer, written as the database would write it @throws FatalError (usage) */
 function integer (name: string, text: string): string {
-  const value = /^-?[0-9]{1,40}$/.test(text) ? BigInt(text) : undefined
-  if (value !== undefined && value >= int64Min && value <= int64Max) return String(value)
+  const value = parseInt64(text)
+  if (value !== undefined) return String(value)
   throw new FatalError(`${name} must be a whole number within 64 bits, not ${JSON.stringify(text.slice(0, 64))}`,
     exitCode.usage)
 }

@@ -1,6 +1,7 @@
 // Counts pairs that a plugin's route has made, with the promise of a POST: checked like a body, and admitted by the
 // same code. A plugin's context calls it.
 import { narrow, type Sum } from '@gearbox/protocol/int64.ts'
+import { keyProblem } from '@gearbox/protocol/key.ts'
 import { echo } from '@gearbox/runtime/http/echo.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import type { IncrementOptions, Pairs } from '@gearbox/runtime/plugin.ts'
@@ -8,7 +9,7 @@ import { IncrementColumns } from '../accumulate/columns.ts'
 import { hashOf } from '../accumulate/key-table.ts'
 import { notPending, type Outcome } from '../deliver/pending-replies.ts'
 import { admitIncrements, readLevel, refusal, type AdmitOptions } from './admit.ts'
-import { isInt64, keyBytesMax } from './form.ts'
+import { isInt64 } from './form.ts'
 import { checkKey, idOf } from './idempotency.ts'
 
 /** About what Node and Fastify keep of the request whose route waits. */
@@ -67,17 +68,10 @@ function isMap (pairs: Pairs): pairs is ReadonlyMap<string, number | bigint> {
 }
 
 function checkName (key: string, index: number): Buffer {
-  if (typeof key !== 'string') throw badPair(index, String(key), 'has a key that is not a string')
-  if (key === '') throw badPair(index, key, 'has an empty key')
-  if (!key.isWellFormed()) throw badPair(index, key, 'has a key that is not UTF-8')
-  const bytes = Buffer.from(key)
-  if (bytes.length > keyBytesMax) {
-    throw badPair(index, key, `has a key of ${bytes.length} bytes; at most ${keyBytesMax} are allowed`)
-  }
-  if (bytes.some((byte) => byte < 0x20 || byte === 0x7f)) {
-    throw badPair(index, key, 'has a key with a control character')
-  }
-  return bytes
+  if (typeof key !== 'string') throw badPair(index, String(key), 'its key is not a string')
+  const problem = keyProblem(key)
+  if (problem !== undefined) throw badPair(index, key, `its key ${problem}`)
+  return Buffer.from(key)
 }
 
 function checkValue (key: string, value: number | bigint, index: number): Sum {

@@ -2,6 +2,7 @@
 // wrong with it. Pure: `admit` passes it the bytes, and passes on to the flusher what comes out.
 import { isUtf8 } from 'node:buffer'
 import { int64Max, int64Min, narrow, type Sum } from '@gearbox/protocol/int64.ts'
+import { keyBytesMax } from '@gearbox/protocol/key.ts'
 import { echo, echoPair, textOf } from '@gearbox/runtime/http/echo.ts'
 import { RequestError } from '@gearbox/runtime/http/errors.ts'
 import { IncrementColumns } from '../accumulate/columns.ts'
@@ -14,9 +15,6 @@ export interface FormOptions {
   /** Whether `key=…&value=…` is two pairs too, and not the original's form. */
   readonly pairsOnly: boolean
 }
-
-/** Longest key that may be counted, in bytes of UTF-8. */
-export const keyBytesMax = 256
 
 const [ampersand, equalsSign, percent, plus, minus, zero, nine] = [0x26, 0x3d, 0x25, 0x2b, 0x2d, 0x30, 0x39]
 

@@ -2,7 +2,8 @@
 // to the consumer as an entry, alone in its batch, behind all that this worker accepted before it.
 import { createHash } from 'node:crypto'
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
+import { parseInt64 } from '@gearbox/protocol/int64.ts'
+import { keyProblem } from '@gearbox/protocol/key.ts'
 import type { Json } from '@gearbox/protocol/plugin-entry.ts'
 import type { ApiKey } from '@gearbox/runtime/access/api-keys.ts'
 import type { Origins } from '@gearbox/runtime/access/origins.ts'
@@ -150,7 +151,7 @@ function readTotal ({ query: { total }, body }: CorrectionRequest): bigint {
     throw new RequestError('GBX_BAD_QUERY', 'send the total in the query or in a form, not in both')
   }
   if (isEmpty) throw new RequestError('GBX_BAD_QUERY', 'send the new total: total=N, in the query or in a form')
-  const sums = parseForm(body, { pairsMax: 1, pairsOnly: true }, 0, body.length).sums()
+  const sums = parseForm(body, { pairsMax: 1, pairsOnly: true }).sums()
   const sent = sums.get('total')
   if (sent === undefined) throw new RequestError('GBX_BAD_PAIR', 'pair 1 must be total=N')
   return BigInt(sent)
@@ -158,14 +159,15 @@ function readTotal ({ query: { total }, body }: CorrectionRequest): bigint {
 
 /** @throws RequestError (400) */
 function toInt64 (name: string, text: string): bigint {
-  const value = /^-?[0-9]{1,40}$/.test(text) ? BigInt(text) : undefined
-  if (value !== undefined && value >= int64Min && value <= int64Max) return value
+  const value = parseInt64(text)
+  if (value !== undefined) return value
   throw new RequestError('GBX_BAD_QUERY', `"${name}" must be a whole number within 64 bits, not ${echo(text)}`)
 }
 
 /** A key that counting could not have made would be one that nobody can count with. @throws RequestError (400) */
 function checkNewKey (key: string): void {
-  parseForm(Buffer.from(`${encodeURIComponent(key)}=0`), { pairsMax: 1, pairsOnly: true })
+  const problem = keyProblem(key)
+  if (problem !== undefined) throw new RequestError('GBX_BAD_PAIR', `the key ${echo(key)} ${problem}`)
 }
 
 /** What the consumer returned. @throws Error if that is not a correction's result */

@@ -25,21 +25,26 @@ export function parseOptions<O extends Options> (
   command: string, words: readonly string[], options: O, allowPositionals = false
 ): Arguments<O> {
   const setting = (variable: string, value: string | undefined): string =>
-    `${variable}=${shown(value)} ${command === 'start' ? 'npm start' : `npm run ${command}`}`
+    `${variable}=${shown(value)} ${typed(command)}`
   refuseKeptByNpm(words, setting)
   refuseSettings(words, options, setting)
-  const args = allowPositionals ? words.map((word, i) => markNumber(word, words[i - 1], options)) : [...words]
+  const args = words.map((word) => /^-\d+$/.test(word) ? `${mark}${word}` : word)
   const { values, positionals } = parseArgs({ args, options, allowPositionals, strict: true })
-  return { values, positionals: positionals.map((word) => word.replace(mark, '')) }
+  const unmarked = Object.entries(values).map(([name, value]) =>
+    [name, typeof value === 'string' ? value.replace(mark, '') : value])
+  return { values: Object.fromEntries(unmarked), positionals: positionals.map((word) => word.replace(mark, '')) }
 }
 
-/** What no word of a command line can have in it. */
+/** Put before negative numbers, which parseArgs would take for options. No word of a command line can have it. */
 const mark = '\0'
 
-/** parseArgs takes a negative number for options whose names are digits. Behind an option it belongs to that. */
-function markNumber (word: string, before: string | undefined, options: Options): string {
-  const isValue = before !== undefined && options[before.replace(/^--/, '')]?.type === 'string'
-  return /^-\d+$/.test(word) && !isValue ? `${mark}${word}` : word
+/** Commands besides `start` that have an npm script. */
+const scripts = ['web', 'consumer', 'verify', 'rejected', 'rebind', 'backup'] as const
+
+/** How a command is typed. */
+function typed (command: string): string {
+  if (command === 'start') return 'npm start'
+  return scripts.some((name) => name === command) ? `npm run ${command}` : `npm run gearbox -- ${command}`
 }
 
 /** Only a number is shown: other values may be secrets. */

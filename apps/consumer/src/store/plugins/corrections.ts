@@ -1,7 +1,7 @@
 // The correction of a total: an entry of the reserved name `totals`, alone in its batch, which sets a total or removes
 // it. Totals pass as decimal text, as a number of JavaScript can't hold all 64 bits.
 import type { Json } from '@gearbox/protocol/plugin-entry.ts'
-import { int64Max, int64Min } from '@gearbox/protocol/int64.ts'
+import { parseInt64 } from '@gearbox/protocol/int64.ts'
 import { refuse, type Correction, type PluginDatabase } from '@gearbox/runtime/plugin.ts'
 
 /** The name under which corrections travel: no plugin can have it. */
@@ -99,7 +99,5 @@ function parse (data: Json): Wanted | undefined {
 }
 
 function parseTotal (value: Json | undefined): bigint | undefined {
-  if (typeof value !== 'string' || !/^-?\d{1,19}$/.test(value)) return undefined
-  const total = BigInt(value)
-  return total > int64Max || total < int64Min ? undefined : total
+  return typeof value === 'string' ? parseInt64(value) : undefined
 }
