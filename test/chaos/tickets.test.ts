@@ -17,6 +17,8 @@ describe('the ledger', () => {
     return db
   }
 
+  const accepted = { status: 202, text: '', headers: { location: '/x' } }
+
   interface Told { readonly count?: number, readonly key?: string, readonly replies: readonly unknown[] }
 
   /** The problems of clients that were told these replies; a number is a 201, 'pending' a 202, 'unknown' no answer. */
@@ -40,14 +42,14 @@ describe('the ledger', () => {
         }
         operation.attempts.push(attempt)
         if (reply === 'unknown') attempt.outcome = 'unknown'
-        else if (reply === 'pending') ledger.answered(operation, attempt, { status: 202, text: '', location: '/x' })
+        else if (reply === 'pending') ledger.answered(operation, attempt, accepted)
         else if (typeof reply === 'number') {
           const text = count === 1
             ? { name: 'lifeboat', number: reply, receipt: `r${reply}` }
             : { name: 'lifeboat', first: reply, last: reply + count - 1, receipt: `r${reply}` }
-          ledger.answered(operation, attempt, { status: 201, text: JSON.stringify(text), location: undefined })
+          ledger.answered(operation, attempt, { status: 201, text: JSON.stringify(text), headers: {} })
         } else {
-          ledger.answered(operation, attempt, { status: Number(reply), text: '', location: undefined })
+          ledger.answered(operation, attempt, { status: Number(reply), text: '', headers: {} })
         }
       }
     }

@@ -1,9 +1,10 @@
 // Clients that draw numbered tickets while faults befall the product, and what must be true of the numbers in the end:
 // the log is 1 to n without gap or repeat, every number that a client saw is in it and nobody else's, repeats got the
 // same numbers, and whoever was answered before another one asked has the lower number.
-import { Agent, request } from 'node:http'
+import { Agent } from 'node:http'
 import { setTimeout as delay } from 'node:timers/promises'
 import type Database from 'better-sqlite3'
+import { send, type Reply } from '@gearbox/test-kit/client.ts'
 import { findOvertaken, type NumberRequest } from '@gearbox/test-kit/number-order.ts'
 import type { Random } from '@gearbox/test-kit/random.ts'
 
@@ -45,8 +46,6 @@ interface Operation {
   issue: NumberRequest | undefined
   receipt: string | undefined
 }
-
-interface Reply { readonly status: number, readonly text: string, readonly location: string | undefined }
 
 /** All operations of all ticket clients of one run. */
 export class TicketLedger {
@@ -91,7 +90,8 @@ export class TicketLedger {
   }
 
   /** What an attempt was answered with. */
-  answered (operation: Operation, attempt: Attempt, { status, text, location }: Reply): void {
+  answered (operation: Operation, attempt: Attempt, { status, text, headers }: Reply): void {
+    const { location } = headers
     if (status === 202) {
       attempt.outcome = 'pending'
       attempt.location = location
@@ -309,29 +309,16 @@ export class TicketClient {
     method: string, path: string, headers: Record<string, string>, hangUpMs?: number
   ): Promise<Reply> {
     const { url, deadlineMs, ledger } = this.#options
-    const outgoing = request(`${url}${path}`, {
-      agent: this.#agent, method, headers: { 'content-length': 0, ...headers },
-    })
-    let timer: NodeJS.Timeout | undefined
+    const signal = AbortSignal.timeout(hangUpMs ?? deadlineMs)
     try {
-      return await new Promise<Reply>((resolve, reject) => {
-        timer = setTimeout(() => {
-          if (hangUpMs === undefined) ledger.problems.push(`no answer within ${deadlineMs} ms: ${method} ${path}`)
-          outgoing.destroy(new Error('deadline'))
-        }, hangUpMs ?? deadlineMs)
-        outgoing.on('error', reject)
-        outgoing.on('response', (response) => {
-          let text = ''
-          response.setEncoding('utf8').on('data', (chunk) => { text += String(chunk) })
-          response.on('error', reject)
-          response.on('end', () => resolve({
-            status: response.statusCode ?? 0, text, location: response.headers.location,
-          }))
-        })
-        outgoing.end()
+      return await send(`${url}${path}`, {
+        agent: this.#agent, method, headers: { 'content-length': '0', ...headers }, signal,
       })
-    } finally {
-      clearTimeout(timer)
+    } catch (error) {
+      if (signal.aborted && hangUpMs === undefined) {
+        ledger.problems.push(`no answer within ${deadlineMs} ms: ${method} ${path}`)
+      }
+      throw error
     }
   }
 

@@ -2,11 +2,13 @@
 // detach.ts leans on.
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
+import fastify from 'fastify'
 import { expect, onTestFinished, test } from 'vitest'
 import { definePlugin } from '@gearbox/runtime/plugin.ts'
 import { until } from '@gearbox/test-kit/until.ts'
 import { startWorker, type Worker } from './fixtures/worker.ts'
-import { detachedFrom } from '../src/http/detach.ts'
+import { detach, detachedFrom } from '../src/http/detach.ts'
+import { listen } from '../src/http/listen.ts'
 
 const head = 'HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n'
 
@@ -116,4 +118,20 @@ test('with hundreds of detached sockets an ordinary request is answered as befor
   expect(sockets).toHaveLength(300)
   const other = open(port, get('/healthz'))
   await until('its reply', () => other.read().startsWith('HTTP/1.1 200'))
+})
+
+test('a stop waits for detached sockets until its deadline, and closes what is open then', async () => {
+  const app = fastify()
+  const sockets: Socket[] = []
+  app.get('/stream', (request, reply) => { sockets.push(detach(request, reply)) })
+  const listening = await listen(app, { host: '127.0.0.1', port: 0 })
+  const clients = [1, 2].map(() => open(Number(new URL(listening.address).port), get('/stream')))
+  await until('both to be detached', () => sockets.length === 2)
+  const closed = listening.close(performance.now() + 500)
+  sockets[0]!.end(head)
+  await once(clients[0]!.socket, 'end')
+  expect(sockets[1]!.destroyed).toBe(false)
+  await closed
+  expect(sockets[1]!.destroyed).toBe(true)
+  await until('none to be left', () => detachedFrom(app.server).size === 0)
 })
